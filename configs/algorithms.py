@@ -1,0 +1,224 @@
+"""What the server does with the returns, and what optimiser a worker runs on its own data."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from configs.base import PositiveFloat, Probability, Record, tagged_by
+
+Beta = Annotated[Probability, Field(lt=1)]
+
+
+class ServerSgd(Record):
+    """x += server_lr * direction."""
+
+    name: Literal["sgd"] = "sgd"
+
+
+class ServerMomentum(Record):
+    """Heavy ball: v = beta * v + direction; x += server_lr * v."""
+
+    name: Literal["momentum"] = "momentum"
+    beta: Beta = Field(default=0.9, description="Decay of the velocity.")
+
+
+class ServerAdam(Record):
+    """Adam on the direction, with bias correction."""
+
+    name: Literal["adam"] = "adam"
+    beta1: Beta = Field(default=0.9, description="Decay of the first moment.")
+    beta2: Beta = Field(default=0.99, description="Decay of the second moment.")
+    epsilon: PositiveFloat = Field(default=1e-8, description="Added to the square root.")
+
+
+class ServerAmsgrad(Record):
+    """AMSGrad on the direction; with delay_threshold it is FADAS's delay-adaptive rate."""
+
+    name: Literal["amsgrad"] = "amsgrad"
+    beta1: Beta = Field(default=0.9, description="Decay of the first moment.")
+    beta2: Beta = Field(default=0.99, description="Decay of the second moment.")
+    epsilon: PositiveFloat = Field(default=1e-8, description="Added to the square root.")
+    delay_threshold: int | None = Field(
+        default=None,
+        ge=1,
+        description="In a round whose largest delay is above, the rate is min(server_lr, 1/delay).",
+    )
+
+
+ServerOptimizer = Annotated[
+    ServerSgd | ServerMomentum | ServerAdam | ServerAmsgrad,
+    tagged_by("name"),
+    Field(discriminator="name"),
+]
+Slots = Literal["zeros", "wait", "seen"]
+
+
+class AlgorithmBase(Record):
+    """What all server algorithms have."""
+
+    collect: int = Field(
+        default=10, ge=1, description="m: returns that the server collects before one update."
+    )
+    server_lr: PositiveFloat = Field(
+        default=1.0,
+        description=(
+            "eta, the server-side learning rate. Normalised algorithms average (x_K - x_0) / K, so "
+            "that K * eta here is eta of an un-normalised one."
+        ),
+    )
+    server: ServerOptimizer = Field(
+        default=ServerSgd(), description="Server-side optimiser that applies the direction."
+    )
+
+
+class AfaCd(AlgorithmBase):
+    """Anarchic federated averaging, cross-device: the mean of the returns as they come."""
+
+    name: Literal["afa_cd"] = "afa_cd"
+    normalise: bool = Field(
+        default=True, description="Divide each return by its own number of local steps."
+    )
+
+
+class AfaCs(AlgorithmBase):
+    """Anarchic federated averaging, cross-silo: the mean of every worker's latest return."""
+
+    name: Literal["afa_cs"] = "afa_cs"
+    normalise: bool = Field(
+        default=True, description="Divide each return by its own number of local steps."
+    )
+    slots: Slots = Field(
+        default="zeros",
+        description=(
+            "Memory before a worker's first return: zeros; wait (no update until all have "
+            "returned); seen (divide by the number of workers seen)."
+        ),
+    )
+
+
+class FedAvg(AlgorithmBase):
+    """Two-sided FedAvg: the mean of the whole local changes, not normalised."""
+
+    name: Literal["fedavg"] = "fedavg"
+
+
+class FedAsync(AlgorithmBase):
+    """FedAsync: mixes each return into the model, less the staler it is."""
+
+    name: Literal["fedasync"] = "fedasync"
+    collect: Literal[1] = Field(default=1, description="FedAsync updates on every return.")
+    server_lr: Annotated[float, Field(gt=0, le=1)] = Field(
+        default=0.6, description="alpha: share of the returned model in the mixture."
+    )
+    staleness: Literal["constant", "polynomial", "hinge"] = Field(
+        default="polynomial", description="How alpha falls with the delay."
+    )
+    exponent: PositiveFloat = Field(
+        default=0.5, description="a: polynomial (delay+1)^-a; slope of hinge beyond its knee."
+    )
+    knee: int = Field(default=4, ge=0, description="b: hinge leaves delays up to b undamped.")
+
+
+class FedBuff(AlgorithmBase):
+    """FedBuff: the mean of buffered changes, optionally damped by 1/sqrt(1 + delay)."""
+
+    name: Literal["fedbuff"] = "fedbuff"
+    damp_stale: bool = Field(default=True, description="Weight each change by 1/sqrt(1+delay).")
+
+
+class Fadas(AlgorithmBase):
+    """FADAS: FedBuff's undamped mean under AMSGrad with a delay-adaptive rate."""
+
+    name: Literal["fadas"] = "fadas"
+    server_lr: PositiveFloat = Field(default=0.01, description="eta of AMSGrad.")
+    server: ServerAmsgrad = Field(
+        default=ServerAmsgrad(delay_threshold=1), description="FADAS is AMSGrad by definition."
+    )
+
+
+class Mifa(AlgorithmBase):
+    """MIFA: the mean of every worker's latest change, not normalised."""
+
+    name: Literal["mifa"] = "mifa"
+    slots: Slots = Field(
+        default="zeros", description="Memory before a worker's first return, as for afa_cs."
+    )
+
+
+class Ca2fl(AlgorithmBase):
+    """CA2FL: the buffer's changes calibrated by a memory of all (SAGA where MIFA is SAG)."""
+
+    name: Literal["ca2fl"] = "ca2fl"
+
+
+class Area(AlgorithmBase):
+    """AREA: each worker sends the change of its own local model since its last return."""
+
+    name: Literal["area"] = "area"
+
+
+class RescaledAsgd(AlgorithmBase):
+    """Rescaled ASGD: each return weighs as long as its worker took, which undoes frequency."""
+
+    name: Literal["rescaled_asgd"] = "rescaled_asgd"
+
+
+Algorithm = Annotated[
+    AfaCd
+    | AfaCs
+    | FedAvg
+    | FedAsync
+    | FedBuff
+    | Fadas
+    | Mifa
+    | Ca2fl
+    | Area
+    | RescaledAsgd,
+    tagged_by("name"),
+    Field(discriminator="name"),
+]
+
+
+class WorkerBase(Record):
+    """What all worker-side optimisers have."""
+
+    lr: PositiveFloat = Field(default=0.1, description="eta_L, the worker-side learning rate.")
+    batch_size: int = Field(
+        default=32, ge=1, description="Samples of a local step, drawn with replacement."
+    )
+    clip_norm: PositiveFloat | None = Field(
+        default=None, description="Clip each stochastic gradient to this 2-norm."
+    )
+
+
+class WorkerSgd(WorkerBase):
+    """Plain SGD."""
+
+    optimizer: Literal["sgd"] = "sgd"
+
+
+class WorkerMomentum(WorkerBase):
+    """Heavy-ball SGD; the velocity starts at zero with each pull."""
+
+    optimizer: Literal["momentum"] = "momentum"
+    beta: Beta = Field(default=0.9, description="Decay of the velocity.")
+
+
+class FedProx(WorkerBase):
+    """SGD with the proximal term mu/2 * |x - x_pulled|^2."""
+
+    optimizer: Literal["fedprox"] = "fedprox"
+    mu: float = Field(default=0.1, ge=0, description="Weight of the proximal term.")
+
+
+class Scaffold(WorkerBase):
+    """SGD corrected by control variates (SCAFFOLD, option II)."""
+
+    optimizer: Literal["scaffold"] = "scaffold"
+
+
+Worker = Annotated[
+    WorkerSgd | WorkerMomentum | FedProx | Scaffold,
+    tagged_by("optimizer"),
+    Field(discriminator="optimizer"),
+]

@@ -1,0 +1,207 @@
+"""Who returns when, how stale, and after how many local steps.
+
+Round-based processes draw the returns of every round directly; ``event_driven`` and ``trace`` let
+them follow from a virtual clock. In a round-based process a worker's delay is drawn too.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from configs.base import PositiveFloat, Probability, Record, WorkerId, tagged_by
+
+
+class Service(Record):
+    """How long a worker takes: the law of its service time on the virtual clock."""
+
+    law: Literal["constant", "exponential", "lognormal"] = Field(
+        default="exponential", description="Law of the duration around its mean."
+    )
+    mean_s: PositiveFloat | tuple[PositiveFloat, ...] = Field(
+        default=1.0, description="Mean duration in virtual seconds: for all workers, or one a worker."
+    )
+    per: Literal["return", "step"] = Field(
+        default="return", description="Whether mean_s is of a whole return or of one local step."
+    )
+    sigma: PositiveFloat = Field(
+        default=1.0, description="Standard deviation of the logarithm (law: lognormal)."
+    )
+    spread: float = Field(
+        default=0.0,
+        ge=0,
+        description=(
+            "Workers of different speeds: each worker's mean is multiplied, once, by a log-normal "
+            "factor of median 1 whose logarithm has this standard deviation."
+        ),
+    )
+
+
+class ArrivalsBase(Record):
+    """What all arrival processes have."""
+
+    never_return: tuple[WorkerId, ...] = Field(
+        default=(), description="Workers that never take part."
+    )
+
+
+class RoundBased(ArrivalsBase):
+    """What all processes have that draw the returns of each round directly."""
+
+    max_delay: int = Field(
+        default=0, ge=0, description="Largest delay of a return, in server rounds."
+    )
+    delay: Literal["uniform", "constant"] = Field(
+        default="uniform",
+        description="uniform: drawn from 0..max_delay for each return; constant: always max_delay.",
+    )
+    round_s: PositiveFloat = Field(default=1.0, description="Virtual seconds that a round takes.")
+
+
+class Synchronous(ArrivalsBase):
+    """Each round, a uniform sample of workers pulls the newest model; the server waits for all."""
+
+    kind: Literal["synchronous"] = "synchronous"
+
+
+class Uniform(RoundBased):
+    """A uniform sample of workers, without replacement, independent of the model."""
+
+    kind: Literal["uniform"] = "uniform"
+
+
+class Weighted(RoundBased):
+    """Independent draws with fixed probabilities; a worker may be in one buffer twice."""
+
+    kind: Literal["weighted"] = "weighted"
+    weights: tuple[Annotated[float, Field(ge=0)], ...] = Field(
+        min_length=1, description="One weight a worker; they need not sum to one."
+    )
+
+
+class LabelCorrelated(RoundBased):
+    """Independent draws, likelier for workers that hold certain labels."""
+
+    kind: Literal["label_correlated"] = "label_correlated"
+    favoured_labels: tuple[Annotated[int, Field(ge=0)], ...] = Field(
+        default=(0, 1, 2, 3, 4), min_length=1, description="Labels whose holders arrive more often."
+    )
+    ratio: PositiveFloat = Field(
+        default=9.0,
+        description=(
+            "How much more often a worker arrives all of whose samples have favoured labels than "
+            "one with none; linear in between."
+        ),
+    )
+
+
+class Schedule(RoundBased):
+    """A fixed order of workers, repeated for ever; round-robin by default."""
+
+    kind: Literal["schedule"] = "schedule"
+    order: tuple[WorkerId, ...] | None = Field(
+        default=None, min_length=1, description="Worker ids in order; default 0, 1, ..., M-1."
+    )
+
+
+class Periodic(RoundBased):
+    """Groups of workers (time zones) that take turns; only one group is awake at a time."""
+
+    kind: Literal["periodic"] = "periodic"
+    groups: int = Field(default=2, ge=1, description="Worker i belongs to group i mod groups.")
+    period: int = Field(default=10, ge=1, description="Rounds for which a group stays awake.")
+
+
+class Markov(RoundBased):
+    """Each worker is on or off, a Markov chain of its own; the buffer is drawn from those on."""
+
+    kind: Literal["markov"] = "markov"
+    turn_on: Annotated[Probability, Field(gt=0)] = Field(
+        default=0.1, description="Probability, each round, that a worker that is off turns on."
+    )
+    turn_off: Probability = Field(
+        default=0.1, description="Probability, each round, that a worker that is on turns off."
+    )
+
+
+class EventDriven(ArrivalsBase):
+    """Every worker works without pause: pulls, works for its service time, returns, pulls again."""
+
+    kind: Literal["event_driven"] = "event_driven"
+    max_delay: int | None = Field(
+        default=None,
+        ge=0,
+        description="A return older than so many rounds is dropped and counted. Default: none is.",
+    )
+
+
+class Trace(ArrivalsBase):
+    """A recorded trace: CSV with the columns worker, pull_time, return_time [, num_steps]."""
+
+    kind: Literal["trace"] = "trace"
+    path: str = Field(min_length=1, description="The CSV file; relative to the study's directory.")
+    max_delay: int | None = Field(
+        default=None,
+        ge=0,
+        description="A return older than so many rounds is dropped and counted. Default: none is.",
+    )
+
+
+Arrivals = Annotated[
+    Synchronous
+    | Uniform
+    | Weighted
+    | LabelCorrelated
+    | Schedule
+    | Periodic
+    | Markov
+    | EventDriven
+    | Trace,
+    tagged_by("kind"),
+    Field(discriminator="kind"),
+]
+
+
+class ConstantSteps(Record):
+    """The same number of local steps for everybody."""
+
+    kind: Literal["constant"] = "constant"
+    steps: int = Field(default=5, ge=1, le=100_000, description="K: local steps of each return.")
+
+
+class UniformSteps(Record):
+    """A fresh number of local steps for each return."""
+
+    kind: Literal["uniform"] = "uniform"
+    low: int = Field(default=1, ge=1, le=100_000, description="Fewest local steps.")
+    high: int = Field(default=9, ge=1, le=100_000, description="Most local steps, included.")
+
+
+class PerWorkerSteps(Record):
+    """Each worker has its own number of local steps."""
+
+    kind: Literal["per_worker"] = "per_worker"
+    steps: tuple[Annotated[int, Field(ge=1, le=100_000)], ...] = Field(
+        min_length=1, description="One number a worker."
+    )
+
+
+class SpeedSteps(Record):
+    """Local steps in proportion to the worker's speed (1 / its mean service time)."""
+
+    kind: Literal["speed"] = "speed"
+    mean: PositiveFloat = Field(default=5.0, description="Mean over the workers, at least 1 each.")
+
+
+class BudgetSteps(Record):
+    """As many local steps as fit into a time budget (needs ``service.per: step``)."""
+
+    kind: Literal["time_budget"] = "time_budget"
+    budget_s: PositiveFloat = Field(default=5.0, description="Virtual seconds of each return.")
+    max_steps: int = Field(default=1000, ge=1, le=100_000, description="Never more than this.")
+
+
+LocalSteps = Annotated[
+    ConstantSteps | UniformSteps | PerWorkerSteps | SpeedSteps | BudgetSteps,
+    tagged_by("kind"),
+    Field(discriminator="kind"),
+]

@@ -1,0 +1,69 @@
+"""What every configuration record has in common: frozen, unknown keys refused, finite numbers."""
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic_core import InitErrorDetails, PydanticCustomError, ValidationError
+
+
+class Record(BaseModel):
+    """A frozen configuration record: unknown keys are refused, NaN and infinity too."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+def tagged_by(tag: str) -> BeforeValidator:
+    """Let a bare word stand for a record with that tag: ``model: logistic`` for its defaults.
+
+    Args:
+        tag: Name of the discriminating field, such as ``"name"`` or ``"kind"``.
+
+    Returns:
+        A validator to put beside ``Field(discriminator=tag)`` in an ``Annotated`` union.
+    """
+
+    def expand(value: Any) -> Any:  # noqa: ANN401  raw YAML: any type arrives here
+        return {tag: value} if isinstance(value, str) else value
+
+    return BeforeValidator(expand)
+
+
+class Fault(Record):
+    """One thing wrong with a configuration, in words for its author."""
+
+    path: str = Field(description="Dotted path of the field, as it stands in the file.")
+    message: str = Field(description="What was found, what is allowed, what to do next.")
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.message}" if self.path else self.message
+
+
+def raise_faults(title: str, faults: list[Fault]) -> None:
+    """Raise one ``ValidationError`` that carries every fault with its own path.
+
+    A plain ``ValueError`` in a model validator reports one fault at the record's own path; users
+    are to see all of them at once, each where it stands.
+
+    Args:
+        title: Name of the record that is at fault.
+        faults: The faults; an empty list raises nothing.
+
+    Raises:
+        ValidationError: There is at least one fault.
+    """
+    if not faults:
+        return
+    details = [
+        InitErrorDetails(
+            type=PydanticCustomError("fault", "{reason}", {"reason": fault.message}),
+            loc=tuple(int(key) if key.isdigit() else key for key in fault.path.split(".")),
+            input=None,
+        )
+        for fault in faults
+    ]
+    raise ValidationError.from_exception_data(title, details)
+
+
+Probability = Annotated[float, Field(ge=0, le=1)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+WorkerId = Annotated[int, Field(ge=0)]

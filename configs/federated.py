@@ -1,0 +1,253 @@
+"""One federated experiment: the whole input of a simulation, validated together."""
+
+from collections.abc import Iterator
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from configs.algorithms import AfaCs, AfaCd, Algorithm, Worker, WorkerSgd
+from configs.arrivals import (
+    Arrivals,
+    BudgetSteps,
+    ConstantSteps,
+    EventDriven,
+    LabelCorrelated,
+    LocalSteps,
+    Periodic,
+    PerWorkerSteps,
+    Schedule,
+    Service,
+    Synchronous,
+    Trace,
+    Uniform,
+    UniformSteps,
+    Weighted,
+)
+from configs.base import Fault, Record, raise_faults
+from configs.data import DATASETS, ByLabels, Data, DataField, Natural
+from configs.models import Logistic, Model, Quadratic
+
+MODEL_SHAPES: dict[str, tuple[str, ...]] = {
+    "logistic": ("digits", "mnist", "cifar10"),
+    "mnist_cnn": ("mnist",),
+    "cifar10_cnn": ("cifar10",),
+    "char_lstm": ("shakespeare",),
+}
+"""Which data sets each model takes."""
+
+
+class FederatedExperiment(Record):
+    """An anarchic (or synchronous) federated training, simulated on a virtual clock."""
+
+    kind: Literal["federated"] = Field(default="federated", description="Kind of the experiment.")
+    workers: int = Field(
+        default=100, ge=1, le=10_000_000, description="M: registered workers, in all."
+    )
+    rounds: int = Field(default=200, ge=1, description="T: server updates.")
+    seed: int = Field(default=0, ge=0, lt=2**63, description="Seed of every random draw.")
+    model: Model = Field(default=Logistic(), description="What is trained.")
+    data: DataField | None = Field(
+        default=None, description="What it is trained on; the quadratic model has no data."
+    )
+    algorithm: Algorithm = Field(default=AfaCd(), description="The server side.")
+    worker: Worker = Field(default=WorkerSgd(), description="The worker side.")
+    local_steps: LocalSteps = Field(
+        default=ConstantSteps(), description="K: local steps of each return."
+    )
+    arrivals: Arrivals = Field(default=Uniform(), description="Who returns when, and how stale.")
+    service: Service = Field(default=Service(), description="How long workers take.")
+    dtype: Literal["float32", "float64"] = Field(
+        default="float32", description="Floating-point type of models and returns."
+    )
+    device: Literal["cpu", "cuda"] = Field(default="cpu", description="Where to compute.")
+    evaluate_every: int = Field(
+        default=10, ge=1, description="Rounds between two lines of the journal."
+    )
+    checkpoint_every: int = Field(default=100, ge=1, description="Rounds between two checkpoints.")
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "FederatedExperiment":
+        raise_faults("FederatedExperiment", list(self._faults()))
+        return self
+
+    def _faults(self) -> Iterator[Fault]:
+        yield from self._buffer_faults()
+        yield from self._arrival_faults()
+        yield from self._length_faults()
+        yield from self._data_faults()
+
+    def _buffer_faults(self) -> Iterator[Fault]:
+        collect, workers = self.algorithm.collect, self.workers
+        absent = sorted({w for w in self.arrivals.never_return if w < workers})
+        available = workers - len(absent)
+        without_replacement = isinstance(self.arrivals, (Synchronous, Uniform)) or (
+            self.arrivals.kind == "markov"
+        )
+        if collect > workers:
+            yield Fault(
+                path="algorithm.collect",
+                message=f"{collect} is more than workers={workers}; use 1 to {workers}",
+            )
+        elif available == 0:
+            yield Fault(
+                path="arrivals.never_return",
+                message=f"all {workers} workers never return; leave at least one",
+            )
+        elif without_replacement and collect > available:
+            yield Fault(
+                path="algorithm.collect",
+                message=(
+                    f"{collect} is more than the {available} workers that ever return "
+                    f"({len(absent)} of {workers} never do); use 1 to {available}"
+                ),
+            )
+        elif isinstance(self.arrivals, Periodic):
+            groups = self.arrivals.groups
+            sizes = [0] * groups
+            for worker in range(workers):
+                sizes[worker % groups] += worker not in self.arrivals.never_return
+            if min(sizes) < collect:
+                yield Fault(
+                    path="algorithm.collect",
+                    message=(
+                        f"{collect} is more than the smallest of the {groups} groups has workers "
+                        f"({min(sizes)}); use fewer groups or a smaller collect"
+                    ),
+                )
+        if isinstance(self.algorithm, AfaCs) or self.algorithm.name == "mifa":
+            if self.algorithm.slots == "wait" and absent:
+                yield Fault(
+                    path="algorithm.slots",
+                    message=(
+                        f"wait needs every worker once, but {len(absent)} never return; use zeros "
+                        "or seen"
+                    ),
+                )
+
+    def _arrival_faults(self) -> Iterator[Fault]:
+        arrivals, workers = self.arrivals, self.workers
+        unknown = [w for w in arrivals.never_return if w >= workers]
+        if unknown:
+            yield Fault(
+                path="arrivals.never_return",
+                message=f"no such worker: {unknown[0]}; ids run from 0 to {workers - 1}",
+            )
+        if isinstance(arrivals, Weighted):
+            if len(arrivals.weights) == workers and not any(
+                weight > 0
+                for worker, weight in enumerate(arrivals.weights)
+                if worker not in arrivals.never_return
+            ):
+                yield Fault(path="arrivals.weights", message="no worker has a weight above zero")
+        if isinstance(arrivals, Schedule) and arrivals.order is not None:
+            outside = [w for w in arrivals.order if w >= workers]
+            if outside:
+                yield Fault(
+                    path="arrivals.order",
+                    message=f"no such worker: {outside[0]}; ids run from 0 to {workers - 1}",
+                )
+            elif set(arrivals.order) <= set(arrivals.never_return):
+                yield Fault(path="arrivals.order", message="every worker named never returns")
+        if isinstance(arrivals, LabelCorrelated):
+            labels = DATASETS[self.data.name].num_labels if self.data else None
+            if labels is None:
+                found = self.data.name if self.data else f"model {self.model.name}"
+                yield Fault(
+                    path="arrivals.kind",
+                    message=f"label_correlated needs data with classes; {found} has none",
+                )
+            elif max(arrivals.favoured_labels) >= labels:
+                yield Fault(
+                    path="arrivals.favoured_labels",
+                    message=(
+                        f"{max(arrivals.favoured_labels)} is no label; they run from 0 to "
+                        f"{labels - 1}"
+                    ),
+                )
+        if isinstance(self.local_steps, BudgetSteps) and self.service.per != "step":
+            yield Fault(
+                path="local_steps.kind",
+                message="time_budget counts steps of known duration; set service.per to step",
+            )
+        if isinstance(self.local_steps, UniformSteps):
+            if self.local_steps.low > self.local_steps.high:
+                yield Fault(
+                    path="local_steps.low",
+                    message=f"{self.local_steps.low} is more than high={self.local_steps.high}",
+                )
+
+    def _length_faults(self) -> Iterator[Fault]:
+        """Lists with one entry a worker must have as many entries as there are workers."""
+        lists: dict[str, object] = {"service.mean_s": self.service.mean_s}
+        if isinstance(self.arrivals, Weighted):
+            lists["arrivals.weights"] = self.arrivals.weights
+        if isinstance(self.local_steps, PerWorkerSteps):
+            lists["local_steps.steps"] = self.local_steps.steps
+        if isinstance(self.model, Quadratic):
+            lists["model.centres"] = self.model.centres
+            lists["model.curvatures"] = self.model.curvatures
+            dimensions = {len(c) if isinstance(c, tuple) else 1 for c in self.model.centres}
+            if len(dimensions) > 1 or 0 in dimensions:
+                yield Fault(
+                    path="model.centres",
+                    message=f"centres differ in length ({sorted(dimensions)}); use one length",
+                )
+        for path, values in lists.items():
+            if isinstance(values, tuple) and len(values) != self.workers:
+                yield Fault(
+                    path=path,
+                    message=f"{len(values)} values for workers={self.workers}; give one a worker",
+                )
+
+    def _data_faults(self) -> Iterator[Fault]:
+        if isinstance(self.model, Quadratic):
+            if self.data is not None:
+                yield Fault(path="data", message="the quadratic model has no data; remove this key")
+            return
+        if self.data is None:
+            known = ", ".join(MODEL_SHAPES[self.model.name])
+            yield Fault(path="data", message=f"missing; {self.model.name} takes {known}")
+            return
+        allowed = MODEL_SHAPES[self.model.name]
+        if self.data.name not in allowed:
+            yield Fault(
+                path="data.name",
+                message=f"{self.model.name} does not take {self.data.name}; use "
+                + " or ".join(allowed),
+            )
+        yield from _partition_faults(self.data, self.workers)
+
+
+def _partition_faults(data: Data, workers: int) -> Iterator[Fault]:
+    facts = DATASETS[data.name]
+    partition = data.partition
+    if isinstance(partition, ByLabels):
+        if facts.num_labels is None:
+            yield Fault(
+                path="data.partition.kind",
+                message=f"{data.name} has no classes; use natural or iid",
+            )
+        elif partition.labels_per_worker > facts.num_labels:
+            yield Fault(
+                path="data.partition.labels_per_worker",
+                message=(
+                    f"{partition.labels_per_worker} is more than the {facts.num_labels} labels of "
+                    f"{data.name}; use 1 to {facts.num_labels}"
+                ),
+            )
+        elif partition.labels_per_worker * workers < facts.num_labels:
+            yield Fault(
+                path="data.partition.labels_per_worker",
+                message=(
+                    f"{workers} workers with {partition.labels_per_worker} labels each cannot hold "
+                    f"all {facts.num_labels} labels of {data.name}"
+                ),
+            )
+    if isinstance(partition, Natural) and not facts.has_natural_partition:
+        yield Fault(
+            path="data.partition.kind",
+            message=f"{data.name} does not say who produced its samples; use labels, "
+            "dirichlet or iid",
+        )
+
+

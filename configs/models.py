@@ -1,0 +1,89 @@
+"""Which network (or test problem) is trained. One record a model; the tag is ``name``."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from configs.base import PositiveFloat, Record, tagged_by
+
+Centre = float | tuple[float, ...]
+Execution = Literal["auto", "batched", "looped", "threads"]
+
+
+class Quadratic(Record):
+    """The closed-form test problem: worker i has ``f_i(x) = h_i/2 * |x - c_i|^2``."""
+
+    name: Literal["quadratic"] = "quadratic"
+    centres: tuple[Centre, ...] = Field(
+        default=(0.0, 100.0),
+        min_length=1,
+        description="One centre c_i a worker: a number, or a list of equal length for all workers.",
+    )
+    curvatures: PositiveFloat | tuple[PositiveFloat, ...] = Field(
+        default=1.0, description="Curvature h_i: one number for all workers, or one a worker."
+    )
+    noise: float = Field(
+        default=0.0,
+        ge=0,
+        description="Standard deviation of the gradient noise, per coordinate and local step.",
+    )
+    start: float = Field(default=0.0, description="Every coordinate of the initial model.")
+
+    @property
+    def dimension(self) -> int:
+        """Length of the model vector."""
+        first = self.centres[0]
+        return len(first) if isinstance(first, tuple) else 1
+
+    def curvature_of(self, worker: int) -> float:
+        """Curvature h_i of one worker."""
+        if isinstance(self.curvatures, tuple):
+            return self.curvatures[worker]
+        return self.curvatures
+
+
+class Logistic(Record):
+    """Multinomial logistic regression, starting from zeros."""
+
+    name: Literal["logistic"] = "logistic"
+    l2: float = Field(default=0.0, ge=0, description="Weight of the penalty l2/2 * |x|^2.")
+
+
+class MnistCnn(Record):
+    """The CNN for 28 x 28 grey images of the authors' protocol (dossier 6.2)."""
+
+    name: Literal["mnist_cnn"] = "mnist_cnn"
+    execution: Execution = Field(
+        default="auto",
+        description="How a round's workers are computed; auto takes what the benchmark found best.",
+    )
+
+
+class Cifar10Cnn(Record):
+    """The CNN for 32 x 32 colour images of the authors' protocol (dossier 6.2)."""
+
+    name: Literal["cifar10_cnn"] = "cifar10_cnn"
+    execution: Execution = Field(
+        default="auto",
+        description="How a round's workers are computed; auto takes what the benchmark found best.",
+    )
+
+
+class CharLstm(Record):
+    """Next-character LSTM for Shakespeare (LEAF's convention, dossier 6.2)."""
+
+    name: Literal["char_lstm"] = "char_lstm"
+    embedding: int = Field(default=8, ge=1, le=4096, description="Embedding width.")
+    hidden: int = Field(default=256, ge=1, le=8192, description="Hidden units of each layer.")
+    layers: int = Field(default=2, ge=1, le=8, description="Stacked LSTM layers.")
+    execution: Execution = Field(
+        default="auto",
+        description="How a round's workers are computed; auto takes what the benchmark found best.",
+    )
+
+
+Model = Annotated[
+    Quadratic | Logistic | MnistCnn | Cifar10Cnn | CharLstm,
+    tagged_by("name"),
+    Field(discriminator="name"),
+]

@@ -1,0 +1,88 @@
+"""What the federated algorithms and the simulator know of a model.
+
+Symbols: n workers computed at once, P parameters, B samples a batch, N samples in all.
+Every model is a flat vector of P parameters, so that servers and transports need not know layers.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The objective and its gradient on a whole data set.
+
+    Attributes:
+        loss: Weighted mean loss.
+        gradient: Gradient of that loss, shape (P,).
+        metrics: The model's own metrics by name, such as ``accuracy`` in [0, 1].
+    """
+
+    loss: float
+    gradient: Tensor
+    metrics: dict[str, float]
+
+
+class Model(ABC):
+    """A loss over flat parameter vectors, with gradients of many workers at once.
+
+    Attributes:
+        num_parameters: P.
+        gradient_noise: Standard deviation of noise that a worker adds to each coordinate of each
+            stochastic gradient; 0 for all but the quadratic test problem.
+    """
+
+    num_parameters: int
+    gradient_noise: float = 0.0
+
+    @abstractmethod
+    def initial(self, generator: torch.Generator) -> Tensor:
+        """Draw the initial parameters, shape (P,), in the model's dtype, on its device."""
+
+    @abstractmethod
+    def gradients(self, params_nP: Tensor, inputs: Tensor, targets: Tensor) -> Tensor:
+        """Mean gradient of each worker over its own batch, at its own parameters.
+
+        Args:
+            params_nP: One parameter vector a worker, shape (n, P).
+            inputs: One batch a worker, shape (n, B, ...).
+            targets: Their targets, shape (n, B, ...).
+
+        Returns:
+            Shape (n, P). The caller may change it in place.
+        """
+
+    @abstractmethod
+    def evaluate(self, params: Tensor, inputs: Tensor, targets: Tensor, weights: Tensor) \
+            -> Evaluation:
+        """Evaluate ``sum_j w_j loss_j`` and its gradient over a data set, in chunks.
+
+        Args:
+            params: Parameters, shape (P,).
+            inputs: Samples, shape (N, ...).
+            targets: Targets, shape (N, ...).
+            weights: Sample weights, shape (N,), summing to one.
+
+        Returns:
+            Loss, gradient and metrics.
+        """
+
+    @abstractmethod
+    def metrics(self, params: Tensor, inputs: Tensor, targets: Tensor) -> dict[str, float]:
+        """The model's metrics on a test set, such as ``{"loss": ..., "accuracy": ...}``."""
+
+    def smoothness(self, inputs: Tensor, weights: Tensor) -> float | None:
+        """Upper bound of the Lipschitz constant L of the objective's gradient, if there is one.
+
+        Args:
+            inputs: Samples, shape (N, ...).
+            weights: Sample weights, shape (N,), summing to one.
+
+        Returns:
+            The bound, or None where no closed form is known.
+        """
+        del inputs, weights
+        return None

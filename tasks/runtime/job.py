@@ -1,0 +1,95 @@
+"""The life of one attempt: lock, started, result, exit. Every ``*_job`` module runs inside it."""
+
+import fcntl
+import os
+import signal
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+
+from tasks.runtime.atomic_files import write_json
+from tasks.runtime.errors import JobError, storage_error
+from tasks.runtime.records import Exit, Result, Started
+from tasks.runtime.run_directory import RunDirectory
+
+EXIT_FINISHED = 0
+EXIT_FAILED = 1
+EXIT_ALREADY_RUNNING = 75  # EX_TEMPFAIL of sysexits.h
+EXIT_INTERRUPTED = 143  # 128 + SIGTERM, as a shell would report it
+
+
+class Interrupted(BaseException):  # noqa: N818  not an error: somebody asked us to stop
+    """The job was asked to stop; it continues from its last checkpoint when started again."""
+
+
+def run_job(job_path: Path, work: Callable[[RunDirectory], Result]) -> int:
+    """Run one attempt, and leave files that say how it went.
+
+    Args:
+        job_path: ``job.json`` in the run's directory.
+        work: Does the work; may raise ``JobError`` for a reason that the user can act on.
+
+    Returns:
+        The exit code; 75 if another attempt of this run is alive.
+    """
+    directory = RunDirectory(job_path.resolve().parent)
+    with directory.lock.open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            sys.stderr.write(f"another attempt of {directory.path} is running\n")
+            return EXIT_ALREADY_RUNNING
+        return _run_attempt(directory, work)
+
+
+def _run_attempt(directory: RunDirectory, work: Callable[[RunDirectory], Result]) -> int:
+    def interrupt(signum: int, frame: FrameType | None) -> None:
+        del signum, frame
+        raise Interrupted
+
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(signum, interrupt)
+    began = time.monotonic()
+    attempt = directory.attempt(len(directory.attempts()) + 1)
+    try:
+        attempt.mkdir(parents=True)
+        write_json(
+            attempt / "started.json",
+            Started(pid=os.getpid(), host=socket.gethostname(), timestamp_ms=_now_ms()).model_dump(),
+        )
+        result, code = work(directory), EXIT_FINISHED
+    except JobError as error:
+        result, code = _failed(error.reason, str(error)), EXIT_FAILED
+    except Interrupted:
+        result = Result(status="interrupted", message="stopped; continue with: watershed resume")
+        code = EXIT_INTERRUPTED
+    except MemoryError:
+        result, code = _failed("memory", "out of memory; use fewer workers or a smaller model"), 1
+    except Exception as error:  # noqa: BLE001  the entry point: every end leaves a result
+        storage = storage_error(error) if isinstance(error, OSError) else None
+        if storage is None:
+            traceback.print_exc()
+            storage = JobError("internal", f"{type(error).__name__}: {error} (see stdout.log)")
+        result, code = _failed(storage.reason, str(storage)), EXIT_FAILED
+    earlier = directory.read_result()
+    wall_s = time.monotonic() - began + (earlier.wall_s if earlier else 0.0)
+    try:
+        write_json(directory.result, result.model_copy(update={"wall_s": wall_s}).model_dump())
+        write_json(attempt / "exit.json", Exit(code=code, timestamp_ms=_now_ms()).model_dump())
+    except OSError as error:  # the disk may be full; the exit code and this line remain
+        sys.stderr.write(f"cannot write the result: {error}\n")
+    if result.message:
+        sys.stderr.write(f"{result.status}: {result.message}\n")
+    return code
+
+
+def _failed(reason: str, message: str) -> Result:
+    return Result(status="failed", reason=reason, message=message)
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000

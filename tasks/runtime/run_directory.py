@@ -1,0 +1,83 @@
+"""The files of one run. This is the only place that knows their names."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from tasks.runtime.records import JobFile, Result
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """One run: its input, its attempts, its journal, its result.
+
+    Attributes:
+        path: The directory.
+    """
+
+    path: Path
+
+    @property
+    def job(self) -> Path:
+        """Input of the job."""
+        return self.path / "job.json"
+
+    @property
+    def journal(self) -> Path:
+        """One JSON line per evaluated round."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def result(self) -> Path:
+        """How the run ended."""
+        return self.path / "result.json"
+
+    @property
+    def stdout(self) -> Path:
+        """Output of all attempts, appended."""
+        return self.path / "stdout.log"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Directory of the checkpoints."""
+        return self.path / "checkpoints"
+
+    @property
+    def model(self) -> Path:
+        """The final model, safetensors."""
+        return self.path / "model.safetensors"
+
+    @property
+    def trace(self) -> Path:
+        """Who returned when: a CSV that a ``trace`` arrival process can replay."""
+        return self.path / "trace.csv"
+
+    @property
+    def lock(self) -> Path:
+        """Held (flock) by the attempt that runs."""
+        return self.path / ".lock"
+
+    @property
+    def tracking(self) -> Path:
+        """How far the journal has been sent, and to which tracking run."""
+        return self.path / "tracking.json"
+
+    def attempt(self, number: int) -> Path:
+        """Directory of one attempt, from 1."""
+        return self.path / "attempts" / str(number)
+
+    def attempts(self) -> list[Path]:
+        """Directories of the attempts so far, oldest first."""
+        parent = self.path / "attempts"
+        found = parent.iterdir() if parent.is_dir() else ()
+        return sorted((p for p in found if p.name.isdigit()), key=lambda p: int(p.name))
+
+    def read_job(self) -> JobFile:
+        """Read ``job.json``."""
+        return JobFile.model_validate_json(self.job.read_bytes())
+
+    def read_result(self) -> Result | None:
+        """Read ``result.json``; None while there is none."""
+        try:
+            return Result.model_validate_json(self.result.read_bytes())
+        except FileNotFoundError:
+            return None
