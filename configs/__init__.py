@@ -1,0 +1,1 @@
+"""Configuration records: validated whole, before anything is submitted."""

@@ -164,16 +164,7 @@ class RescaledAsgd(AlgorithmBase):
 
 
 Algorithm = Annotated[
-    AfaCd
-    | AfaCs
-    | FedAvg
-    | FedAsync
-    | FedBuff
-    | Fadas
-    | Mifa
-    | Ca2fl
-    | Area
-    | RescaledAsgd,
+    AfaCd | AfaCs | FedAvg | FedAsync | FedBuff | Fadas | Mifa | Ca2fl | Area | RescaledAsgd,
     tagged_by("name"),
     Field(discriminator="name"),
 ]

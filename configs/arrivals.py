@@ -18,7 +18,8 @@ class Service(Record):
         default="exponential", description="Law of the duration around its mean."
     )
     mean_s: PositiveFloat | tuple[PositiveFloat, ...] = Field(
-        default=1.0, description="Mean duration in virtual seconds: for all workers, or one a worker."
+        default=1.0,
+        description="Mean duration in virtual seconds: for all workers, or one a worker.",
     )
     per: Literal["return", "step"] = Field(
         default="return", description="Whether mean_s is of a whole return or of one local step."

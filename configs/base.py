@@ -33,6 +33,10 @@ class Fault(Record):
 
     path: str = Field(description="Dotted path of the field, as it stands in the file.")
     message: str = Field(description="What was found, what is allowed, what to do next.")
+    related: tuple[str, ...] = Field(
+        default=(),
+        description="Other fields that the check looked at; while one is faulty, this says nothing.",
+    )
 
     def __str__(self) -> str:
         return f"{self.path}: {self.message}" if self.path else self.message
@@ -61,7 +65,12 @@ def raise_faults(title: str, faults: list[Fault]) -> None:
         )
         for fault in faults
     ]
-    raise ValidationError.from_exception_data(title, details)
+    error = ValidationError.from_exception_data(title, details)
+    raise error
+
+
+def _keys(path: str) -> tuple[str | int, ...]:
+    return tuple(int(key) if key.isdigit() else key for key in path.split("."))
 
 
 Probability = Annotated[float, Field(ge=0, le=1)]

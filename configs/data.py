@@ -29,7 +29,7 @@ DATASETS: dict[str, DatasetFacts] = {
     "digits": DatasetFacts(10, (64,), None),
     "mnist": DatasetFacts(10, (1, 28, 28), "ylecun/mnist"),
     "cifar10": DatasetFacts(10, (3, 32, 32), "uoft-cs/cifar10"),
-    "shakespeare": DatasetFacts(None, (80,), "karpathy/tiny_shakespeare", True),
+    "shakespeare": DatasetFacts(None, (80,), "karpathy/tiny_shakespeare", has_natural_partition=True),
 }
 
 

@@ -1,16 +1,15 @@
 """One federated experiment: the whole input of a simulation, validated together."""
 
 from collections.abc import Iterator
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field, model_validator
 
-from configs.algorithms import AfaCs, AfaCd, Algorithm, Worker, WorkerSgd
+from configs.algorithms import AfaCd, AfaCs, Algorithm, Mifa, Worker, WorkerSgd
 from configs.arrivals import (
     Arrivals,
     BudgetSteps,
     ConstantSteps,
-    EventDriven,
     LabelCorrelated,
     LocalSteps,
     Periodic,
@@ -18,7 +17,6 @@ from configs.arrivals import (
     Schedule,
     Service,
     Synchronous,
-    Trace,
     Uniform,
     UniformSteps,
     Weighted,
@@ -62,6 +60,17 @@ class FederatedExperiment(Record):
     device: Literal["cpu", "cuda"] = Field(default="cpu", description="Where to compute.")
     evaluate_every: int = Field(
         default=10, ge=1, description="Rounds between two lines of the journal."
+    )
+    evaluate_samples: int | None = Field(
+        default=None,
+        ge=1,
+        description=(
+            "Use only so many training samples, spread evenly over the workers, for the loss and "
+            "its gradient. Default: all."
+        ),
+    )
+    record_trace: bool = Field(
+        default=False, description="Write who returned when to trace.csv, which can be replayed."
     )
     checkpoint_every: int = Field(default=100, ge=1, description="Rounds between two checkpoints.")
 
@@ -114,15 +123,15 @@ class FederatedExperiment(Record):
                         f"({min(sizes)}); use fewer groups or a smaller collect"
                     ),
                 )
-        if isinstance(self.algorithm, AfaCs) or self.algorithm.name == "mifa":
-            if self.algorithm.slots == "wait" and absent:
-                yield Fault(
-                    path="algorithm.slots",
-                    message=(
-                        f"wait needs every worker once, but {len(absent)} never return; use zeros "
-                        "or seen"
-                    ),
-                )
+        waits = isinstance(self.algorithm, (AfaCs, Mifa)) and self.algorithm.slots == "wait"
+        if waits and absent:
+            yield Fault(
+                path="algorithm.slots",
+                message=(
+                    f"wait needs every worker once, but {len(absent)} never return; use zeros or "
+                    "seen"
+                ),
+            )
 
     def _arrival_faults(self) -> Iterator[Fault]:
         arrivals, workers = self.arrivals, self.workers
@@ -132,13 +141,12 @@ class FederatedExperiment(Record):
                 path="arrivals.never_return",
                 message=f"no such worker: {unknown[0]}; ids run from 0 to {workers - 1}",
             )
-        if isinstance(arrivals, Weighted):
-            if len(arrivals.weights) == workers and not any(
-                weight > 0
-                for worker, weight in enumerate(arrivals.weights)
-                if worker not in arrivals.never_return
-            ):
-                yield Fault(path="arrivals.weights", message="no worker has a weight above zero")
+        if isinstance(arrivals, Weighted) and len(arrivals.weights) == workers and not any(
+            weight > 0
+            for worker, weight in enumerate(arrivals.weights)
+            if worker not in arrivals.never_return
+        ):
+            yield Fault(path="arrivals.weights", message="no worker has a weight above zero")
         if isinstance(arrivals, Schedule) and arrivals.order is not None:
             outside = [w for w in arrivals.order if w >= workers]
             if outside:
@@ -169,12 +177,11 @@ class FederatedExperiment(Record):
                 path="local_steps.kind",
                 message="time_budget counts steps of known duration; set service.per to step",
             )
-        if isinstance(self.local_steps, UniformSteps):
-            if self.local_steps.low > self.local_steps.high:
-                yield Fault(
-                    path="local_steps.low",
-                    message=f"{self.local_steps.low} is more than high={self.local_steps.high}",
-                )
+        steps = self.local_steps
+        if isinstance(steps, UniformSteps) and steps.low > steps.high:
+            yield Fault(
+                path="local_steps.low", message=f"{steps.low} is more than high={steps.high}"
+            )
 
     def _length_faults(self) -> Iterator[Fault]:
         """Lists with one entry a worker must have as many entries as there are workers."""
@@ -249,5 +256,3 @@ def _partition_faults(data: Data, workers: int) -> Iterator[Fault]:
             message=f"{data.name} does not say who produced its samples; use labels, "
             "dirichlet or iid",
         )
-
-

@@ -1,0 +1,1 @@
+"""Anarchic federated averaging: algorithms, arrivals, and the simulator."""

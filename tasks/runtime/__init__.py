@@ -1,0 +1,1 @@
+"""Compute side: run directories, journals, attempts, atomic files."""

@@ -29,6 +29,4 @@ def storage_error(error: OSError) -> JobError | None:
     if words is None:
         return None
     where = f" writing {error.filename}" if error.filename else ""
-    return JobError(
-        "storage", f"{words}{where}; free some, then continue with: watershed resume"
-    )
+    return JobError("storage", f"{words}{where}; free some, then continue with: watershed resume")

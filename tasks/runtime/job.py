@@ -22,7 +22,7 @@ EXIT_ALREADY_RUNNING = 75  # EX_TEMPFAIL of sysexits.h
 EXIT_INTERRUPTED = 143  # 128 + SIGTERM, as a shell would report it
 
 
-class Interrupted(BaseException):  # noqa: N818  not an error: somebody asked us to stop
+class Interrupted(BaseException):
     """The job was asked to stop; it continues from its last checkpoint when started again."""
 
 
@@ -59,7 +59,9 @@ def _run_attempt(directory: RunDirectory, work: Callable[[RunDirectory], Result]
         attempt.mkdir(parents=True)
         write_json(
             attempt / "started.json",
-            Started(pid=os.getpid(), host=socket.gethostname(), timestamp_ms=_now_ms()).model_dump(),
+            Started(
+                pid=os.getpid(), host=socket.gethostname(), timestamp_ms=_now_ms()
+            ).model_dump(),
         )
         result, code = work(directory), EXIT_FINISHED
     except JobError as error:

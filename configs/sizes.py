@@ -1,0 +1,53 @@
+"""What an experiment keeps in memory, in closed form, to be said before it starts."""
+
+from configs.data import DATASETS
+from configs.federated import FederatedExperiment
+from configs.models import Cifar10Cnn, Logistic, MnistCnn, Quadratic
+
+_BYTES = {"float32": 4, "float64": 8}
+_SLOT_ALGORITHMS = {"afa_cs", "mifa", "ca2fl", "area"}
+"""Algorithms that keep one vector a worker."""
+
+
+def num_parameters(experiment: FederatedExperiment) -> int | None:
+    """Count a model's parameters without building it.
+
+    Args:
+        experiment: A validated experiment.
+
+    Returns:
+        The count; None where it depends on the data (the vocabulary of a text).
+    """
+    model = experiment.model
+    if isinstance(model, Quadratic):
+        return model.dimension
+    if isinstance(model, MnistCnn):
+        convolutions = 32 * (25 + 1) + 64 * (32 * 25 + 1)
+        return convolutions + 512 * (1024 + 1) + 10 * (512 + 1)
+    if isinstance(model, Cifar10Cnn):
+        convolutions = 32 * (3 * 25 + 1) + 64 * (32 * 25 + 1)
+        return convolutions + 512 * (1600 + 1) + 128 * (512 + 1) + 10 * (128 + 1)
+    if isinstance(model, Logistic) and experiment.data is not None:
+        facts = DATASETS[experiment.data.name]
+        if facts.num_labels is not None:
+            features = 1
+            for extent in facts.shape:
+                features *= extent
+            return facts.num_labels * (features + 1)
+    return None
+
+
+def server_memory_bytes(experiment: FederatedExperiment, parameters: int) -> int:
+    """Bytes of what is kept for every registered worker (AFA-CS's M x P, control variates).
+
+    Args:
+        experiment: A validated experiment.
+        parameters: P.
+
+    Returns:
+        Bytes; 0 for algorithms without a memory.
+    """
+    vectors = (experiment.algorithm.name in _SLOT_ALGORITHMS) + (
+        experiment.worker.optimizer == "scaffold"
+    )
+    return vectors * experiment.workers * parameters * _BYTES[experiment.dtype]

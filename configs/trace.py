@@ -1,0 +1,226 @@
+"""A recorded trace of returns: read and checked whole, replayed into buffers.
+
+CSV with a header: ``worker,pull_time,return_time`` and, optionally, ``num_steps``; times in virtual
+seconds. Without torch, so that ``watershed check`` sees what a run will see.
+"""
+
+import csv
+import math
+from bisect import bisect_right
+from collections.abc import Container, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from configs.arrivals import Trace
+from configs.base import Fault
+from configs.faults import nearest
+from configs.federated import FederatedExperiment
+
+COLUMNS = ("worker", "pull_time", "return_time", "num_steps")
+_OPTIONAL = {"num_steps"}
+_MOST_STEPS = 100_000  # as for every law of configs.arrivals.LocalSteps
+_MOST_FAULTS_SHOWN = 20
+
+
+class TraceError(ValueError):
+    """A trace that cannot be used.
+
+    Attributes:
+        path: The file.
+        faults: Everything that is wrong with it, with line numbers; never empty.
+    """
+
+    def __init__(self, path: Path, faults: Sequence[str]) -> None:
+        self.path = path
+        self.faults = list(faults)
+        shown = self.faults[:_MOST_FAULTS_SHOWN]
+        if len(self.faults) > len(shown):
+            shown.append(f"and {len(self.faults) - len(shown)} more")
+        super().__init__(f"{path}: " + "; ".join(shown))
+
+
+@dataclass(frozen=True)
+class TracedReturn:
+    """One row of a trace.
+
+    Attributes:
+        worker: Worker id.
+        pulled_at_s: Virtual time of the pull.
+        returned_at_s: Virtual time of the return, not before the pull.
+        num_steps: Local steps, at least 1; None if the trace does not say.
+        sequence: How many returns of that worker stand before it.
+    """
+
+    worker: int
+    pulled_at_s: float
+    returned_at_s: float
+    num_steps: int | None
+    sequence: int = 0
+
+
+@dataclass(frozen=True)
+class TracedBuffer:
+    """The returns that make one version into the next.
+
+    Attributes:
+        returns: In order of arrival.
+        pulled: The version that each of them pulled.
+        num_dropped: Returns that came in the meantime and were too old.
+    """
+
+    returns: tuple[TracedReturn, ...]
+    pulled: tuple[int, ...]
+    num_dropped: int
+
+
+def read_trace(path: Path, workers: int) -> list[TracedReturn]:
+    """Read and check a trace.
+
+    Args:
+        path: The CSV file.
+        workers: M; ids in the trace run from 0 to M - 1.
+
+    Returns:
+        Its returns by time of return; those of one instant in the order of the file.
+
+    Raises:
+        TraceError: The file cannot be read, has no returns, or has faults (all are listed).
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows, faults = _read_rows(csv.reader(file), workers)
+    except FileNotFoundError:
+        raise TraceError(
+            path, ["no such file; set arrivals.path to a CSV of " + ",".join(COLUMNS)]
+        ) from None
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise TraceError(path, [f"cannot be read as CSV: {error}"]) from error
+    if not rows and not faults:
+        faults = ["has no returns; give at least one row under the header"]
+    if faults:
+        raise TraceError(path, faults)
+    rows.sort(key=lambda row: row.returned_at_s)
+    return list(_numbered(rows))
+
+
+def replay(
+    returns: Sequence[TracedReturn],
+    collect: int,
+    *,
+    max_delay: int | None,
+    absent: Container[int],
+) -> Iterator[TracedBuffer]:
+    """Divide a trace into buffers: every ``collect`` returns make a version.
+
+    A worker pulls the newest version of that moment; an update at the very moment of the pull comes
+    first, as a worker that completes a buffer pulls what it has made.
+
+    Args:
+        returns: The returns by time of return.
+        collect: m, returns in a buffer.
+        max_delay: Older returns (in versions) are dropped; None drops none.
+        absent: Workers whose returns are left out.
+
+    Yields:
+        The buffers; a rest that fills none is left over.
+    """
+    updated_at_s: list[float] = []
+    taken: list[TracedReturn] = []
+    pulled: list[int] = []
+    num_dropped = 0
+    for row in returns:
+        if row.worker in absent:
+            continue
+        version = bisect_right(updated_at_s, row.pulled_at_s)
+        if max_delay is not None and len(updated_at_s) - version > max_delay:
+            num_dropped += 1
+            continue
+        taken.append(row)
+        pulled.append(version)
+        if len(taken) == collect:
+            yield TracedBuffer(tuple(taken), tuple(pulled), num_dropped)
+            updated_at_s.append(row.returned_at_s)
+            taken, pulled, num_dropped = [], [], 0
+
+
+def read_buffers(config: Trace, experiment: FederatedExperiment) -> list[TracedBuffer]:
+    """Read the trace of an experiment, and divide it into the buffers of its rounds.
+
+    Args:
+        config: The trace, as the experiment names it.
+        experiment: A validated experiment.
+
+    Returns:
+        One buffer a round.
+
+    Raises:
+        TraceError: The trace cannot be read, has faults, or is too short for the rounds.
+    """
+    path = Path(config.path)
+    returns = read_trace(path, experiment.workers)
+    collect = experiment.algorithm.collect
+    buffers = list(
+        replay(
+            returns, collect, max_delay=config.max_delay, absent=frozenset(config.never_return)
+        )
+    )
+    if len(buffers) < experiment.rounds:
+        raise TraceError(
+            path,
+            [
+                f"trace has {len(returns)} returns, enough for {len(buffers)} rounds of "
+                f"collect={collect}; asked {experiment.rounds}. Lower rounds or "
+                "algorithm.collect, or give a longer trace"
+            ],
+        )
+    return buffers[: experiment.rounds]
+
+
+def trace_faults(experiment: FederatedExperiment) -> list[Fault]:
+    """Check the trace of an experiment, if it has one.
+
+    Args:
+        experiment: A validated experiment.
+
+    Returns:
+        What is wrong with the trace; empty if nothing is, or if there is no trace.
+    """
+    if not isinstance(experiment.arrivals, Trace):
+        return []
+    try:
+        read_buffers(experiment.arrivals, experiment)
+    except TraceError as error:
+        return [
+            Fault(path="arrivals.path", message=f"{error.path}: {fault}") for fault in error.faults
+        ]
+    return []
+
+
+def _numbered(rows: Sequence[TracedReturn]) -> Iterator[TracedReturn]:
+    counts: dict[int, int] = {}
+    for row in rows:
+        sequence = counts.get(row.worker, 0)
+        counts[row.worker] = sequence + 1
+        yield replace(row, sequence=sequence)
+
+
+def _read_rows(reader: "_Reader", workers: int) -> tuple[list[TracedReturn], list[str]]:
+    """Read all rows; those with faults are described instead."""
+    header = [name.strip() for name in next(reader, [])]
+    rows: list[TracedReturn] = []
+    faults = list(_header_faults(header))
+    if faults:
+        return rows, faults
+    for fields in reader:
+        if not fields:
+            continue
+        if len(fields) == len(header):
+            row = _Row(dict(zip(header, fields, strict=True)), workers)
+            found = row.faults()
+        else:
+            found = [f"{len(fields)} fields, but the header has {len(header)}"]
+        if found:
+            faults.append(f"line {reader.line_num}: " + ", ".join(found))
+        else:
+            rows.append(row.parsed())
+    return rows, faults

@@ -1,0 +1,115 @@
+"""Checkpoints of a simulation: one safetensors file each, whole or absent."""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from tasks.runtime.atomic_files import sync_directory
+from tasks.runtime.errors import JobError
+
+_KEPT = 2
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a simulation needs to go on.
+
+    Attributes:
+        tensors: Named tensors; no two share storage.
+        facts: Everything else, as JSON values; ``version`` and ``config_hash`` among them.
+    """
+
+    tensors: dict[str, Tensor]
+    facts: dict[str, Any]
+
+    def under(self, prefix: str) -> dict[str, Tensor]:
+        """Return the tensors whose names begin with ``prefix/``, without it."""
+        start = f"{prefix}/"
+        return {k[len(start) :]: v for k, v in self.tensors.items() if k.startswith(start)}
+
+
+def save(directory: Path, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint atomically, then remove all but the newest two.
+
+    Args:
+        directory: Where the checkpoints of the run are; made if absent.
+        checkpoint: What to keep.
+
+    Raises:
+        OSError: It could not be written; earlier checkpoints are untouched.
+    """
+    directory.mkdir(exist_ok=True)
+    final = directory / f"round-{checkpoint.facts['version']:010d}.safetensors"
+    temporary = directory / f".{final.name}.{os.getpid()}"
+    tensors = {
+        name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.tensors.items()
+    }
+    try:
+        save_file(tensors, temporary, metadata={"facts": json.dumps(checkpoint.facts)})
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(final)
+    except (OSError, SafetensorError) as error:
+        temporary.unlink(missing_ok=True)
+        failure: OSError = _as_os_error(error, final)
+        raise failure from error
+    sync_directory(directory)
+    for old in _newest_first(directory)[_KEPT:]:
+        old.unlink(missing_ok=True)
+
+
+def load_newest(directory: Path, config_hash: str) -> Checkpoint | None:
+    """Read the newest checkpoint that can be read.
+
+    Args:
+        directory: Where the checkpoints of the run are; may be absent.
+        config_hash: Of the experiment that is to go on.
+
+    Returns:
+        The checkpoint; None if there is none.
+
+    Raises:
+        JobError: The checkpoints are of another configuration, or none can be read.
+    """
+    found = _newest_first(directory)
+    for path in found:
+        try:
+            with safe_open(path, framework="pt") as file:
+                facts = json.loads(file.metadata()["facts"])
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  no iterator
+        except (OSError, SafetensorError, ValueError, KeyError, TypeError):
+            continue
+        if facts["config_hash"] != config_hash:
+            raise JobError(
+                "checkpoint",
+                f"{path} is of configuration {facts['config_hash']}, the job is {config_hash}; "
+                "start a new run, or remove the checkpoints",
+            )
+        return Checkpoint(tensors, facts)
+    if found:
+        raise JobError(
+            "checkpoint",
+            f"none of the {len(found)} checkpoints in {directory} can be read; remove them and the "
+            "run's metrics.jsonl to begin again",
+        )
+    return None
+
+
+def _newest_first(directory: Path) -> list[Path]:
+    return sorted(directory.glob("round-*.safetensors"), reverse=True)
+
+
+def _as_os_error(error: OSError | SafetensorError, path: Path) -> OSError:
+    """Recover the error number that safetensors' native writer puts only into its message."""
+    if isinstance(error, OSError):
+        error.filename = error.filename or str(path)
+        return error
+    text = str(error)
+    number = text.rpartition("os error ")[2].partition(")")[0]
+    return OSError(int(number) if number.isdigit() else 0, text, str(path))

@@ -1,0 +1,239 @@
+"""One simulation in its run directory: assembled, journalled, checkpointed, continued.
+
+Order of writing, so that a kill at any moment loses and doubles nothing: journal lines as they are
+measured; before a checkpoint the journal and the trace are made durable; the checkpoint says how
+many lines and bytes they had. A restart computes again from the checkpoint; lines that already
+stand in the journal are not written again, a longer trace is cut back.
+"""
+
+import os
+import sys
+import time
+from dataclasses import dataclass
+
+import torch
+from safetensors.torch import save_file
+
+from configs.models import Quadratic
+from configs.sizes import server_memory_bytes
+from configs.stability import step_warnings
+from configs.study import Experiment
+from models.datasets import DatasetError, load
+from models.partition import PartitionError, label_shares, partition
+from models.registry import build as build_model
+from tasks.federated import algorithms, arrivals, checkpoint
+from tasks.federated.arrivals.recorder import TraceRecorder
+from tasks.federated.evaluation import Evaluator
+from tasks.federated.local_training import LocalTrainer
+from tasks.federated.randomness import Stream, generator
+from tasks.federated.simulator import Simulator
+from tasks.runtime.errors import JobError
+from tasks.runtime.journal import Journal
+from tasks.runtime.metrics import Metric
+from tasks.runtime.records import JobFile, Result
+from tasks.runtime.run_directory import RunDirectory
+
+_MOST_REFUSALS_SHOWN = 20
+
+
+@dataclass(frozen=True)
+class Assembly:
+    """The parts of one simulation.
+
+    Attributes:
+        simulator: At version 0.
+        evaluator: Of its models.
+        warnings: What the user should know before it starts.
+    """
+
+    simulator: Simulator
+    evaluator: Evaluator
+    warnings: tuple[str, ...]
+
+
+def assemble(experiment: Experiment) -> Assembly:
+    """Build everything that an experiment names.
+
+    Args:
+        experiment: A validated experiment.
+
+    Returns:
+        The parts, ready to run.
+
+    Raises:
+        JobError: The data cannot be had or divided, the device is absent, or memory is too small.
+    """
+    device = _device(experiment)
+    dtype = getattr(torch, experiment.dtype)
+    source = experiment.model if isinstance(experiment.model, Quadratic) else experiment.data
+    try:
+        dataset = load(source, dtype=dtype).to(device)
+        shards = partition(dataset, experiment.data, experiment.workers)
+    except (DatasetError, PartitionError) as error:
+        raise JobError("data", str(error)) from error
+    model = build_model(experiment.model, dataset, dtype=dtype, device=device)
+    _check_memory(experiment, model.num_parameters)
+    evaluator = Evaluator(model, dataset, shards, experiment.evaluate_samples)
+    seeds = generator(experiment.seed, Stream.INITIAL_MODEL)
+    initial = model.initial(torch.Generator().manual_seed(int(seeds.integers(2**62)))).to(device)
+    shares = label_shares(shards, dataset) if dataset.num_labels else None
+    simulator = Simulator(
+        arrivals.build(experiment, shares),
+        LocalTrainer(model, dataset, shards, experiment),
+        algorithms.build(experiment.algorithm, experiment.workers, experiment.worker),
+        initial=initial,
+        num_workers=experiment.workers,
+        batch_size=experiment.worker.batch_size,
+    )
+    return Assembly(simulator, evaluator, tuple(step_warnings(experiment, evaluator.smoothness())))
+
+
+def simulate(directory: RunDirectory) -> Result:
+    """Run the simulation of a run directory to its end, from its newest checkpoint.
+
+    Args:
+        directory: The run's directory, with ``job.json``.
+
+    Returns:
+        The result of a finished run.
+
+    Raises:
+        JobError: It cannot go on, for a reason that the user can act on.
+        OSError: A file cannot be written.
+    """
+    job = directory.read_job()
+    parts = assemble(job.experiment)
+    for warning in parts.warnings:
+        _say(f"warning: {warning}")
+    simulator, experiment = parts.simulator, job.experiment
+    saved = checkpoint.load_newest(directory.checkpoints, job.config_hash)
+    sequence, trace_bytes, earlier_s = 0, 0, 0.0
+    if saved is not None:
+        simulator.restore(saved)
+        sequence, trace_bytes = saved.facts["journal_lines"], saved.facts["trace_bytes"]
+        earlier_s = saved.facts["wall_s"]
+        _say(f"continues from round {simulator.state.version}")
+    recorder = TraceRecorder(directory.trace, trace_bytes) if experiment.record_trace else None
+    with _open_journal(directory, sequence) as journal:
+        _Run(job, directory, parts, journal, recorder, earlier_s=earlier_s).to_the_end()
+    _save_model(directory, simulator)
+    return Result(
+        status="finished",
+        rounds=simulator.state.version,
+        metrics=parts.evaluator.measure(simulator.state.model),
+        warnings=parts.warnings + tuple(simulator.refusals[:_MOST_REFUSALS_SHOWN]),
+        refused=simulator.totals.refused,
+    )
+
+
+class _Run:
+    """The loop over rounds, with what is written on the way."""
+
+    def __init__(
+        self,
+        job: JobFile,
+        directory: RunDirectory,
+        parts: Assembly,
+        journal: Journal,
+        recorder: TraceRecorder | None,
+        *,
+        earlier_s: float,
+    ) -> None:
+        self._job, self._directory, self._parts = job, directory, parts
+        self._journal, self._recorder = journal, recorder
+        self._start = parts.simulator.state.version
+        self._began = time.monotonic() - earlier_s
+        self._refusals_said = 0
+
+    def to_the_end(self) -> None:
+        experiment, simulator = self._job.experiment, self._parts.simulator
+        while (version := simulator.state.version) < experiment.rounds:
+            # Checkpoint before line: a restart at this round comes to the line as a killed run did.
+            if version > self._start and version % experiment.checkpoint_every == 0:
+                self._save()
+            if version % experiment.evaluate_every == 0:
+                self._write_line()
+            buffer = simulator.step()
+            if self._recorder is not None:
+                self._recorder.add(buffer)
+            self._say_refusals()
+        self._write_line()
+        if self._recorder is not None:
+            self._recorder.flush()
+
+    def _write_line(self) -> None:
+        simulator = self._parts.simulator
+        totals = simulator.totals
+        returns = max(totals.num_returns, 1)
+        self._journal.write(
+            simulator.state.version,
+            self._parts.evaluator.measure(simulator.state.model)
+            | {
+                Metric.DELAY_MEAN: totals.delay_sum / returns,
+                Metric.DELAY_MAX: totals.delay_max,
+                Metric.LOCAL_STEPS_MEAN: totals.steps_sum / returns,
+                Metric.RETURNS_REFUSED: sum(totals.refused.values()),
+                Metric.RETURNS_DROPPED: totals.num_dropped,
+                Metric.VIRTUAL_S: totals.virtual_s,
+                Metric.WALL_S: self._wall_s(),
+                Metric.SAMPLES_TOTAL: totals.num_samples,
+            },
+        )
+        totals.start_line()
+
+    def _wall_s(self) -> float:
+        return time.monotonic() - self._began
+
+    def _save(self) -> None:
+        self._journal.sync()
+        trace_bytes = self._recorder.flush() if self._recorder is not None else 0
+        tensors, facts = self._parts.simulator.checkpoint()
+        facts |= {
+            "config_hash": self._job.config_hash,
+            "journal_lines": self._journal.sequence,
+            "trace_bytes": trace_bytes,
+            "wall_s": self._wall_s(),
+        }
+        checkpoint.save(self._directory.checkpoints, checkpoint.Checkpoint(tensors, facts))
+
+    def _say_refusals(self) -> None:
+        refusals = self._parts.simulator.refusals
+        for text in refusals[self._refusals_said : _MOST_REFUSALS_SHOWN]:
+            _say(text)
+        self._refusals_said = len(refusals)
+
+
+def _open_journal(directory: RunDirectory, sequence: int) -> Journal:
+    try:
+        return Journal(directory.journal, sequence)
+    except ValueError as error:
+        raise JobError("journal", str(error)) from error
+
+
+def _save_model(directory: RunDirectory, simulator: Simulator) -> None:
+    temporary = directory.model.with_name(f".{directory.model.name}.{os.getpid()}")
+    save_file({"model": simulator.state.model.detach().cpu().contiguous()}, temporary)
+    temporary.replace(directory.model)
+
+
+def _device(experiment: Experiment) -> torch.device:
+    if experiment.device == "cuda" and not torch.cuda.is_available():
+        raise JobError("device", "device: cuda, but this machine has no CUDA device; use cpu")
+    return torch.device(experiment.device)
+
+
+def _check_memory(experiment: Experiment, num_parameters: int) -> None:
+    needed = server_memory_bytes(experiment, num_parameters)
+    has = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > has:
+        raise JobError(
+            "memory",
+            f"{experiment.algorithm.name} with {experiment.workers} workers keeps "
+            f"{needed / 2**30:.1f} GiB, this machine has {has / 2**30:.1f} GiB; use fewer "
+            "workers, a smaller model, or an algorithm without memory (afa_cd)",
+        )
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
