@@ -76,9 +76,7 @@ class ServerAlgorithm:
         init: Initial model, shape (P,) -> initial state.
         aggregate: (state, returns) -> next state, whose version is one higher. The buffer has at
             least one return.
-        memory_bytes: Bytes of memory per registered worker at the server (0 for most).
     """
 
     init: Callable[[Tensor], ServerState]
     aggregate: Callable[[ServerState, Returns], ServerState]
-    memory_bytes_per_worker: int = 0
