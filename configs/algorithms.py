@@ -47,7 +47,7 @@ class ServerAmsgrad(Record):
 
 ServerOptimizer = Annotated[
     ServerSgd | ServerMomentum | ServerAdam | ServerAmsgrad,
-    tagged_by("name"),
+    tagged_by("name", "sgd"),
     Field(discriminator="name"),
 ]
 Slots = Literal["zeros", "wait", "seen"]
@@ -165,7 +165,7 @@ class RescaledAsgd(AlgorithmBase):
 
 Algorithm = Annotated[
     AfaCd | AfaCs | FedAvg | FedAsync | FedBuff | Fadas | Mifa | Ca2fl | Area | RescaledAsgd,
-    tagged_by("name"),
+    tagged_by("name", "afa_cd"),
     Field(discriminator="name"),
 ]
 
@@ -210,6 +210,6 @@ class Scaffold(WorkerBase):
 
 Worker = Annotated[
     WorkerSgd | WorkerMomentum | FedProx | Scaffold,
-    tagged_by("optimizer"),
+    tagged_by("optimizer", "sgd"),
     Field(discriminator="optimizer"),
 ]

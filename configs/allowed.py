@@ -136,7 +136,7 @@ class Allowed:
             noun = f"{name}s" if plural else f"a {name}"
             return f"{noun} {range_}" if (range_ := self._range()) else noun
         if annotation is str:
-            return "text"
+            return "text that is not empty" if self._bound(annotated_types.MinLen) else "text"
         return "values" if plural else "a value"
 
     def _range(self) -> str:

@@ -157,7 +157,7 @@ Arrivals = Annotated[
     | Markov
     | EventDriven
     | Trace,
-    tagged_by("kind"),
+    tagged_by("kind", "uniform"),
     Field(discriminator="kind"),
 ]
 
@@ -203,6 +203,6 @@ class BudgetSteps(Record):
 
 LocalSteps = Annotated[
     ConstantSteps | UniformSteps | PerWorkerSteps | SpeedSteps | BudgetSteps,
-    tagged_by("kind"),
+    tagged_by("kind", "constant"),
     Field(discriminator="kind"),
 ]

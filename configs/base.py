@@ -12,18 +12,26 @@ class Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-def tagged_by(tag: str) -> BeforeValidator:
-    """Let a bare word stand for a record with that tag: ``model: logistic`` for its defaults.
+def tagged_by(tag: str, default: str) -> BeforeValidator:
+    """Let a bare word stand for a record with that tag, and a tag be left out.
+
+    ``model: logistic`` is the logistic model with its defaults; ``worker: {lr: 0.5}`` is the
+    default optimiser with another rate.
 
     Args:
         tag: Name of the discriminating field, such as ``"name"`` or ``"kind"``.
+        default: Its value in a mapping without it.
 
     Returns:
         A validator to put beside ``Field(discriminator=tag)`` in an ``Annotated`` union.
     """
 
     def expand(value: Any) -> Any:  # noqa: ANN401  raw YAML: any type arrives here
-        return {tag: value} if isinstance(value, str) else value
+        if isinstance(value, str):
+            return {tag: value}
+        if isinstance(value, dict) and tag not in value:
+            return {tag: default, **value}
+        return value
 
     return BeforeValidator(expand)
 
@@ -35,7 +43,7 @@ class Fault(Record):
     message: str = Field(description="What was found, what is allowed, what to do next.")
     related: tuple[str, ...] = Field(
         default=(),
-        description="Other fields that the check looked at; while one is faulty, this says nothing.",
+        description="Other fields that were looked at; while one is faulty, this says nothing.",
     )
 
     def __str__(self) -> str:
@@ -59,8 +67,16 @@ def raise_faults(title: str, faults: list[Fault]) -> None:
         return
     details = [
         InitErrorDetails(
-            type=PydanticCustomError("fault", "{reason}", {"reason": fault.message}),
-            loc=tuple(int(key) if key.isdigit() else key for key in fault.path.split(".")),
+            type=PydanticCustomError(
+                "fault",
+                "{reason}",
+                {
+                    "reason": fault.message,
+                    "path": _keys(fault.path),
+                    "related": [_keys(path) for path in fault.related],
+                },
+            ),
+            loc=_keys(fault.path),
             input=None,
         )
         for fault in faults

@@ -29,7 +29,9 @@ DATASETS: dict[str, DatasetFacts] = {
     "digits": DatasetFacts(10, (64,), None),
     "mnist": DatasetFacts(10, (1, 28, 28), "ylecun/mnist"),
     "cifar10": DatasetFacts(10, (3, 32, 32), "uoft-cs/cifar10"),
-    "shakespeare": DatasetFacts(None, (80,), "karpathy/tiny_shakespeare", has_natural_partition=True),
+    "shakespeare": DatasetFacts(
+        None, (80,), "karpathy/tiny_shakespeare", has_natural_partition=True
+    ),
 }
 
 
@@ -68,7 +70,7 @@ class Natural(Record):
 
 
 Partition = Annotated[
-    ByLabels | Dirichlet | Iid | Natural, tagged_by("kind"), Field(discriminator="kind")
+    ByLabels | Dirichlet | Iid | Natural, tagged_by("kind", "labels"), Field(discriminator="kind")
 ]
 
 
@@ -95,4 +97,4 @@ class Data(Record):
     )
 
 
-DataField = Annotated[Data, tagged_by("name")]
+DataField = Annotated[Data, tagged_by("name", "digits")]

@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from configs.allowed import Allowed, paths_named, shape_of
+from configs.allowed import Allowed, paths_named
 from configs.base import Fault
 
 Path = tuple[str | int, ...]
@@ -46,12 +46,15 @@ def faults_in(record: type[BaseModel], raw: Mapping[str, Any]) -> list[Fault]:
             break
         found = [place for detail in details if (place := _locate(record, candidate, detail))]
         for place in found:
-            # A check between fields may trip over a replaced field: that says nothing new.
+            # What trips over a replaced field says nothing new.
             if not any(_overlap(path, root) for path in place.checked for root in repaired):
                 faults[_explain(record, place)] = None
-        if not any([_remove(candidate, place.path) for place in found]):
+        replaced = {path for place in found if (path := _present(candidate, place.path))}
+        if not replaced:
             break
-        repaired.update(place.path for place in found)
+        for path in replaced:
+            _remove(candidate, path)
+        repaired |= replaced
     return list(faults)
 
 
@@ -72,7 +75,7 @@ class _Place:
         allowed: What the place may hold.
         parent: What the place above may hold: the record whose key is unknown or missing.
         union: The tagged union that the parent was chosen from; None if from none.
-        checked: Paths of all fields that a check between fields has looked at; empty for others.
+        checked: Paths of all fields that the failed check has looked at.
     """
 
     path: Path
@@ -81,7 +84,7 @@ class _Place:
     allowed: Allowed
     parent: Allowed
     union: Allowed | None
-    checked: tuple[Path, ...] = ()
+    checked: tuple[Path, ...]
 
 
 def _locate(record: type[BaseModel], raw: object, detail: ErrorDetails) -> _Place | None:
@@ -105,7 +108,7 @@ def _locate(record: type[BaseModel], raw: object, detail: ErrorDetails) -> _Plac
             union, allowed = allowed, allowed.options.get(str(tag), Allowed(object))
         elif allowed.members:
             member = allowed.member_for(node)
-            if member is None:
+            if member is None or member.shape == "scalar":  # what the whole union allows, then
                 break
             if _shape_of_label(str(keys.pop(0))) != member.shape:
                 return None
@@ -117,13 +120,15 @@ def _locate(record: type[BaseModel], raw: object, detail: ErrorDetails) -> _Plac
             parent, allowed = allowed, allowed.child(key)
             if parent.record is None:
                 union = None
-            path.append(key)
-            node = _below(node, key)
-    checked: list[Path] = []
+            if not (isinstance(node, str) and node == detail["input"]):  # a bare word, its own tag
+                path.append(key)
+                node = _below(node, key)
+    if detail["type"] == "fault":  # says its path itself, which need not stand in the file
+        path += keys
+    checked = [tuple(path)]
     if detail["type"] == "fault":
-        depth = len(detail["ctx"]["path"])
-        top = detail["loc"][: len(detail["loc"]) - depth]
-        checked = [tuple(path), *((*top, *keys) for keys in detail["ctx"]["related"])]
+        above = path[: len(path) - len(detail["ctx"]["path"])]
+        checked += [(*above, *keys) for keys in detail["ctx"]["related"]]
     return _Place(tuple(path), node, detail, allowed, parent, union, tuple(checked))
 
 
@@ -147,11 +152,21 @@ def _explain(record: type[BaseModel], place: _Place) -> Fault:
     elif kind == "literal_error" and isinstance(found, str):
         known = place.allowed.words().removeprefix("one of ").split(", ")
         message = f"'{found}' is unknown{nearest(found, known)}; known: {', '.join(known)}"
+    elif kind == "invalid_key":
+        message = f"the key {path[-1]!r} is no text; known: {', '.join(place.parent.keys)}"
+    elif kind == "finite_number":
+        message = f"{found} is not finite; use {place.allowed.words()}"
     elif kind == "string_pattern_mismatch":
         message = f"{_shown(found)} is not allowed. {place.allowed.description}"
     else:
         message = f"{_shown(found)} is not allowed; use {place.allowed.words()}"
-    return Fault(path=".".join(map(str, path)), message=message)
+    return Fault(
+        path=_dotted(path), message=message, related=tuple(map(_dotted, place.checked[1:]))
+    )
+
+
+def _dotted(path: Path) -> str:
+    return ".".join(map(str, path))
 
 
 def _unknown_key(record: type[BaseModel], place: _Place) -> str:
@@ -181,8 +196,8 @@ def _shape_of_label(label: str) -> str:
 def _below(node: object, key: str | int) -> object:
     if isinstance(node, Mapping):
         return node.get(key)
-    if shape_of(node) == "sequence" and isinstance(key, int):
-        return node[key] if key < len(node) else None  # type: ignore[index,arg-type]  a sequence
+    if isinstance(node, Sequence) and not isinstance(node, str) and isinstance(key, int):
+        return node[key] if key < len(node) else None
     return None
 
 
@@ -192,20 +207,20 @@ def _overlap(path: Path, other: Path) -> bool:
     return path[:shorter] == other[:shorter]
 
 
-def _remove(raw: dict[str, Any], path: Path) -> bool:
-    """Delete the value at a path, or what it would stand in; of a list, the whole.
-
-    Returns:
-        Whether there was something to delete.
-    """
-    node: object = raw
-    parent: dict[str, Any] | None = None
-    last: Any = None
-    for key in path:
+def _present(raw: object, path: Path) -> Path:
+    """Cut a path behind the last mapping's key that is there: a list is replaced as a whole."""
+    node = raw
+    for depth, key in enumerate(path):
         if not isinstance(node, dict) or key not in node:
-            break
-        parent, last, node = node, key, node[key]
-    if parent is None:
-        return False
-    del parent[last]
-    return True
+            return path[:depth]
+        node = node[key]
+    return path
+
+
+def _remove(raw: dict[Any, Any], path: Path) -> None:
+    """Delete the value at a path of mappings, unless it went with another one."""
+    node: object = raw
+    for key in path[:-1]:
+        node = node.get(key) if isinstance(node, dict) else None
+    if isinstance(node, dict):
+        node.pop(path[-1], None)

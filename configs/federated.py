@@ -96,11 +96,13 @@ class FederatedExperiment(Record):
             yield Fault(
                 path="algorithm.collect",
                 message=f"{collect} is more than workers={workers}; use 1 to {workers}",
+                related=("workers",),
             )
         elif available == 0:
             yield Fault(
                 path="arrivals.never_return",
                 message=f"all {workers} workers never return; leave at least one",
+                related=("workers",),
             )
         elif without_replacement and collect > available:
             yield Fault(
@@ -109,10 +111,11 @@ class FederatedExperiment(Record):
                     f"{collect} is more than the {available} workers that ever return "
                     f"({len(absent)} of {workers} never do); use 1 to {available}"
                 ),
+                related=("workers", "arrivals"),
             )
         elif isinstance(self.arrivals, Periodic):
             groups = self.arrivals.groups
-            sizes = [0] * groups
+            sizes = [0] * min(groups, workers + 1)  # with more groups than workers one is empty
             for worker in range(workers):
                 sizes[worker % groups] += worker not in self.arrivals.never_return
             if min(sizes) < collect:
@@ -122,6 +125,7 @@ class FederatedExperiment(Record):
                         f"{collect} is more than the smallest of the {groups} groups has workers "
                         f"({min(sizes)}); use fewer groups or a smaller collect"
                     ),
+                    related=("workers", "arrivals"),
                 )
         waits = isinstance(self.algorithm, (AfaCs, Mifa)) and self.algorithm.slots == "wait"
         if waits and absent:
@@ -131,6 +135,7 @@ class FederatedExperiment(Record):
                     f"wait needs every worker once, but {len(absent)} never return; use zeros or "
                     "seen"
                 ),
+                related=("workers", "arrivals.never_return"),
             )
 
     def _arrival_faults(self) -> Iterator[Fault]:
@@ -140,22 +145,32 @@ class FederatedExperiment(Record):
             yield Fault(
                 path="arrivals.never_return",
                 message=f"no such worker: {unknown[0]}; ids run from 0 to {workers - 1}",
+                related=("workers",),
             )
         if isinstance(arrivals, Weighted) and len(arrivals.weights) == workers and not any(
             weight > 0
             for worker, weight in enumerate(arrivals.weights)
             if worker not in arrivals.never_return
         ):
-            yield Fault(path="arrivals.weights", message="no worker has a weight above zero")
+            yield Fault(
+                path="arrivals.weights",
+                message="no worker that returns has a weight above zero; give at least one",
+                related=("workers", "arrivals.never_return"),
+            )
         if isinstance(arrivals, Schedule) and arrivals.order is not None:
             outside = [w for w in arrivals.order if w >= workers]
             if outside:
                 yield Fault(
                     path="arrivals.order",
                     message=f"no such worker: {outside[0]}; ids run from 0 to {workers - 1}",
+                    related=("workers",),
                 )
             elif set(arrivals.order) <= set(arrivals.never_return):
-                yield Fault(path="arrivals.order", message="every worker named never returns")
+                yield Fault(
+                    path="arrivals.order",
+                    message="every worker named never returns; name one that does",
+                    related=("arrivals.never_return",),
+                )
         if isinstance(arrivals, LabelCorrelated):
             labels = DATASETS[self.data.name].num_labels if self.data else None
             if labels is None:
@@ -163,6 +178,7 @@ class FederatedExperiment(Record):
                 yield Fault(
                     path="arrivals.kind",
                     message=f"label_correlated needs data with classes; {found} has none",
+                    related=("data", "model"),
                 )
             elif max(arrivals.favoured_labels) >= labels:
                 yield Fault(
@@ -171,16 +187,20 @@ class FederatedExperiment(Record):
                         f"{max(arrivals.favoured_labels)} is no label; they run from 0 to "
                         f"{labels - 1}"
                     ),
+                    related=("data.name",),
                 )
         if isinstance(self.local_steps, BudgetSteps) and self.service.per != "step":
             yield Fault(
                 path="local_steps.kind",
                 message="time_budget counts steps of known duration; set service.per to step",
+                related=("service.per",),
             )
         steps = self.local_steps
         if isinstance(steps, UniformSteps) and steps.low > steps.high:
             yield Fault(
-                path="local_steps.low", message=f"{steps.low} is more than high={steps.high}"
+                path="local_steps.low",
+                message=f"{steps.low} is more than high={steps.high}; use 1 to {steps.high}",
+                related=("local_steps.high",),
             )
 
     def _length_faults(self) -> Iterator[Fault]:
@@ -204,16 +224,25 @@ class FederatedExperiment(Record):
                 yield Fault(
                     path=path,
                     message=f"{len(values)} values for workers={self.workers}; give one a worker",
+                    related=("workers",),
                 )
 
     def _data_faults(self) -> Iterator[Fault]:
         if isinstance(self.model, Quadratic):
             if self.data is not None:
-                yield Fault(path="data", message="the quadratic model has no data; remove this key")
+                yield Fault(
+                    path="data",
+                    message="the quadratic model has no data; remove this key",
+                    related=("model",),
+                )
             return
         if self.data is None:
             known = ", ".join(MODEL_SHAPES[self.model.name])
-            yield Fault(path="data", message=f"missing; {self.model.name} takes {known}")
+            yield Fault(
+                path="data",
+                message=f"missing; {self.model.name} takes {known}",
+                related=("model",),
+            )
             return
         allowed = MODEL_SHAPES[self.model.name]
         if self.data.name not in allowed:
@@ -221,6 +250,7 @@ class FederatedExperiment(Record):
                 path="data.name",
                 message=f"{self.model.name} does not take {self.data.name}; use "
                 + " or ".join(allowed),
+                related=("model",),
             )
         yield from _partition_faults(self.data, self.workers)
 
@@ -233,6 +263,7 @@ def _partition_faults(data: Data, workers: int) -> Iterator[Fault]:
             yield Fault(
                 path="data.partition.kind",
                 message=f"{data.name} has no classes; use natural or iid",
+                related=("data.name",),
             )
         elif partition.labels_per_worker > facts.num_labels:
             yield Fault(
@@ -241,18 +272,22 @@ def _partition_faults(data: Data, workers: int) -> Iterator[Fault]:
                     f"{partition.labels_per_worker} is more than the {facts.num_labels} labels of "
                     f"{data.name}; use 1 to {facts.num_labels}"
                 ),
+                related=("data.name",),
             )
         elif partition.labels_per_worker * workers < facts.num_labels:
             yield Fault(
                 path="data.partition.labels_per_worker",
                 message=(
                     f"{workers} workers with {partition.labels_per_worker} labels each cannot hold "
-                    f"all {facts.num_labels} labels of {data.name}"
+                    f"all {facts.num_labels} labels of {data.name}; use "
+                    f"{-(-facts.num_labels // workers)} or more, or more workers"
                 ),
+                related=("data.name", "workers"),
             )
     if isinstance(partition, Natural) and not facts.has_natural_partition:
         yield Fault(
             path="data.partition.kind",
             message=f"{data.name} does not say who produced its samples; use labels, "
             "dirichlet or iid",
+            related=("data.name",),
         )

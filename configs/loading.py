@@ -1,6 +1,6 @@
 """Read a study from a YAML file, with overrides from the command line."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,12 @@ import yaml
 from configs.base import Fault
 from configs.faults import faults_in
 from configs.study import OverrideError, Study, set_path
+
+_TRACE, _SOURCE = "arrivals.path", "data.source"
+_FILE_FIELDS = (_TRACE, _SOURCE)
+"""Fields of an experiment that name files."""
+_OF_STUDY = {"name", "description"}
+"""Fields that ``--set`` finds in the study itself; all others are of its experiment."""
 
 
 class ConfigError(Exception):
@@ -26,7 +32,9 @@ class ConfigError(Exception):
 
 
 def load_study(path: Path, settings: Sequence[str] = ()) -> Study:
-    """Read and validate a study, or a single experiment (a file with ``kind`` at the top).
+    """Read and validate a study, or a single experiment (a file without ``experiment``).
+
+    Paths in the file are relative to its directory; paths in settings, to the working directory.
 
     Args:
         path: The YAML file.
@@ -38,68 +46,131 @@ def load_study(path: Path, settings: Sequence[str] = ()) -> Study:
     Raises:
         ConfigError: The file cannot be read, is no YAML mapping, or has faults (all listed).
     """
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(str(path), [Fault(path="", message=f"cannot read: {error.strerror}")]) \
-            from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(str(path), [Fault(path="", message=f"no valid YAML: {error}")]) \
-            from error
-    if not isinstance(raw, dict):
-        raise ConfigError(
-            str(path), [Fault(path="", message="empty, or no mapping of keys to values")]
-        )
+    raw = _read(path)
     if "experiment" not in raw:
-        raw = {"name": path.stem, "experiment": raw}
-    faults = _apply(raw, settings)
-    _resolve_paths(raw, path.resolve().parent)
-    faults += [
-        fault.model_copy(update={"path": fault.path.removeprefix("experiment.")})
-        for fault in faults_in(Study, raw)
-    ]
+        raw = {"experiment": raw}
+    raw.setdefault("name", path.stem)
+    _resolve_files(raw, path.resolve().parent)
+    faults = [fault for setting in settings for fault in _set(raw, setting)]
+    for fault in faults_in(Study, raw):
+        shown = fault.path.removeprefix("experiment.")
+        if fault not in faults:
+            faults.append(fault.model_copy(update={"path": shown}))
     if faults:
         raise ConfigError(str(path), faults)
     return Study.model_validate(raw)
 
 
-def _apply(raw: dict[str, Any], settings: Sequence[str]) -> list[Fault]:
-    faults = []
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        raw = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)  # noqa: S506  safe
+    except OSError as error:
+        problem = f"cannot be read: {error.strerror}"
+    except UnicodeDecodeError:
+        problem = "is no text in UTF-8; save it as such"
+    except yaml.YAMLError as error:
+        problem = _yaml_problem(error)
+    except RecursionError:
+        problem = "is nested too deeply"
+    else:
+        if isinstance(raw, dict) and raw:
+            return raw
+        problem = "is empty" if not raw else "holds no mapping of keys to values"
+    raise ConfigError(str(path), [Fault(path="", message=problem)])
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """YAML's safe loader, which also refuses a key that stands twice (the last would win)."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:  # noqa: FBT001, FBT002  as PyYAML has it
+        seen: list[object] = []
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen and key_node.tag != "tag:yaml.org,2002:merge":
+                problem = f"the key '{key}' stands twice; remove one"
+                raise yaml.constructor.ConstructorError(None, None, problem, key_node.start_mark)
+            seen.append(key)
+        return super().construct_mapping(node, deep)
+
+
+def _yaml_problem(error: yaml.YAMLError) -> str:
+    """Say in one line where a file is no YAML."""
+    if not isinstance(error, yaml.MarkedYAMLError) or error.problem is None:
+        return f"is no valid YAML: {str(error).splitlines()[0]}"
+    mark = error.problem_mark or error.context_mark
+    where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+    return f"{where}is no valid YAML: {error.problem}"
+
+
+def _set(raw: dict[str, Any], setting: str) -> Iterator[Fault]:
+    """Apply one ``dotted.path=value``."""
+    key, separator, text = setting.partition("=")
+    if not separator:
+        yield Fault(path=setting, message="is no setting; write --set dotted.path=value")
+        return
+    for axis, path in _varied(raw):
+        if key == path or path.startswith(f"{key}.") or key.startswith(f"{path}."):
+            message = f"the grid axis '{axis}' sets {path} and would win; change it in the file"
+            yield Fault(path=key, message=message)
+            return
+    try:
+        value = yaml.safe_load(text)
+        if key in _FILE_FIELDS:
+            value = _absolute(key, value, Path.cwd())
+        root = raw if key in _OF_STUDY else raw["experiment"]
+        if isinstance(root, dict):  # else that is a fault of the file, reported as such
+            set_path(root, key, value)
+    except yaml.YAMLError as error:
+        yield Fault(path=key, message=f"{text!r} {_yaml_problem(error)}")
+    except OverrideError as error:
+        yield Fault(path=key, message=str(error))
+
+
+def _varied(raw: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """List the grid's axes with the paths that each sets, as far as the file is well formed."""
     grid = raw.get("grid")
-    varied = {name: name for name in grid} if isinstance(grid, dict) else {}
     for name, axis in grid.items() if isinstance(grid, dict) else ():
         if isinstance(axis, dict):
             for overrides in axis.values():
-                varied.update(dict.fromkeys(overrides or (), name))
-    for setting in settings:
-        key, separator, text = setting.partition("=")
-        if not separator:
-            faults.append(Fault(path=setting, message="write --set dotted.path=value"))
-            continue
-        clash = next((p for p in varied if key == p or p.startswith(key + ".")
-                      or key.startswith(p + ".")), None)
-        if clash is not None:
-            faults.append(
-                Fault(path=key, message=f"the grid axis '{varied[clash]}' sets {clash}; it would "
-                      "win over --set. Change the axis in the file")
-            )
-            continue
-        try:
-            root = raw if key in {"name", "description"} else raw["experiment"]
-            set_path(root, key, yaml.safe_load(text))
-        except (OverrideError, yaml.YAMLError, TypeError, AttributeError) as error:
-            faults.append(Fault(path=key, message=str(error)))
-    return faults
+                yield from ((name, path) for path in overrides or () if isinstance(path, str))
+        elif isinstance(name, str):
+            yield name, name
 
 
-def _resolve_paths(raw: dict[str, Any], directory: Path) -> None:
-    """Make a trace's path, and a data source that is a path, absolute."""
-    experiment = raw.get("experiment")
-    if not isinstance(experiment, dict):
-        return
-    arrivals, data = experiment.get("arrivals"), experiment.get("data")
-    if isinstance(arrivals, dict) and isinstance(arrivals.get("path"), str):
-        arrivals["path"] = str(directory / Path(arrivals["path"]).expanduser())
-    if isinstance(data, dict) and isinstance(data.get("source"), str):
-        if data["source"].startswith((".", "/", "~")):
-            data["source"] = str(directory / Path(data["source"]).expanduser())
+def _resolve_files(raw: dict[str, Any], directory: Path) -> None:
+    """Make file names absolute, in the experiment and in the overrides of the grid."""
+    experiment, grid = raw.get("experiment"), raw.get("grid")
+    if isinstance(experiment, dict):
+        _resolve_below(experiment, directory)
+    for name, axis in grid.items() if isinstance(grid, dict) else ():
+        if isinstance(axis, list) and name in _FILE_FIELDS:
+            axis[:] = [_absolute(name, value, directory) for value in axis]
+        elif isinstance(axis, list):
+            for value in axis:
+                _resolve_below({name: value}, directory)
+        elif isinstance(axis, dict):
+            for overrides in axis.values():
+                if isinstance(overrides, dict):
+                    _resolve_below(overrides, directory)
+
+
+def _resolve_below(fields: dict[str, Any], directory: Path) -> None:
+    """Make the file names among the fields absolute, whether dotted or nested."""
+    for dotted in _FILE_FIELDS:
+        if dotted in fields:
+            fields[dotted] = _absolute(dotted, fields[dotted], directory)
+        above, _, key = dotted.partition(".")
+        record = fields.get(above)
+        if isinstance(record, dict) and key in record:
+            record[key] = _absolute(dotted, record[key], directory)
+
+
+def _absolute(field: str, value: object, directory: Path) -> object:
+    """Join a path to the directory; what may be the name of a data set on the hub stays as it is."""
+    if not isinstance(value, str) or not value:
+        return value
+    path = directory / Path(value).expanduser()
+    may_be_hub_name = value.count("/") <= 1 and not value.startswith((".", "/", "~"))
+    if field == _SOURCE and may_be_hub_name and not path.exists():
+        return value
+    return str(path.resolve())

@@ -84,6 +84,6 @@ class CharLstm(Record):
 
 Model = Annotated[
     Quadratic | Logistic | MnistCnn | Cifar10Cnn | CharLstm,
-    tagged_by("name"),
+    tagged_by("name", "logistic"),
     Field(discriminator="name"),
 ]

@@ -8,27 +8,36 @@ A grid axis is either a dotted path with its values, or a name with labelled set
         synchronous: {arrivals: synchronous}
         anarchic: {arrivals.kind: uniform, arrivals.max_delay: 10}
 
-Points are the product of the axes, in the order written. The base must be valid on its own.
+Points are the product of the axes, in the order written. The base must be valid on its own. An
+override replaces what it names: ``algorithm: afa_cs`` is AFA-CS with its defaults, whereas
+``algorithm.name: afa_cs`` keeps the other fields of the base's algorithm.
 """
 
 import hashlib
 import itertools
 import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import Field, JsonValue, ValidationError, model_validator
+from pydantic import Field, JsonValue, model_validator
 
 from configs.base import Fault, Record, raise_faults
 from configs.faults import faults_in
 from configs.federated import FederatedExperiment
 
 Experiment = FederatedExperiment
-"""What a study varies; ``kind`` says which (``training`` and ``scaling`` join as a tagged union)."""
+"""What a study varies; its ``kind`` says which (``training`` and ``scaling`` will join)."""
 
 Overrides = dict[str, JsonValue]
 Axis = list[JsonValue] | dict[str, Overrides]
+
+_MOST_POINTS = 10_000
+_LONGEST_LABEL = 40
+_SEPARATOR = " \N{MIDDLE DOT} "
+_TAGS = {"name", "kind", "optimizer"}
+"""Fields that choose a record; a label names what was chosen: ``worker=fedprox``."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +46,7 @@ class Point:
 
     Attributes:
         index: Position in the grid, from 0.
-        label: What varies, for people: ``algorithm=afa_cd seed=1``; ``base`` when nothing does.
+        label: What varies, for people: ``afa_cd · seed=1``; ``base`` when nothing does.
         coordinates: Axis name -> label of the value on that axis.
         experiment: The validated experiment.
     """
@@ -76,20 +85,52 @@ class Study(Record):
         for name, axis in self.grid.items():
             if not axis:
                 yield Fault(path=f"grid.{name}", message="has no values; give at least one")
-        seen: dict[tuple[str, str], list[str]] = {}
-        combinations = list(self._combinations())
-        for coordinates, overrides in combinations:
+        yield from self._clashes()
+        num_points = math.prod(len(axis) for axis in self.grid.values())
+        if num_points > _MOST_POINTS:
+            message = f"{num_points} points are more than {_MOST_POINTS}; vary less, or split it"
+            yield Fault(path="grid", message=message)
+            return
+        seen: dict[Fault, list[str]] = {}
+        for coordinates, overrides in self._combinations():
             try:
-                raw = self._overridden(overrides)
-                faults = faults_in(FederatedExperiment, raw)
+                faults = faults_in(FederatedExperiment, self._overridden(overrides))
             except OverrideError as error:
-                faults = [Fault(path="grid", message=str(error))]
+                faults = [Fault(path=error.path, message=str(error))]
             for fault in faults:
-                key = (fault.path, fault.message)
-                seen.setdefault(key, []).append(_label(coordinates))
-        for (path, message), labels in seen.items():
-            where = f"in {len(labels)} of {len(combinations)} points, first: {labels[0]}"
-            yield Fault(path=f"grid.{path}", message=f"{message} ({where})")
+                seen.setdefault(fault, []).append(label_of(coordinates))
+        for fault, labels in seen.items():
+            where = "" if num_points == 1 else f" (at {len(labels)} of {num_points} points, first: "
+            where += f"{labels[0]})" if where else ""
+            yield self._on_axis(fault, where)
+
+    def _clashes(self) -> Iterator[Fault]:
+        """Find overrides that undo what an axis before has set, and values that stand twice."""
+        earlier: dict[str, str] = {}
+        for name, axis in self.grid.items():
+            values = [json.dumps(value) for value in axis] if isinstance(axis, list) else []
+            if twice := [value for value in values if values.count(value) > 1]:
+                yield Fault(path=f"grid.{name}", message=f"{twice[0]} stands twice; remove one")
+            paths = _paths_set(name, axis)
+            for path in paths:
+                for before, other in earlier.items():
+                    if before == path or before.startswith(f"{path}."):
+                        message = f"sets {path}, which undoes {before} of the axis '{other}'"
+                        yield Fault(path=f"grid.{name}", message=f"{message}; put it first")
+            earlier |= dict.fromkeys(paths, name)
+
+    def _on_axis(self, fault: Fault, where: str) -> Fault:
+        """Say of a point's fault where in the grid it comes from."""
+        axes = [
+            name
+            for name, axis in self.grid.items()
+            if any(_touches(path, fault.path) for path in _paths_set(name, axis))
+        ]
+        return Fault(
+            path=f"grid.{axes[0]}" if axes else "grid",
+            message=f"{fault.message if axes == [fault.path] else fault}{where}",
+            related=tuple(f"experiment.{path}" for path in (fault.path, *fault.related) if path),
+        )
 
     def _combinations(self) -> Iterator[tuple[dict[str, str], Overrides]]:
         axes = [_axis_values(name, axis) for name, axis in self.grid.items()]
@@ -111,7 +152,7 @@ class Study(Record):
         return [
             Point(
                 index=index,
-                label=_label(coordinates),
+                label=label_of(coordinates),
                 coordinates=coordinates,
                 experiment=FederatedExperiment.model_validate(self._overridden(overrides)),
             )
@@ -120,7 +161,15 @@ class Study(Record):
 
 
 class OverrideError(ValueError):
-    """A dotted path that leads through something that is no mapping."""
+    """A dotted path that leads through something that is no mapping.
+
+    Attributes:
+        path: The dotted path.
+    """
+
+    def __init__(self, path: str, message: str) -> None:
+        self.path = path
+        super().__init__(message)
 
 
 def set_path(raw: dict[str, Any], path: str, value: Any) -> None:  # noqa: ANN401  raw YAML
@@ -139,7 +188,7 @@ def set_path(raw: dict[str, Any], path: str, value: Any) -> None:  # noqa: ANN40
     """
     *parents, last = path.split(".")
     if not all([*parents, last]):
-        raise OverrideError(f"'{path}' is no dotted path; write for example algorithm.server_lr")
+        raise OverrideError(path, f"'{path}' is no dotted path; write like algorithm.server_lr")
     node = raw
     for depth, key in enumerate(parents):
         child = node.get(key)
@@ -148,9 +197,8 @@ def set_path(raw: dict[str, Any], path: str, value: Any) -> None:  # noqa: ANN40
             child = {} if child is None else {tag: child}
             node[key] = child
         if not isinstance(child, dict):
-            raise OverrideError(
-                f"'{path}': {'.'.join(parents[: depth + 1])} is {child!r}, not a mapping"
-            )
+            above = ".".join(parents[: depth + 1])
+            raise OverrideError(path, f"{above} is {child!r}, which has no fields to set")
         node = child
     node[last] = value
 
@@ -164,14 +212,41 @@ def _axis_values(name: str, axis: Axis) -> list[tuple[str, Overrides]]:
     return [(_value_label(value), {name: value}) for value in axis]
 
 
+def _paths_set(name: str, axis: Axis) -> list[str]:
+    if isinstance(axis, dict):
+        return list(dict.fromkeys(path for overrides in axis.values() for path in overrides))
+    return [name]
+
+
+def _touches(path: str, other: str) -> bool:
+    """Whether two dotted paths are equal, or one leads to the other."""
+    return path == other or path.startswith(f"{other}.") or other.startswith(f"{path}.")
+
+
 def _value_label(value: JsonValue) -> str:
-    return str(value) if isinstance(value, (str, int, float, bool)) else json.dumps(value)
+    text = str(value) if isinstance(value, (str, int, float, bool)) else json.dumps(value)
+    return (
+        text
+        if len(text) <= _LONGEST_LABEL
+        else text[: _LONGEST_LABEL - 1] + "\N{HORIZONTAL ELLIPSIS}"
+    )
 
 
-def _label(coordinates: Mapping[str, str]) -> str:
+def label_of(coordinates: Mapping[str, str]) -> str:
+    """Say what varies at a grid point: ``afa_cd · arrivals=uniform``.
+
+    Args:
+        coordinates: Axis name -> label of the value on that axis.
+
+    Returns:
+        The label; ``base`` when nothing varies.
+    """
     if not coordinates:
         return "base"
-    return " ".join(f"{name.rsplit('.', 1)[-1]}={label}" for name, label in coordinates.items())
+    return _SEPARATOR.join(_named(name, label) for name, label in coordinates.items())
 
 
-__all__ = ["Experiment", "Overrides", "Point", "Study", "ValidationError", "set_path"]
+def _named(axis: str, label: str) -> str:
+    *above, last = axis.split(".")
+    short = above[-1] if above and last in _TAGS else last
+    return label if short == "algorithm" else f"{short}={label}"

@@ -8,8 +8,9 @@ import csv
 import math
 from bisect import bisect_right
 from collections.abc import Container, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TextIO
 
 from configs.arrivals import Trace
 from configs.base import Fault
@@ -88,7 +89,7 @@ def read_trace(path: Path, workers: int) -> list[TracedReturn]:
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            rows, faults = _read_rows(csv.reader(file), workers)
+            rows, faults = _read_rows(file, workers)
     except FileNotFoundError:
         raise TraceError(
             path, ["no such file; set arrivals.path to a CSV of " + ",".join(COLUMNS)]
@@ -160,9 +161,7 @@ def read_buffers(config: Trace, experiment: FederatedExperiment) -> list[TracedB
     returns = read_trace(path, experiment.workers)
     collect = experiment.algorithm.collect
     buffers = list(
-        replay(
-            returns, collect, max_delay=config.max_delay, absent=frozenset(config.never_return)
-        )
+        replay(returns, collect, max_delay=config.max_delay, absent=frozenset(config.never_return))
     )
     if len(buffers) < experiment.rounds:
         raise TraceError(
@@ -204,23 +203,91 @@ def _numbered(rows: Sequence[TracedReturn]) -> Iterator[TracedReturn]:
         yield replace(row, sequence=sequence)
 
 
-def _read_rows(reader: "_Reader", workers: int) -> tuple[list[TracedReturn], list[str]]:
+def _read_rows(file: TextIO, workers: int) -> tuple[list[TracedReturn], list[str]]:
     """Read all rows; those with faults are described instead."""
+    reader = csv.reader(file)
     header = [name.strip() for name in next(reader, [])]
     rows: list[TracedReturn] = []
-    faults = list(_header_faults(header))
+    faults = _header_faults(header)
     if faults:
         return rows, faults
-    for fields in reader:
-        if not fields:
+    for texts in reader:
+        if not texts:
             continue
-        if len(fields) == len(header):
-            row = _Row(dict(zip(header, fields, strict=True)), workers)
-            found = row.faults()
+        fields = _Fields(header, texts)
+        row = TracedReturn(
+            worker=fields.integer("worker", 0, workers - 1),
+            pulled_at_s=fields.time_s("pull_time"),
+            returned_at_s=fields.time_s("return_time"),
+            num_steps=fields.integer("num_steps", 1, _MOST_STEPS)
+            if "num_steps" in header
+            else None,
+        )
+        if row.returned_at_s < row.pulled_at_s:
+            fields.faults.append(
+                f"return_time={row.returned_at_s} is before pull_time={row.pulled_at_s}"
+            )
+        if fields.faults:
+            faults.append(f"line {reader.line_num}: " + ", ".join(fields.faults))
         else:
-            found = [f"{len(fields)} fields, but the header has {len(header)}"]
-        if found:
-            faults.append(f"line {reader.line_num}: " + ", ".join(found))
-        else:
-            rows.append(row.parsed())
+            rows.append(row)
     return rows, faults
+
+
+def _header_faults(header: Sequence[str]) -> list[str]:
+    if not header:
+        return ["is empty; the first line names the columns: " + ",".join(COLUMNS)]
+    missing = [name for name in COLUMNS if name not in header and name not in _OPTIONAL]
+    unknown = [name for name in header if name not in COLUMNS]
+    twice = sorted({name for name in header if header.count(name) > 1})
+    return (
+        [f"line 1: the column {name} is missing" for name in missing]
+        + [
+            f"line 1: unknown column {name!r}{nearest(name, COLUMNS)}; known: " + ", ".join(COLUMNS)
+            for name in unknown
+        ]
+        + [f"line 1: the column {name} stands there twice" for name in twice]
+    )
+
+
+class _Fields:
+    """The fields of one row, turned into numbers; what is no number is noted as a fault."""
+
+    def __init__(self, header: Sequence[str], texts: Sequence[str]) -> None:
+        self.faults: list[str] = []
+        if len(texts) != len(header):
+            self.faults.append(f"{len(texts)} fields, but the header has {len(header)}")
+        self._texts = dict(zip(header, texts, strict=False))
+
+    def integer(self, name: str, lowest: int, highest: int) -> int:
+        """Return an integer in the bounds, else ``lowest`` and a fault."""
+        text = self._texts.get(name)
+        if text is None:
+            return lowest
+        try:
+            value = int(text)
+        except ValueError:
+            self.faults.append(f"{name}={_shown(text)} is no integer")
+            return lowest
+        if not lowest <= value <= highest:
+            what = "no such worker" if name == "worker" else "out of range"
+            self.faults.append(f"{name}={value}: {what}; use {lowest} to {highest}")
+        return value
+
+    def time_s(self, name: str) -> float:
+        """Return a finite time that is not negative, else NaN and a fault."""
+        text = self._texts.get(name)
+        if text is None:
+            return math.nan
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not 0 <= value < math.inf:
+            self.faults.append(f"{name}={_shown(text)} is no finite time from 0 on")
+            return math.nan
+        return value
+
+
+def _shown(text: str) -> str:
+    return repr(text if len(text) <= 40 else text[:37] + "...")

@@ -1,0 +1,1 @@
+"""Networks and data sets; they know nothing of rounds, shards or Slurm."""

@@ -1,0 +1,1 @@
+"""Everything that runs: engines, launchers, tracking, and the steps of the flows."""

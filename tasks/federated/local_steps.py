@@ -9,7 +9,7 @@ import numpy as np
 
 from configs.arrivals import BudgetSteps, ConstantSteps, PerWorkerSteps, SpeedSteps, UniformSteps
 from configs.federated import FederatedExperiment
-from tasks.federated.randomness import Stream, generator
+from tasks.federated.randomness import Stream, generator, rekey
 from tasks.federated.service import Floats, Ints, ServiceTimes
 
 StepLaw = Callable[[Ints, Ints], Ints]
@@ -43,13 +43,14 @@ def build(experiment: FederatedExperiment, service: ServiceTimes) -> StepLaw:
 
 
 def _uniform(law: UniformSteps, seed: int) -> StepLaw:
+    rng = generator(seed, Stream.LOCAL_STEPS)
+
     def draw(worker: Ints, sequence: Ints) -> Ints:
-        keys = zip(worker.tolist(), sequence.tolist(), strict=True)
-        draws = [
-            generator(seed, Stream.LOCAL_STEPS, *key).integers(law.low, law.high, endpoint=True)
-            for key in keys
-        ]
-        return np.array(draws, dtype=np.int64)
+        steps = np.empty_like(worker)
+        for n, key in enumerate(zip(worker.tolist(), sequence.tolist(), strict=True)):
+            rekey(rng, seed, Stream.LOCAL_STEPS, *key)
+            steps[n] = rng.integers(law.low, law.high, endpoint=True)
+        return steps
 
     return draw
 
@@ -91,4 +92,5 @@ def _with_floor(speeds: Floats, total: float) -> Floats:
     scales = (total - (len(speeds) - num_above)) / np.cumsum(fastest_first)
     # that is consistent for the largest n whose slowest member is indeed above the floor
     above = np.flatnonzero(scales * fastest_first >= 1)
-    return np.maximum(1.0, scales[above[-1]] * speeds)
+    shares: Floats = np.maximum(1.0, scales[above[-1]] * speeds)
+    return shares

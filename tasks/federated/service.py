@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from configs.arrivals import Service
-from tasks.federated.randomness import Stream, generator
+from tasks.federated.randomness import Stream, generator, rekey
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -30,6 +30,7 @@ class ServiceTimes:
     def __init__(self, service: Service, *, workers: int, seed: int) -> None:
         self._service = service
         self._seed = seed
+        self._generator = generator(seed, Stream.SERVICE)
         means_s: Floats = np.asarray(service.mean_s, dtype=np.float64)
         if service.spread > 0:
             deviations = generator(seed, Stream.SPEEDS).standard_normal(workers)
@@ -90,7 +91,8 @@ class ServiceTimes:
 
     def _cumulative(self, worker: int, sequence: int, num_draws: int) -> Floats:
         """Running sum of a return's draws of mean one; longer ones begin with shorter ones."""
-        rng = generator(self._seed, Stream.SERVICE, worker, sequence)
+        rng = self._generator
+        rekey(rng, self._seed, Stream.SERVICE, worker, sequence)
         if self._service.law == "exponential":
             return np.cumsum(rng.standard_exponential(num_draws))
         sigma = self._service.sigma

@@ -18,8 +18,9 @@ from configs.models import Quadratic
 from configs.sizes import server_memory_bytes
 from configs.stability import step_warnings
 from configs.study import Experiment
-from models.datasets import DatasetError, load
-from models.partition import PartitionError, label_shares, partition
+from models.datasets import Dataset, load
+from models.errors import DataError
+from models.partition import Shards, label_shares, partition, single_samples
 from models.registry import build as build_model
 from tasks.federated import algorithms, arrivals, checkpoint
 from tasks.federated.arrivals.recorder import TraceRecorder
@@ -65,18 +66,17 @@ def assemble(experiment: Experiment) -> Assembly:
     """
     device = _device(experiment)
     dtype = getattr(torch, experiment.dtype)
-    source = experiment.model if isinstance(experiment.model, Quadratic) else experiment.data
     try:
-        dataset = load(source, dtype=dtype).to(device)
-        shards = partition(dataset, experiment.data, experiment.workers)
-    except (DatasetError, PartitionError) as error:
+        dataset, shards = _divided_data(experiment)
+    except DataError as error:
         raise JobError("data", str(error)) from error
+    dataset = dataset.to(dtype, device)
     model = build_model(experiment.model, dataset, dtype=dtype, device=device)
     _check_memory(experiment, model.num_parameters)
     evaluator = Evaluator(model, dataset, shards, experiment.evaluate_samples)
     seeds = generator(experiment.seed, Stream.INITIAL_MODEL)
     initial = model.initial(torch.Generator().manual_seed(int(seeds.integers(2**62)))).to(device)
-    shares = label_shares(shards, dataset) if dataset.num_labels else None
+    shares = label_shares(shards, dataset.labels, dataset.num_labels)
     simulator = Simulator(
         arrivals.build(experiment, shares),
         LocalTrainer(model, dataset, shards, experiment),
@@ -86,6 +86,22 @@ def assemble(experiment: Experiment) -> Assembly:
         batch_size=experiment.worker.batch_size,
     )
     return Assembly(simulator, evaluator, tuple(step_warnings(experiment, evaluator.smoothness())))
+
+
+def _divided_data(experiment: Experiment) -> tuple[Dataset, Shards]:
+    if isinstance(experiment.model, Quadratic):
+        return load(experiment.model), single_samples(experiment.workers)
+    if experiment.data is None:
+        raise AssertionError("validated: only the quadratic model has no data")
+    dataset = load(experiment.data)
+    shards = partition(
+        dataset.labels,
+        dataset.owners,
+        experiment.data.partition,
+        workers=experiment.workers,
+        seed=experiment.data.seed,
+    )
+    return dataset, shards
 
 
 def simulate(directory: RunDirectory) -> Result:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from tasks.federated.algorithms.interface import Returns, ServerAlgorithm, ServerState
+from tasks.federated.algorithms.worker_memory import untouched_zeros
 from tasks.federated.arrivals.interface import ArrivalProcess, Arrivals
 from tasks.federated.checkpoint import Checkpoint
 from tasks.federated.local_training import LocalTrainer
@@ -100,7 +101,7 @@ class Simulator:
         self._models: dict[int, Tensor] = {}
         self._controls: dict[int, Tensor] = {}
         self._worker_control = (
-            torch.zeros((num_workers, initial.numel()), dtype=initial.dtype, device=initial.device)
+            untouched_zeros(num_workers, initial)
             if "control" in self.state.memory
             else None
         )
@@ -149,19 +150,15 @@ class Simulator:
         device = start.device
         worker = torch.from_numpy(arrivals.worker).to(device)
         num_steps = torch.from_numpy(arrivals.num_steps).to(device)
+        who = (arrivals.worker, arrivals.sequence, arrivals.num_steps)
         control_change = None
         if self._worker_control is None:
-            delta = self._trainer.train(
-                start, arrivals.worker, arrivals.sequence, arrivals.num_steps
-            )
+            delta = self._trainer.train(start, *who)
         else:
-            server_control = torch.stack([self._controls[mu] for mu in arrivals.pulled.tolist()])
             delta, control_change = self._trainer.train_with_control(
                 start,
-                arrivals.worker,
-                arrivals.sequence,
-                arrivals.num_steps,
-                server_control=server_control,
+                *who,
+                server_control=torch.stack([self._controls[v] for v in arrivals.pulled.tolist()]),
                 worker_control=self._worker_control[worker],
             )
         return Returns(
@@ -175,7 +172,11 @@ class Simulator:
         )
 
     def _refuse_non_finite(self, returns: Returns) -> Returns:
-        """Leave out returns that are NaN or infinite; name and count their workers."""
+        """Leave out returns that are NaN or infinite; name and count their workers.
+
+        Raises:
+            JobError: No return was finite for many rounds in a row.
+        """
         # One sum a row is cheap; it may overflow for finite rows, so suspects are looked at again.
         suspect = ~torch.isfinite(returns.delta.sum(dim=1))
         if not bool(suspect.any()):

@@ -143,19 +143,19 @@ def test_p4_stationary_arrivals_fix_the_limit() -> None:
     }
 
     cd = trajectory(
-        build(algorithm={"name": "afa_cd", "collect": 2, "server_lr": 0.2}, **common), 20_000
+        build(algorithm={"name": "afa_cd", "collect": 2, "server_lr": 0.2}, **common), 9_000
     )
     cs = trajectory(
-        build(algorithm={"name": "afa_cs", "collect": 2, "server_lr": 0.2}, **common), 6_000
+        build(algorithm={"name": "afa_cs", "collect": 2, "server_lr": 0.2}, **common), 3_500
     )
 
     s = np.array([contraction(k, eta_l, h) for k, h in zip(steps, curvatures, strict=True)])
     p = np.array(weights) / 10.0
     cd_limit = float((p * s * centres).sum() / (p * s).sum())
     cs_limit = float((s * centres).sum() / s.sum())
-    tail = cd[5_000:, 0]
-    # Batches of 1,500 rounds are 15 relaxation times long, hence nearly independent.
-    means = tail[: len(tail) // 1_500 * 1_500].reshape(-1, 1_500).mean(axis=1)
+    tail = cd[1_000:, 0]
+    # Batches of 800 rounds are 8 relaxation times long, hence nearly independent.
+    means = tail[: len(tail) // 800 * 800].reshape(-1, 800).mean(axis=1)
     standard_error = means.std(ddof=1) / math.sqrt(len(means))
     assert abs(tail.mean() - cd_limit) < 3 * standard_error + 0.02
     assert standard_error < 0.5 < abs(cd_limit - cs_limit) / 10
@@ -208,7 +208,7 @@ def test_p5_noise_floor(algorithm: str, arrivals: str, factor: float, steps: int
 def test_p6_sampling_floor_of_cd_and_none_of_cs() -> None:
     """Without noise, CD keeps the variance of sampling m of M; CS keeps nothing."""
     workers, collect, eta_l, step = 12, 3, 0.1, 0.05
-    centres = np.random.default_rng(0).normal(size=(workers, 500))
+    centres = np.random.default_rng(0).normal(size=(workers, 20))
     common = {
         "workers": workers,
         "model": quadratic(centres.tolist()),
@@ -218,7 +218,7 @@ def test_p6_sampling_floor_of_cd_and_none_of_cs() -> None:
     rate = step / eta_l
 
     cd = trajectory(
-        build(algorithm={"name": "afa_cd", "collect": collect, "server_lr": rate}, **common), 600
+        build(algorithm={"name": "afa_cd", "collect": collect, "server_lr": rate}, **common), 8_000
     )
     cs = trajectory(
         build(algorithm={"name": "afa_cs", "collect": collect, "server_lr": rate}, **common), 1_500
@@ -228,7 +228,9 @@ def test_p6_sampling_floor_of_cd_and_none_of_cs() -> None:
     v = float(((centres - mean) ** 2).sum(axis=1).mean())
     expected = step / (2 - step) * v / collect * (workers - collect) / (workers - 1)
     found = float(((cd[200:] - mean) ** 2).sum(axis=1).mean())
-    assert found == pytest.approx(expected, rel=0.05)
+    # All coordinates see the same samples, so only the 11 dimensions that 12 centres span count:
+    # 7,800 rounds are about 390 independent values of sqrt(2/11) relative spread, so 2 %.
+    assert found == pytest.approx(expected, rel=0.06)
     assert float(((cs[-1] - mean) ** 2).sum()) < 1e-20
 
 
@@ -347,7 +349,8 @@ def test_p10_rate(collect: int, steps: int, rounds: int, simulated: float) -> No
         second_moment = (1 - step) ** 2 * second_moment + step**2 / (collect * steps)
     # 400 coordinates, each with T a / 2 independent times: at least 4,000 samples in all, so 3 %.
     assert found == pytest.approx(expected, rel=0.04)
-    assert expected == pytest.approx(simulated, rel=0.03)
+    # The simulated figures are one run of one coordinate each: good to about 6 %.
+    assert expected == pytest.approx(simulated, rel=0.06)
     assert expected == pytest.approx(1 / math.sqrt(collect * steps * rounds), rel=0.05)
 
 

@@ -1,0 +1,69 @@
+"""How a job is started, watched and stopped, wherever it runs."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import NewType, Protocol
+
+from tasks.slurm.plan import JobPlan
+
+JobId = NewType("JobId", str)
+
+
+class JobState(StrEnum):
+    """Where a job is in its life. What is unknown is never final."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    FINISHED = "finished"
+    FAILED = "failed"
+    INTERRUPTED = "interrupted"
+    """Stopped on request; it continues from its last checkpoint when submitted again."""
+
+    @property
+    def is_final(self) -> bool:
+        """Whether the job will not change its state any more."""
+        return self in {JobState.FINISHED, JobState.FAILED, JobState.INTERRUPTED}
+
+
+class Launcher(Protocol):
+    """Starts jobs, and never the same one twice at a time.
+
+    A run directory whose job is alive, whoever started it, is adopted: waited for, not run again.
+    When a job has come to a final state, its directory holds a ``result.json`` that says so.
+    """
+
+    def submit(self, plan: JobPlan) -> JobId:
+        """Queue a job; it starts when there is room.
+
+        Args:
+            plan: The job. Its run directory must exist.
+
+        Returns:
+            The id to watch it by.
+        """
+        ...
+
+    def poll(self, job: JobId) -> JobState:
+        """Return where a job is now, without waiting."""
+        ...
+
+    def wait(self, job: JobId, timeout_s: float) -> JobState:
+        """Wait until a job has ended, or for some time.
+
+        Args:
+            job: The job.
+            timeout_s: Longest wait, in seconds.
+
+        Returns:
+            Where it is then; a final state if it has ended.
+        """
+        ...
+
+    def cancel(self, job: JobId) -> None:
+        """Ask a job to stop; it becomes INTERRUPTED soon, unless it ends before."""
+        ...
+
+
+def id_of(run_dir: Path) -> JobId:
+    """Return the id of the job of a run directory, where launchers have none of their own."""
+    return JobId(str(run_dir))

@@ -1,0 +1,13 @@
+"""Errors of the tracking side."""
+
+
+class TrackingError(Exception):
+    """MLflow did not take something; what it did not take can be sent again.
+
+    Attributes:
+        permanent: Sending again does not help before somebody has acted; the message says how.
+    """
+
+    def __init__(self, message: str, *, permanent: bool = False) -> None:
+        self.permanent = permanent
+        super().__init__(message)

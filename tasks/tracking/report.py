@@ -1,0 +1,276 @@
+"""The report of a study: table, figures, failures in words, what to run next."""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from configs.study import Study
+from tasks.runtime.atomic_files import write_atomically
+from tasks.runtime.metrics import Metric
+from tasks.tracking.axes import SEED_AXES, short_name
+from tasks.tracking.figures import draw_curves
+from tasks.tracking.history import RunHistory, read_history
+from tasks.tracking.rates import RateFit, Speedup, fit_rate_over_seeds
+from tasks.tracking.rows import Row, row_of
+from tasks.tracking.speedup import draw_speedup, measure_speedups
+from tasks.tracking.study_directory import StudyDirectory
+
+_RATE_NOTE = (
+    "b is the exponent of the mean squared gradient norm, (1/T) sum |grad f|^2 ~ T^b, over the "
+    "last decade of rounds, with its 95 % confidence interval; theory has -1/2 for a run that "
+    "converges, and 0 is a floor. Delays are in rounds."
+)
+
+
+def write_report(study_dir: Path, *, tracking_uri: str | None = None) -> Path:
+    """Write ``report.md`` and its figures from what the runs have left so far.
+
+    Args:
+        study_dir: The study's directory.
+        tracking_uri: Where its runs are tracked, for the command that shows them.
+
+    Returns:
+        The report.
+
+    Raises:
+        OSError: A file cannot be read or written.
+        ValidationError: A file is not what it should be.
+    """
+    directory = StudyDirectory(study_dir)
+    study = directory.read_study()
+    histories = [read_history(point) for point in directory.points()]
+    has_curves = draw_curves(histories, directory.curves)
+    speedups = measure_speedups(study, histories)
+    if speedups:
+        draw_speedup(speedups, directory.speedup)
+    rows = [row_of(history) for history in histories]
+    sections = [
+        f"# {study.name}\n\n{study.description}".rstrip(),
+        _states(study, rows),
+        _table(rows, _columns(rows)),
+        _RATE_NOTE if any(row.rate is not None for row in rows) else "",
+        f"![Curves of {study.name}]({directory.curves.name})" if has_curves else "",
+        _over_seeds(histories),
+        _speedup_section(speedups, directory.speedup.name),
+        _failures(rows),
+        _warnings(rows),
+        _next(directory, study, rows, tracking_uri),
+    ]
+    text = "\n\n".join(section for section in sections if section) + "\n"
+    write_atomically(directory.report, text.encode())
+    return directory.report
+
+
+def _states(study: Study, rows: Sequence[Row]) -> str:
+    num_points = int(np.prod([len(axis) for axis in study.grid.values()]))
+    counts: dict[str, int] = {}
+    for row in rows:
+        counts[row.state] = counts.get(row.state, 0) + 1
+    if num_points > len(rows):
+        counts["waiting"] = counts.get("waiting", 0) + num_points - len(rows)
+    told = ", ".join(f"{count} {state}" for state, count in counts.items())
+    return f"{num_points} run{'s' if num_points > 1 else ''}: {told}."
+
+
+_Column = tuple[str, Callable[[Row], str]]
+
+
+def _columns(rows: Sequence[Row]) -> list[_Column]:
+    """What varies, the state if any run has not finished, and every measure that some run has."""
+    axes = _varying(rows)
+    columns = [(short_name(axis), _coordinate(axis)) for axis in axes]
+    columns = columns or [("run", lambda row: row.label)]
+    if any(row.state != "finished" for row in rows):
+        columns.append(("state", lambda row: row.state))
+    measures: list[_Column] = [
+        ("rounds", lambda row: str(row.rounds)),
+        ("training loss", lambda row: _number(row.loss, 4)),
+        ("test accuracy", lambda row: _percent(row.accuracy)),
+        ("gradient norm", lambda row: _number(row.grad_norm, 3)),
+        ("rate b", lambda row: _rate(row.rate, row.rate_low, row.rate_high)),
+        ("mean delay", lambda row: _number(row.mean_delay, 3)),
+        ("max delay", lambda row: _number(row.max_delay, 4)),
+        ("refused", lambda row: str(row.num_refused or "")),
+        ("dropped", lambda row: str(row.num_dropped or "")),
+        ("virtual time", lambda row: _seconds(row.virtual_s)),
+        ("wall time", lambda row: _seconds(row.wall_s)),
+    ]
+    return columns + [column for column in measures if any(column[1](row) for row in rows)]
+
+
+def _coordinate(axis: str) -> Callable[[Row], str]:
+    return lambda row: row.coordinates.get(axis, "")
+
+
+def _varying(rows: Sequence[Row]) -> list[str]:
+    names = list(dict.fromkeys(name for row in rows for name in row.coordinates))
+    return [name for name in names if len({row.coordinates.get(name) for row in rows}) > 1]
+
+
+def _table(rows: Sequence[Row], columns: Sequence[_Column]) -> str:
+    if not rows:
+        return ""
+    return _markdown_table(
+        [name for name, _ in columns], [[text(row) for _, text in columns] for row in rows]
+    )
+
+
+def _markdown_table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *body]
+    return "\n".join(
+        "| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |" for line in lines
+    )
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "" if value is None else f"{value:.{digits}g}"
+
+
+def _percent(value: float | None) -> str:
+    return "" if value is None else f"{100 * value:.1f} %"
+
+
+def _rate(rate: float | None, low: float | None, high: float | None) -> str:
+    return "" if rate is None else f"{rate:.2f} [{low:.2f}, {high:.2f}]"
+
+
+def _seconds(value: float | None) -> str:
+    return "" if value is None else f"{value:.3g} s" if value < 1000 else f"{value:.0f} s"
+
+
+def _over_seeds(histories: Sequence[RunHistory]) -> str:
+    """Mean and standard deviation over runs that differ in their seed only."""
+    groups: dict[str, list[RunHistory]] = {}
+    for history in histories:
+        if history.state == "finished":
+            rest = ", ".join(
+                f"{short_name(name)}: {label}"
+                for name, label in history.job.coordinates.items()
+                if name not in SEED_AXES
+            )
+            groups.setdefault(rest or "all", []).append(history)
+    repeated = {rest: members for rest, members in groups.items() if len(members) > 1}
+    if not repeated:
+        return ""
+    head = ["", "seeds", "training loss", "test accuracy", "gradient norm", "rate b"]
+    body = []
+    for rest, members in repeated.items():
+        rows = [row_of(member) for member in members]
+        rate = _rate_over_seeds(members)
+        body.append(
+            [
+                rest,
+                str(len(members)),
+                _mean_and_deviation([row.loss for row in rows]),
+                _mean_and_deviation([row.accuracy for row in rows], percent=True),
+                _mean_and_deviation([row.grad_norm for row in rows]),
+                _rate(rate.exponent, rate.low, rate.high) if rate else "",
+            ]
+        )
+    note = "Mean and standard deviation; b is fitted to the mean over seeds."
+    return f"## Over seeds\n\n{_markdown_table(head, body)}\n\n{note}"
+
+
+def _rate_over_seeds(members: Sequence[RunHistory]) -> RateFit | None:
+    series = [member.series(Metric.TRAIN_GRAD_SQ_NORM) for member in members]
+    return fit_rate_over_seeds([(one.rounds, one.values) for one in series], seed=0)
+
+
+def _mean_and_deviation(values: Sequence[float | None], *, percent: bool = False) -> str:
+    present = [value for value in values if value is not None]
+    if not present or len(present) < len(values):
+        return ""
+    mean, deviation = float(np.mean(present)), float(np.std(present, ddof=1))
+    if percent:
+        return f"{100 * mean:.1f} ± {100 * deviation:.1f} %"
+    return f"{mean:.4g} ± {deviation:.2g}"
+
+
+def _speedup_section(groups: Mapping[str, Sequence[Speedup]], figure: str) -> str:
+    if not groups:
+        return ""
+    body = [
+        [
+            rest or "all",
+            f"{one.collect:g}",
+            f"{one.local_steps:g}",
+            f"{one.ideal:.3g}",
+            f"{one.measured:.3g} [{one.low:.3g}, {one.high:.3g}]",
+        ]
+        for rest, members in groups.items()
+        for one in members
+    ]
+    table = _markdown_table(["", "m", "K", "ideal", "measured [over seeds]"], body)
+    note = (
+        "Since the mean squared gradient norm G falls like 1/sqrt(m K T), a run stands after T "
+        "rounds where the base stands after (G of the base / G)^2 times as many."
+    )
+    return f"## Speed-up\n\n{table}\n\n{note}\n\n![Measured and ideal speed-up]({figure})"
+
+
+def _failures(rows: Sequence[Row]) -> str:
+    told = [
+        f"- **{row.label}** {row.state} at round {row.rounds}: {row.message or 'no reason given'}"
+        for row in rows
+        if row.state in {"failed", "interrupted"}
+    ]
+    return "## What went wrong\n\n" + "\n".join(told) if told else ""
+
+
+def _warnings(rows: Sequence[Row]) -> str:
+    labels: dict[str, list[str]] = {}
+    for row in rows:
+        for warning in row.warnings:
+            labels.setdefault(warning, []).append(row.label)
+    told = [
+        f"- {warning} ({_some(where)})" if len(rows) > 1 else f"- {warning}"
+        for warning, where in labels.items()
+    ]
+    return "## Warnings\n\n" + "\n".join(told) if told else ""
+
+
+def _some(labels: Sequence[str]) -> str:
+    more = f" and {len(labels) - 3} more" if len(labels) > 3 else ""
+    return ", ".join(labels[:3]) + more
+
+
+def _next(
+    directory: StudyDirectory, study: Study, rows: Sequence[Row], tracking_uri: str | None
+) -> str:
+    where = os.path.relpath(directory.path)
+    told = []
+    if failed := [row for row in rows if row.state == "failed"]:
+        told.append(f"Look at a failure: `watershed show {os.path.relpath(failed[0].directory)}`")
+    if any(row.state != "finished" for row in rows) or not rows:
+        told.append(f"Continue what has not finished: `watershed resume {where}`")
+    if refused := [row.label for row in rows if row.num_refused]:
+        told.append(
+            f"Returns were refused as not finite in {_some(refused)}: try half the rate, `--set "
+            f"worker.lr={study.experiment.worker.lr / 2:g}`"
+        )
+    if floors := [row.label for row in rows if row.rate_high is not None and row.rate_high >= 0]:
+        told.append(
+            f"No descent of the gradient norm is certain in {_some(floors)} (the interval of b "
+            "reaches 0). Noise or bias? Halve `algorithm.server_lr`: a floor of noise falls with "
+            "it, one of bias stays"
+        )
+    if len(rows) > 1 and not any(name in SEED_AXES for name in study.grid):
+        told.append(
+            "One seed a point does not tell a difference from chance: add `seed: [0, 1, 2]` to "
+            "the grid"
+        )
+    if tracking_uri:
+        told.append(_how_to_compare(study, tracking_uri))
+    return "## What to run next\n\n" + "\n".join(f"- {text}." for text in told) if told else ""
+
+
+def _how_to_compare(study: Study, tracking_uri: str) -> str:
+    clock = f"X-axis: Metric, `{Metric.VIRTUAL_S}` compares by virtual time instead of rounds"
+    if tracking_uri.startswith("http"):
+        return f"Compare in MLflow: {tracking_uri}, experiment `{study.name}`; {clock}"
+    return (
+        f"Compare in MLflow: `mlflow ui --backend-store-uri {tracking_uri}`, experiment "
+        f"`{study.name}`; {clock}"
+    )

@@ -1,0 +1,128 @@
+"""One row a grid point: what the tables on the terminal and in the report show."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from tasks.runtime.metrics import Metric
+from tasks.tracking.history import RunHistory, RunState, Series, read_history
+from tasks.tracking.rates import RateFit, fit_rate
+from tasks.tracking.study_directory import StudyDirectory
+
+_BOOTSTRAP_SEED = 0
+
+
+@dataclass(frozen=True)
+class Row:
+    """One grid point. A value that was not measured is None.
+
+    Attributes:
+        label: What varies, for people.
+        coordinates: Grid axis -> label of its value.
+        directory: The run directory.
+        state: How the run stands.
+        message: Why it failed or was interrupted, for the user; else empty.
+        rounds: Round of the last measurement.
+        loss: Training loss there.
+        accuracy: Test accuracy there, in [0, 1].
+        grad_norm: Norm of the full gradient there.
+        rate: Exponent b of the mean squared gradient norm ~ T^b, see ``rates.fit_rate``.
+        rate_low: Lower end of its 95 % confidence interval.
+        rate_high: Upper end.
+        mean_delay: Over all returns of the run, in rounds.
+        max_delay: Largest of them.
+        num_refused: Returns refused as not finite.
+        num_dropped: Returns dropped as too old.
+        virtual_s: Virtual time of the last measurement.
+        wall_s: Wall time of all attempts.
+        warnings: What the user should know.
+    """
+
+    label: str
+    coordinates: Mapping[str, str]
+    directory: str
+    state: RunState
+    message: str
+    rounds: int
+    loss: float | None
+    accuracy: float | None
+    grad_norm: float | None
+    rate: float | None
+    rate_low: float | None
+    rate_high: float | None
+    mean_delay: float | None
+    max_delay: float | None
+    num_refused: int
+    num_dropped: int
+    virtual_s: float | None
+    wall_s: float | None
+    warnings: tuple[str, ...]
+
+
+def collect_rows(study_dir: Path) -> list[Row]:
+    """Read the rows of a study, whose runs may still be running.
+
+    Args:
+        study_dir: The study's directory.
+
+    Returns:
+        One row for each point that has a job, in the order of the grid.
+
+    Raises:
+        OSError: A file cannot be read.
+        ValidationError: One of them is not what it should be.
+    """
+    return [row_of(read_history(point)) for point in StudyDirectory(study_dir).points()]
+
+
+def row_of(history: RunHistory) -> Row:
+    """Summarise one run.
+
+    Args:
+        history: The run.
+
+    Returns:
+        Its row.
+    """
+    result = history.result
+    rate = fitted_rate(history)
+    delays = history.series(Metric.DELAY_MAX)
+    wall_s = history.series(Metric.WALL_S).last
+    ended = result is not None and history.state == result.status
+    return Row(
+        label=history.job.point,
+        coordinates=dict(history.job.coordinates),
+        directory=str(history.directory.path),
+        state=history.state,
+        message=result.message if result and ended else "",
+        rounds=history.rounds,
+        loss=history.series(Metric.TRAIN_LOSS).last,
+        accuracy=history.series(Metric.TEST_ACCURACY).last,
+        grad_norm=history.series(Metric.TRAIN_GRAD_NORM).last,
+        rate=rate.exponent if rate else None,
+        rate_low=rate.low if rate else None,
+        rate_high=rate.high if rate else None,
+        mean_delay=_mean_over_rounds(history.series(Metric.DELAY_MEAN)),
+        max_delay=float(delays.values.max()) if len(delays) else None,
+        num_refused=int(history.series(Metric.RETURNS_REFUSED).last or 0),
+        num_dropped=int(history.series(Metric.RETURNS_DROPPED).last or 0),
+        virtual_s=history.series(Metric.VIRTUAL_S).last,
+        wall_s=result.wall_s if result and ended else wall_s,
+        warnings=result.warnings if result else (),
+    )
+
+
+def fitted_rate(history: RunHistory) -> RateFit | None:
+    """Fit the convergence rate of one run, the same each time."""
+    series = history.series(Metric.TRAIN_GRAD_SQ_NORM)
+    return fit_rate(series.rounds, series.values, _BOOTSTRAP_SEED)
+
+
+def _mean_over_rounds(series: Series) -> float | None:
+    """Average a metric whose values stand for the rounds since the line before."""
+    widths = np.diff(series.rounds, prepend=0.0)
+    if not widths.sum():
+        return series.last
+    return float(series.values @ widths / widths.sum())

@@ -1,0 +1,227 @@
+"""A study in MLflow: experiment = study, parent run = its directory, child runs = its points.
+
+A directory's cursor names its run by a key that is written down before the run is created, and is
+a tag of the run. So a run is found again after a crash, also when the directory has moved, and two
+directories of the same name on different machines never share one.
+"""
+
+import subprocess
+from pathlib import Path
+
+from configs.study import Study
+from tasks.runtime.run_directory import RunDirectory
+from tasks.tracking.cursor import read_cursor, write_cursor
+from tasks.tracking.history import RunState, read_history
+from tasks.tracking.parameters import flatten
+from tasks.tracking.rows import Row, row_of
+from tasks.tracking.store import MetricPoint, RunStatus, Store
+from tasks.tracking.study_directory import StudyDirectory
+
+STATUS: dict[RunState, RunStatus] = {
+    "waiting": "RUNNING",
+    "running": "RUNNING",
+    "finished": "FINISHED",
+    "failed": "FAILED",
+    "interrupted": "KILLED",
+}
+_HOW_TO = (
+    "To compare the points by virtual time: chart view, settings, X-axis: Metric, "
+    "`time/virtual_s`. By default the x-axis is the step, which is the round."
+)
+
+
+def open_study_run(
+    store: Store, directory: StudyDirectory, study: Study, *, tags: dict[str, str]
+) -> tuple[str, str]:
+    """Find or create the experiment and the parent run of a study.
+
+    Args:
+        store: Where.
+        directory: The study's directory.
+        study: The study.
+        tags: Tags that all of the study's runs have, see ``common_tags``.
+
+    Returns:
+        The experiment's id and the run's.
+
+    Raises:
+        TrackingError: MLflow is not there, or refuses.
+    """
+    experiment_id = store.experiment(study.name, study.description)
+    labels = {f"grid.{name}": ", ".join(map(str, axis)) for name, axis in study.grid.items()}
+    run_id = _open_run(
+        store,
+        RunDirectory(directory.path),
+        experiment_id,
+        name=directory.path.name,
+        tags=tags
+        | {
+            "mlflow.note.content": f"{study.description}\n\n{_HOW_TO}".strip(),
+            "watershed.study_directory": str(directory.path.resolve()),
+        },
+        parameters=flatten(dict(labels)),
+    )
+    store.set_status(run_id, "RUNNING")
+    return experiment_id, run_id
+
+
+def open_point_run(
+    store: Store,
+    directory: RunDirectory,
+    *,
+    experiment_id: str,
+    parent_run_id: str,
+    tags: dict[str, str],
+) -> str:
+    """Find or create the child run of a grid point, with its parameters.
+
+    Args:
+        store: Where.
+        directory: The run directory.
+        experiment_id: The study's experiment.
+        parent_run_id: The study's run.
+        tags: Tags that all of the study's runs have.
+
+    Returns:
+        The run's id.
+
+    Raises:
+        TrackingError: MLflow is not there, or refuses.
+    """
+    job = directory.read_job()
+    return _open_run(
+        store,
+        directory,
+        experiment_id,
+        name=job.point,
+        tags=tags
+        | {f"axis.{name}": label for name, label in job.coordinates.items()}
+        | {
+            "mlflow.parentRunId": parent_run_id,
+            "watershed.config_hash": job.config_hash,
+            "watershed.run_directory": str(directory.path.resolve()),
+        },
+        parameters=flatten(job.experiment.model_dump(mode="json")),
+    )
+
+
+def _open_run(
+    store: Store,
+    directory: RunDirectory,
+    experiment_id: str,
+    *,
+    name: str,
+    tags: dict[str, str],
+    parameters: dict[str, str],
+) -> str:
+    cursor = read_cursor(directory, store.tracking_uri)
+    run_id = cursor.run_id
+    if not run_id:
+        run_id = store.find_or_create_run(experiment_id, cursor.key, name=name, tags=tags)
+        store.log_parameters(run_id, parameters)
+        # Written last: a crash before this line comes here again and completes the parameters.
+        write_cursor(directory, cursor.model_copy(update={"run_id": run_id}))
+    return run_id
+
+
+def end_point_run(store: Store, directory: RunDirectory, run_id: str, status: RunStatus) -> None:
+    """Report how a run ended: result metrics, files, status.
+
+    Args:
+        store: Where.
+        directory: The run directory, whose journal has been sent.
+        run_id: Its MLflow run.
+        status: How it ended.
+
+    Raises:
+        TrackingError: MLflow is not there, or refuses; to be called again.
+    """
+    history = read_history(directory)
+    row = row_of(history)
+    store.log_points(
+        run_id,
+        [
+            # The journal's own time, so that reporting twice gives one point.
+            MetricPoint(f"result/{name}", value, history.last_timestamp_ms, history.rounds)
+            for name, value in _result_metrics(row).items()
+            if value is not None
+        ],
+    )
+    notes = [text for text in (row.message, *row.warnings) if text]
+    store.log_tags(run_id, {"mlflow.note.content": "\n\n".join(notes)})
+    store.log_files(run_id, [directory.job, directory.result, directory.model])
+    store.set_status(run_id, status)
+    cursor = read_cursor(directory, store.tracking_uri)
+    num_ended = len(directory.attempts())
+    write_cursor(directory, cursor.model_copy(update={"num_ended": num_ended}))
+
+
+def end_study_run(
+    store: Store, directory: StudyDirectory, run_id: str, statuses: set[RunStatus]
+) -> None:
+    """Upload a study's report and figures, and say how it ended.
+
+    Args:
+        store: Where.
+        directory: The study's directory.
+        run_id: Its MLflow run.
+        statuses: How its points ended.
+
+    Raises:
+        TrackingError: MLflow is not there, or refuses; to be called again.
+    """
+    store.log_files(
+        run_id, [directory.study, directory.report, directory.curves, directory.speedup]
+    )
+    worst: RunStatus = "FINISHED"
+    for status in ("RUNNING", "KILLED", "FAILED"):
+        worst = status if status in statuses else worst
+    store.set_status(run_id, "KILLED" if worst == "RUNNING" else worst)
+
+
+def _result_metrics(row: Row) -> dict[str, float | None]:
+    return {
+        "train_loss": row.loss,
+        "test_accuracy": row.accuracy,
+        "grad_norm": row.grad_norm,
+        "rate": row.rate,
+        "rate_low": row.rate_low,
+        "rate_high": row.rate_high,
+        "mean_delay": row.mean_delay,
+        "max_delay": row.max_delay,
+        "num_refused": row.num_refused,
+        "virtual_s": row.virtual_s,
+        "wall_s": row.wall_s,
+    }
+
+
+def common_tags(flow_run_id: str | None) -> dict[str, str]:
+    """Return the tags that say what made a study's runs: the code's commit and the flow run.
+
+    Args:
+        flow_run_id: Prefect's id, if a flow made them.
+
+    Returns:
+        Tags; without the commit where the code is in no Git repository.
+    """
+    tags = {"prefect.flow_run_id": flow_run_id} if flow_run_id else {}
+    commit = _git("rev-parse", "HEAD")
+    if commit:
+        changed = _git("status", "--porcelain", "--untracked-files=no")
+        tags |= {"mlflow.source.git.commit": commit, "git.dirty": str(bool(changed)).lower()}
+    return tags
+
+
+def _git(*arguments: str) -> str:
+    """Run git where this file lies; empty if there is no git or no repository."""
+    try:
+        ended = subprocess.run(
+            ["git", "-C", str(Path(__file__).parent), *arguments],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return ended.stdout.strip()

@@ -1,0 +1,262 @@
+"""The only module that knows MLflow. It is imported by the first call, not with this module.
+
+What is sent may arrive twice: metrics are rows with the primary key (key, timestamp, step, run,
+value), and parameters, tags, status and artifacts are overwritten with what they already say.
+"""
+
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from tasks.tracking.errors import TrackingError
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+MAX_METRICS_PER_BATCH = 1000
+_MAX_PARAMS_PER_BATCH = 100
+_KEY_TAG = "watershed.key"
+_PERMANENT = {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "INVALID_STATE"}
+_ENVIRONMENT = {
+    # We send again ourselves; MLflow's 7 retries of 120 s would hold a dead server's caller for
+    # minutes, and its repeated POST could create a run twice.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+}
+
+RunStatus = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
+
+
+class MetricPoint(NamedTuple):
+    """One point of a metric.
+
+    Attributes:
+        key: Name of the metric.
+        value: Finite.
+        timestamp_ms: Unix milliseconds.
+        step: The round.
+    """
+
+    key: str
+    value: float
+    timestamp_ms: int
+    step: int
+
+
+def default_tracking_uri(runs_root: Path) -> str:
+    """Return MLFLOW_TRACKING_URI if it is set, else an SQLite database in the runs' root.
+
+    Args:
+        runs_root: Directory of all studies' runs.
+
+    Returns:
+        The URI, absolute.
+    """
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{runs_root.resolve()}/mlflow.db"
+
+
+@lru_cache
+def open_store(tracking_uri: str) -> "Store":
+    """Return the store of a URI; one object a URI, which connects when it is first used."""
+    return Store(tracking_uri)
+
+
+class Store:
+    """An MLflow tracking store. Every method raises ``TrackingError`` when MLflow refuses.
+
+    Args:
+        tracking_uri: ``sqlite:///...`` or ``http(s)://...``.
+    """
+
+    def __init__(self, tracking_uri: str) -> None:
+        self.tracking_uri = tracking_uri
+
+    @cached_property
+    def _client(self) -> "MlflowClient":
+        for name, value in _ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
+        from mlflow import MlflowClient  # noqa: PLC0415  3 s
+
+        return MlflowClient(self.tracking_uri)
+
+    def experiment(self, name: str, description: str) -> str:
+        """Find or create an experiment.
+
+        Args:
+            name: Its name.
+            description: Shown above its runs, Markdown.
+
+        Returns:
+            Its id.
+
+        Raises:
+            TrackingError: MLflow is not there, or the experiment was deleted in MLflow.
+        """
+        with _translated(self.tracking_uri):
+            found = self._client.get_experiment_by_name(name)
+            if found is None:
+                return self._client.create_experiment(
+                    name,
+                    artifact_location=_artifact_location(self.tracking_uri),
+                    tags={"mlflow.note.content": description},
+                )
+        if found.lifecycle_stage != "active":
+            raise TrackingError(
+                f"experiment '{name}' was deleted in MLflow; restore it with: mlflow experiments "
+                f"restore --experiment-id {found.experiment_id}",
+                permanent=True,
+            )
+        return str(found.experiment_id)
+
+    def find_or_create_run(
+        self, experiment_id: str, key: str, *, name: str, tags: Mapping[str, str]
+    ) -> str:
+        """Return the run with a key; a crash between creating and remembering it doubles none.
+
+        Args:
+            experiment_id: Its experiment.
+            key: What identifies the run for ever, such as a UUID.
+            name: Its name.
+            tags: Its tags, written when it is created.
+
+        Returns:
+            Its id.
+
+        Raises:
+            TrackingError: MLflow is not there.
+        """
+        with _translated(self.tracking_uri):
+            runs = self._runs_with(experiment_id, key)
+            if not runs:
+                self._client.create_run(experiment_id, run_name=name, tags={_KEY_TAG: key, **tags})
+                # Asked again: a request that we gave up waiting for may have been carried out.
+                runs = self._runs_with(experiment_id, key)
+            for double in runs[1:]:
+                self._client.delete_run(double.info.run_id)
+            return str(runs[0].info.run_id)
+
+    def _runs_with(self, experiment_id: str, key: str) -> "list[Run]":
+        return list(
+            self._client.search_runs(
+                [experiment_id],
+                f"tags.`{_KEY_TAG}` = '{key}'",
+                order_by=["attributes.start_time ASC"],
+            )
+        )
+
+    def log_points(self, run_id: str, points: Sequence[MetricPoint]) -> None:
+        """Send points; what is there already stays as it is.
+
+        Args:
+            run_id: The run.
+            points: Any number.
+
+        Raises:
+            TrackingError: Not all of them have arrived.
+        """
+        with _translated(self.tracking_uri):
+            from mlflow.entities import Metric  # noqa: PLC0415  3 s
+
+            for start in range(0, len(points), MAX_METRICS_PER_BATCH):
+                chunk = points[start : start + MAX_METRICS_PER_BATCH]
+                metrics = [Metric(_name(p.key), p.value, p.timestamp_ms, p.step) for p in chunk]
+                self._client.log_batch(run_id, metrics=metrics, synchronous=True)
+
+    def log_parameters(self, run_id: str, parameters: Mapping[str, str]) -> None:
+        """Add the parameters that the run does not have yet; MLflow never changes one.
+
+        Args:
+            run_id: The run.
+            parameters: Name -> value.
+
+        Raises:
+            TrackingError: Not all of them have arrived.
+        """
+        with _translated(self.tracking_uri):
+            from mlflow.entities import Param  # noqa: PLC0415  3 s
+
+            present = self._client.get_run(run_id).data.params
+            named = {_name(key): text for key, text in parameters.items()}
+            missing = [Param(key, text) for key, text in named.items() if key not in present]
+            for start in range(0, len(missing), _MAX_PARAMS_PER_BATCH):
+                chunk = missing[start : start + _MAX_PARAMS_PER_BATCH]
+                self._client.log_batch(run_id, params=chunk, synchronous=True)
+
+    def log_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
+        """Set tags.
+
+        Args:
+            run_id: The run.
+            tags: Name -> value.
+
+        Raises:
+            TrackingError: Not all of them have arrived.
+        """
+        with _translated(self.tracking_uri):
+            from mlflow.entities import RunTag  # noqa: PLC0415  3 s
+
+            named = [RunTag(_name(key), text) for key, text in tags.items()]
+            self._client.log_batch(run_id, tags=named, synchronous=True)
+
+    def log_files(self, run_id: str, paths: Sequence[Path]) -> None:
+        """Upload those files that exist, as artifacts of their own names.
+
+        Args:
+            run_id: The run.
+            paths: The files.
+
+        Raises:
+            TrackingError: Not all of them have arrived.
+        """
+        with _translated(self.tracking_uri):
+            for path in paths:
+                if path.is_file():
+                    self._client.log_artifact(run_id, str(path))
+
+    def set_status(self, run_id: str, status: RunStatus) -> None:
+        """Say how a run stands.
+
+        Args:
+            run_id: The run.
+            status: RUNNING, or how it ended.
+
+        Raises:
+            TrackingError: MLflow is not there.
+        """
+        with _translated(self.tracking_uri):
+            if status == "RUNNING":
+                self._client.update_run(run_id, status=status)
+            else:
+                self._client.set_terminated(run_id, status)
+
+
+def _name(text: str) -> str:
+    """Replace the characters that MLflow refuses in names."""
+    return re.sub(r"[^\w\-. :/]", "_", text)
+
+
+def _artifact_location(tracking_uri: str) -> str | None:
+    """Put the artifacts beside an SQLite database; a server knows its own place."""
+    if not tracking_uri.startswith("sqlite:///"):
+        return None
+    return str(Path(tracking_uri.removeprefix("sqlite:///")).resolve().parent / "mlartifacts")
+
+
+@contextmanager
+def _translated(tracking_uri: str) -> Iterator[None]:
+    from mlflow.exceptions import MlflowException  # noqa: PLC0415  3 s
+    from sqlalchemy.exc import SQLAlchemyError  # noqa: PLC0415  with mlflow
+
+    try:
+        yield
+    except (MlflowException, SQLAlchemyError, OSError) as error:
+        code = getattr(error, "error_code", "")
+        message = f"MLflow at {tracking_uri}: {str(error).strip().splitlines()[0]}"
+        raise TrackingError(message, permanent=code in _PERMANENT) from error

@@ -1,0 +1,154 @@
+"""A study: its grid, its points, and what can be wrong with them."""
+
+from typing import Any
+
+import pytest
+
+from configs.faults import faults_in
+from configs.study import OverrideError, Study, set_path
+
+BASE = {"workers": 20, "data": "digits", "algorithm": {"name": "afa_cd", "collect": 5}}
+
+
+def _study(**grid: object) -> Study:
+    return Study.model_validate({"name": "s", "experiment": BASE, "grid": grid})
+
+
+def _faults(grid: dict[str, Any], base: dict[str, Any] = BASE) -> list[str]:
+    raw = {"name": "s", "experiment": base, "grid": grid}
+    return [str(fault) for fault in faults_in(Study, raw)]
+
+
+def test_points_are_the_product_of_the_axes_in_order() -> None:
+    """The first axis varies slowest; labels and coordinates say what varies."""
+    study = _study(
+        **{
+            "algorithm.name": ["afa_cd", "afa_cs"],
+            "arrivals": {
+                "synchronous": {"arrivals": "synchronous"},
+                "late": {"arrivals.kind": "uniform", "arrivals.max_delay": 4},
+            },
+        }
+    )
+
+    points = study.points()
+
+    assert [point.label for point in points] == [
+        "afa_cd · arrivals=synchronous",
+        "afa_cd · arrivals=late",
+        "afa_cs · arrivals=synchronous",
+        "afa_cs · arrivals=late",
+    ]
+    assert points[3].coordinates == {"algorithm.name": "afa_cs", "arrivals": "late"}
+    assert points[3].experiment.arrivals.model_dump()["max_delay"] == 4
+
+
+def test_an_override_of_a_tag_keeps_the_other_fields() -> None:
+    """``algorithm.name`` keeps the base's collect; ``algorithm`` replaces the whole record."""
+    (kept,) = _study(**{"algorithm.name": ["afa_cs"]}).points()
+    (replaced,) = _study(algorithm=["afa_cs"]).points()
+
+    assert kept.experiment.algorithm.collect == 5
+    assert replaced.experiment.algorithm.collect == 10
+
+
+def test_a_study_without_a_grid_has_one_point() -> None:
+    """The point is the base, and is called so."""
+    (point,) = _study().points()
+
+    assert (point.label, point.index, dict(point.coordinates)) == ("base", 0, {})
+    assert point.experiment.workers == 20
+
+
+def test_the_hash_follows_the_meaning_of_an_experiment() -> None:
+    """Writing a default out changes no hash; changing a value does."""
+    (plain,) = _study().points()
+    (written,) = _study(**{"worker.optimizer": ["sgd"]}).points()
+    (changed,) = _study(seed=[1]).points()
+
+    assert plain.config_hash == written.config_hash
+    assert plain.config_hash != changed.config_hash
+    assert len(plain.config_hash) == 12
+
+
+def test_a_study_survives_json() -> None:
+    """A study read back from its JSON has the same points."""
+    study = _study(**{"algorithm.collect": [1, 2], "arrivals": ["synchronous", "uniform"]})
+
+    copy = Study.model_validate_json(study.model_dump_json())
+
+    assert [p.config_hash for p in copy.points()] == [p.config_hash for p in study.points()]
+
+
+@pytest.mark.parametrize(
+    ("grid", "expected"),
+    [
+        ({"seed": []}, "grid.seed: has no values; give at least one"),
+        ({"seed": [1, 2, 1]}, "grid.seed: 1 stands twice; remove one"),
+        ({"seed": 3}, "grid.seed: 3 is not allowed; use a list of values or a mapping of"),
+        (
+            {"algorithm.collect": [1, 30]},
+            "grid.algorithm.collect: 30 is more than workers=20; use 1 to 20 (at 1 of 2 points, "
+            "first: collect=30)",
+        ),
+        (
+            {"algorithm.colect": [1]},
+            "grid.algorithm.colect: unknown key (did you mean 'collect'?); known: collect,",
+        ),
+        (
+            {"who": {"all": {"arrivals.max_delay": -3}}, "seed": [1, 2]},
+            "grid.who: arrivals.max_delay: -3 is not allowed; use a whole number of at least 0 "
+            "(at 2 of 2 points, first: who=all · seed=1)",
+        ),
+        (
+            {"algorithm.collect": [3, 4], "algorithm": ["afa_cd", "afa_cs"]},
+            "grid.algorithm: sets algorithm, which undoes algorithm.collect of the axis "
+            "'algorithm.collect'; put it first",
+        ),
+        (
+            {"a": {"x": {"seed": 1}}, "b": {"y": {"seed": 2}}},
+            "grid.b: sets seed, which undoes seed of the axis 'a'; put it first",
+        ),
+        (
+            {"rounds": list(range(1, 102)), "seed": list(range(100))},
+            "grid: 10100 points are more than 10000; vary less, or split it",
+        ),
+        ({"workers.x": [1]}, "grid.workers.x: workers is 20, which has no fields to set"),
+        ({"a..b": [1]}, "grid.a..b: 'a..b' is no dotted path; write like algorithm.server_lr"),
+    ],
+)
+def test_a_faulty_grid_is_explained(grid: dict[str, Any], expected: str) -> None:
+    """A fault of the grid is reported once, with its axis and the points that it concerns."""
+    faults = _faults(grid)
+
+    assert len(faults) == 1
+    assert faults[0].startswith(expected)
+
+
+def test_the_grid_is_not_judged_by_a_replaced_base() -> None:
+    """While the base's workers are faulty, no buffer size of the grid is called too large."""
+    faults = _faults({"algorithm.collect": [1, 200]}, base=BASE | {"workers": -1})
+
+    assert [fault.split(":")[0] for fault in faults] == ["experiment.workers"]
+
+
+def test_set_path_expands_a_bare_word() -> None:
+    """A bare word on the way is the tag of a record, and stays so."""
+    raw: dict[str, Any] = {"algorithm": "afa_cs", "worker": "fedprox", "arrivals": "markov"}
+
+    set_path(raw, "algorithm.collect", 3)
+    set_path(raw, "worker.mu", 1)
+    set_path(raw, "arrivals.turn_on", 0.5)
+    set_path(raw, "algorithm.server.name", "adam")
+
+    assert raw == {
+        "algorithm": {"name": "afa_cs", "collect": 3, "server": {"name": "adam"}},
+        "worker": {"optimizer": "fedprox", "mu": 1},
+        "arrivals": {"kind": "markov", "turn_on": 0.5},
+    }
+
+
+def test_set_path_refuses_to_lead_through_a_value() -> None:
+    """A path through a number is refused, with the number."""
+    with pytest.raises(OverrideError, match="workers is 5, which has no fields to set"):
+        set_path({"workers": 5}, "workers.lr", 1)
