@@ -21,7 +21,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import Field, JsonValue, model_validator
+from pydantic import Field, JsonValue, field_serializer, model_validator
 
 from configs.base import Fault, Record, raise_faults
 from configs.faults import faults_in
@@ -75,6 +75,11 @@ class Study(Record):
     grid: dict[str, Axis] = Field(
         default={}, description="Axes: a dotted path with values, or a name with overrides."
     )
+
+    @field_serializer("experiment")
+    def _as_written(self, experiment: Experiment) -> dict[str, JsonValue]:
+        """Leave out what was not set: overrides act on the base as it was written."""
+        return experiment.model_dump(mode="json", exclude_unset=True)
 
     @model_validator(mode="after")
     def _points_are_valid(self) -> "Study":

@@ -57,7 +57,7 @@ class Evaluator:
         """
         result = self._model.evaluate(params, self._inputs, self._targets, self._weights)
         norm = float(torch.linalg.vector_norm(result.gradient.double()))
-        measured = {
+        measured: dict[str, float] = {
             Metric.TRAIN_LOSS: result.loss,
             Metric.TRAIN_GRAD_NORM: norm,
             Metric.TRAIN_GRAD_SQ_NORM: norm * norm,

@@ -29,7 +29,7 @@ from tasks.federated.local_training import LocalTrainer
 from tasks.federated.randomness import Stream, generator
 from tasks.federated.simulator import Simulator
 from tasks.runtime.errors import JobError
-from tasks.runtime.journal import Journal
+from tasks.runtime.journal import Journal, finite
 from tasks.runtime.metrics import Metric
 from tasks.runtime.records import JobFile, Result
 from tasks.runtime.run_directory import RunDirectory
@@ -131,12 +131,13 @@ def simulate(directory: RunDirectory) -> Result:
         _say(f"continues from round {simulator.state.version}")
     recorder = TraceRecorder(directory.trace, trace_bytes) if experiment.record_trace else None
     with _open_journal(directory, sequence) as journal:
-        _Run(job, directory, parts, journal, recorder, earlier_s=earlier_s).to_the_end()
+        run = _Run(job, directory, parts, journal, recorder, earlier_s=earlier_s)
+        last_metrics = run.to_the_end()
     _save_model(directory, simulator)
     return Result(
         status="finished",
         rounds=simulator.state.version,
-        metrics=parts.evaluator.measure(simulator.state.model),
+        metrics=last_metrics,
         warnings=parts.warnings + tuple(simulator.refusals[:_MOST_REFUSALS_SHOWN]),
         refused=simulator.totals.refused,
     )
@@ -161,7 +162,8 @@ class _Run:
         self._began = time.monotonic() - earlier_s
         self._refusals_said = 0
 
-    def to_the_end(self) -> None:
+    def to_the_end(self) -> dict[str, float]:
+        """Run all rounds that are left; return the metrics of the last line."""
         experiment, simulator = self._job.experiment, self._parts.simulator
         while (version := simulator.state.version) < experiment.rounds:
             # Checkpoint before line: a restart at this round comes to the line as a killed run did.
@@ -173,16 +175,16 @@ class _Run:
             if self._recorder is not None:
                 self._recorder.add(buffer)
             self._say_refusals()
-        self._write_line()
+        last_metrics = self._write_line()
         if self._recorder is not None:
             self._recorder.flush()
+        return last_metrics
 
-    def _write_line(self) -> None:
+    def _write_line(self) -> dict[str, float]:
         simulator = self._parts.simulator
         totals = simulator.totals
         returns = max(totals.num_returns, 1)
-        self._journal.write(
-            simulator.state.version,
+        metrics = finite(
             self._parts.evaluator.measure(simulator.state.model)
             | {
                 Metric.DELAY_MEAN: totals.delay_sum / returns,
@@ -193,9 +195,11 @@ class _Run:
                 Metric.VIRTUAL_S: totals.virtual_s,
                 Metric.WALL_S: self._wall_s(),
                 Metric.SAMPLES_TOTAL: totals.num_samples,
-            },
+            }
         )
+        self._journal.write(simulator.state.version, metrics)
         totals.start_line()
+        return metrics
 
     def _wall_s(self) -> float:
         return time.monotonic() - self._began

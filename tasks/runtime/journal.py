@@ -7,6 +7,7 @@ take a line without its end.
 """
 
 import json
+import math
 import os
 import time
 from collections.abc import Iterator
@@ -59,7 +60,7 @@ class Journal:
                 "sequence": self._sequence,
                 "step": step,
                 "timestamp_ms": time.time_ns() // 1_000_000,
-                "metrics": {k: v for k, v in metrics.items() if abs(v) < float("inf")},
+                "metrics": finite(metrics),
             }
             self._append((json.dumps(line) + "\n").encode())
             self._num_written += 1
@@ -94,6 +95,18 @@ class Journal:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def finite(metrics: dict[str, float]) -> dict[str, float]:
+    """Leave out NaN and infinity, which JSON has not and MLflow cannot plot.
+
+    Args:
+        metrics: Name -> value.
+
+    Returns:
+        Those that are finite numbers.
+    """
+    return {name: value for name, value in metrics.items() if math.isfinite(value)}
 
 
 def _cut_torn_line(descriptor: int) -> int:

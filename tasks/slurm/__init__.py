@@ -1,0 +1,1 @@
+"""Login side of jobs: what to run, where it runs, how it stands."""

@@ -63,6 +63,10 @@ class Launcher(Protocol):
         """Ask a job to stop; it becomes INTERRUPTED soon, unless it ends before."""
         ...
 
+    def close(self) -> None:
+        """Ask all jobs to stop, and start none any more."""
+        ...
+
 
 def id_of(run_dir: Path) -> JobId:
     """Return the id of the job of a run directory, where launchers have none of their own."""

@@ -76,6 +76,7 @@ class LocalLauncher:
         self._num_parallel = num_parallel
         self._grace_s = grace_s
         self._jobs: dict[JobId, _Job] = {}
+        self._is_closed = False
         self._lock = threading.Lock()
 
     def submit(self, plan: JobPlan) -> JobId:
@@ -83,7 +84,8 @@ class LocalLauncher:
         job = id_of(plan.run_dir)
         with self._lock:
             if job not in self._jobs or self._jobs[job].state.is_final:
-                self._jobs[job] = _Job(plan)
+                state = JobState.INTERRUPTED if self._is_closed else JobState.WAITING
+                self._jobs[job] = _Job(plan, state)
             self._advance()
         return job
 
@@ -103,12 +105,21 @@ class LocalLauncher:
     def cancel(self, job: JobId) -> None:
         """Ask a job to stop; after the grace period it is killed."""
         with self._lock:
-            entry = self._jobs[job]
-            if entry.state is JobState.WAITING:
-                entry.state = JobState.INTERRUPTED
-            elif entry.state is JobState.RUNNING and entry.stop_by is None:
-                entry.stop_by = time.monotonic() + self._grace_s
-                _send(entry, signal.SIGTERM)
+            self._cancel(self._jobs[job])
+
+    def close(self) -> None:
+        """Ask all jobs to stop, and start none any more."""
+        with self._lock:
+            self._is_closed = True
+            for entry in self._jobs.values():
+                self._cancel(entry)
+
+    def _cancel(self, entry: _Job) -> None:
+        if entry.state is JobState.WAITING:
+            entry.state = JobState.INTERRUPTED
+        elif entry.state is JobState.RUNNING and entry.stop_by is None:
+            entry.stop_by = time.monotonic() + self._grace_s
+            _send(entry, signal.SIGTERM)
 
     def _advance(self) -> None:
         """Bring all states up to date, and start what there is room for."""
@@ -181,11 +192,10 @@ def _send(entry: _Job, signum: signal.Signals) -> None:
     with contextlib.suppress(ProcessLookupError, FileNotFoundError, PermissionError):
         if entry.process is not None:
             os.killpg(entry.process.pid, signum)
-            return
-        latest = entry.directory.attempts()[-1]
-        started = Started.model_validate_json((latest / "started.json").read_bytes())
-        if started.host == socket.gethostname():
-            os.kill(started.pid, signum)
+        elif attempts := entry.directory.attempts():
+            started = Started.model_validate_json((attempts[-1] / "started.json").read_bytes())
+            if started.host == socket.gethostname():
+                os.kill(started.pid, signum)
 
 
 def _recorded_code(entry: _Job) -> int | None:
@@ -218,9 +228,8 @@ def _write_result(entry: _Job, state: JobState, code: int | None, cause: str) ->
     with contextlib.suppress(OSError):  # the disk may be full; the state stands without the file
         wall_s = earlier.wall_s if earlier else 0.0
         write_json(directory.result, result.model_copy(update={"wall_s": wall_s}).model_dump())
-        attempts = directory.attempts()
-        if len(attempts) > entry.num_attempts:
-            record = Exit(
-                code=EXIT_FAILED if code is None else code, timestamp_ms=time.time_ns() // 1_000_000
-            )
-            write_json(attempts[-1] / "exit.json", record.model_dump())
+        attempt = directory.attempt(entry.num_attempts + 1)
+        attempt.mkdir(parents=True, exist_ok=True)  # the job may have died before it made one
+        exit_code = EXIT_FAILED if code is None else code
+        record = Exit(code=exit_code, timestamp_ms=time.time_ns() // 1_000_000)
+        write_json(attempt / "exit.json", record.model_dump())

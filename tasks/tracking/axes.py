@@ -16,3 +16,17 @@ def short_name(axis: str) -> str:
     *parents, last = axis.split(".")
     is_tag = last in {"name", "kind", "optimizer"}
     return (parents[-1] if parents and is_tag else last).replace("_", " ")
+
+
+def told(axis: str, label: str) -> str:
+    """Name one value of an axis, for a legend or a heading.
+
+    Args:
+        axis: The grid axis.
+        label: The value's label on it.
+
+    Returns:
+        Such as ``server lr: 0.5``; the label alone where it says what it is.
+    """
+    name = short_name(axis)
+    return label if name == "algorithm" or label.startswith(f"{name}=") else f"{name}: {label}"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from tasks.runtime.metrics import Metric
-from tasks.tracking.axes import SEED_AXES, short_name
+from tasks.tracking.axes import SEED_AXES, told
 from tasks.tracking.history import RunHistory, Series
 
 if TYPE_CHECKING:
@@ -19,17 +19,23 @@ OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "
 _LineStyle = Literal["-"] | tuple[float, Sequence[float]]
 _LINE_STYLES: tuple[_LineStyle, ...] = ("-", (0, (5, 1.5)), (0, (1, 1.2)), (0, (5, 1.2, 1, 1.2)))
 _MAX_COLUMNS = 5
+_MANY = 8  # more curves in one panel are drawn thinner
 STYLE = Path(__file__).with_name("figures.mplstyle")
 
 
 @dataclass(frozen=True)
 class _Panel:
-    """One kind of panel: a metric against a clock."""
+    """One kind of panel: a metric against rounds, or against another clock."""
 
     metric: Metric
     clock: Metric | None
     title: str
     x_label: str
+
+    @property
+    def is_power_law(self) -> bool:
+        """Whether it is drawn in log-log, where a power law is a straight line."""
+        return self.metric == Metric.TRAIN_GRAD_SQ_NORM
 
 
 _PANELS = (
@@ -89,20 +95,24 @@ def draw_curves(histories: Sequence[RunHistory], path: Path) -> bool:
                 spare.set_axis_off()
             for panel, place in zip(panels, grid.flat, strict=False):
                 _draw_panel(place, panel, drawn, axes, values)
+                _scale(place, panel, drawn)
         else:
             columns = values[axes.column]
             figure = Figure(
                 figsize=(2.9 * len(columns) + 0.6, 2.2 * len(panels) + 0.9), layout="constrained"
             )
-            grid = figure.subplots(len(panels), len(columns), squeeze=False, sharex="row", sharey="row")
+            grid = figure.subplots(
+                len(panels), len(columns), squeeze=False, sharex="row", sharey="row"
+            )
             for row, panel in zip(grid, panels, strict=True):
                 for place, column in zip(row, columns, strict=True):
                     here = [h for h in drawn if h.job.coordinates[axes.column] == column]
                     _draw_panel(place, panel, here, axes, values)
+                    _scale(place, panel, drawn)
                     place.set_title("")
                 row[0].set_ylabel(panel.title)
             for place, column in zip(grid[0], columns, strict=True):
-                place.set_title(f"{short_name(axes.column)}: {column}", fontweight="bold")
+                place.set_title(told(axes.column, column), fontweight="bold")
         figure.align_ylabels()
         _add_legend(figure, axes, values)
         figure.savefig(path)
@@ -141,26 +151,28 @@ def _draw_panel(
 ) -> None:
     groups: dict[tuple[str, tuple[str, ...]], list[Series]] = {}
     for history in histories:
-        series = (
-            history.against(panel.clock, panel.metric)
-            if panel.clock
-            else history.series(panel.metric)
-        )
+        series = _series(history, panel)
         if len(series):
             where = history.job.coordinates
             key = (where.get(axes.colour or "", ""), tuple(where[name] for name in axes.style))
             groups.setdefault(key, []).append(series)
     colours, styles = _colours(axes, values), _styles(axes, values)
+    width = 1.4 if len(groups) <= _MANY else 1.0
     for (colour, style), members in groups.items():
         middle, low, high = _over_seeds(members)
-        place.plot(middle.rounds, middle.values, color=colours[colour], linestyle=styles[style])
+        place.plot(middle.rounds, middle.values, color=colours[colour], ls=styles[style], lw=width)
         if len(members) > 1:
             place.fill_between(middle.rounds, low, high, color=colours[colour], alpha=0.15, lw=0)
-    shown = [member.values for members in groups.values() for member in members]
-    if shown:
-        _scale(place, panel, np.concatenate(shown))
     place.set_xlabel(panel.x_label)
     place.set_title(panel.title)
+
+
+def _series(history: RunHistory, panel: _Panel) -> Series:
+    if panel.clock:
+        return history.against(panel.clock, panel.metric)
+    series = history.series(panel.metric)
+    seen = series.rounds > 0 if panel.is_power_law else series.rounds >= 0
+    return Series(series.rounds[seen], series.values[seen])
 
 
 def _over_seeds(members: Sequence[Series]) -> tuple[Series, np.ndarray, np.ndarray]:
@@ -171,15 +183,22 @@ def _over_seeds(members: Sequence[Series]) -> tuple[Series, np.ndarray, np.ndarr
     return Series(at, stacked.mean(axis=0)), stacked.min(axis=0), stacked.max(axis=0)
 
 
-def _scale(place: "Axes", panel: _Panel, shown: np.ndarray) -> None:
-    positive = shown[shown > 0]
+def _scale(place: "Axes", panel: _Panel, histories: Sequence[RunHistory]) -> None:
+    """Choose the scales; the same for all panels of a kind, so that they can be compared."""
+    from matplotlib.ticker import LogLocator  # noqa: PLC0415
+
     if panel.metric == Metric.TEST_ACCURACY:
         place.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
-    elif len(positive) == len(shown) and shown.max() > 10 * shown.min():
+        return
+    shown = np.concatenate([history.series(panel.metric).values for history in histories])
+    if panel.is_power_law or (shown.min() > 0 and shown.max() > 10 * shown.min()):
         place.set_yscale("log")
-    if panel.metric == Metric.TRAIN_GRAD_SQ_NORM:
-        place.set_yscale("log")
-        place.set_xscale("log")  # a power law in the round is a straight line
+        if shown.min() > 0.01 * shown.max():  # 0.5 reads better than 5 x 10^-1
+            place.yaxis.set_minor_locator(LogLocator(subs=(2.0, 5.0)))
+            place.yaxis.set_major_formatter("{x:g}")
+            place.yaxis.set_minor_formatter("{x:g}")
+    if panel.is_power_law:
+        place.set_xscale("log")
 
 
 def _colours(axes: _Axes, values: Mapping[str, Sequence[str]]) -> dict[str, str]:
@@ -208,10 +227,8 @@ def _add_legend(figure: "Figure", axes: _Axes, values: Mapping[str, Sequence[str
 
     if axes.colour is None:
         return
-    name = short_name(axes.colour)
-    plain = name == "algorithm"
     handles = [
-        Line2D([], [], color=colour, label=label if plain else f"{name}: {label}")
+        Line2D([], [], color=colour, label=told(axes.colour, label))
         for label, colour in _colours(axes, values).items()
     ]
     if axes.style:
@@ -221,10 +238,7 @@ def _add_legend(figure: "Figure", axes: _Axes, values: Mapping[str, Sequence[str
                 [],
                 color="#555555",
                 linestyle=style,
-                label=", ".join(
-                    f"{short_name(name)}: {label}"
-                    for name, label in zip(axes.style, labels, strict=True)
-                ),
+                label=", ".join(map(told, axes.style, labels)),
             )
             for labels, style in _styles(axes, values).items()
         ]

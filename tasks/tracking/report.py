@@ -9,7 +9,7 @@ import numpy as np
 from configs.study import Study
 from tasks.runtime.atomic_files import write_atomically
 from tasks.runtime.metrics import Metric
-from tasks.tracking.axes import SEED_AXES, short_name
+from tasks.tracking.axes import SEED_AXES, short_name, told
 from tasks.tracking.figures import draw_curves
 from tasks.tracking.history import RunHistory, read_history
 from tasks.tracking.rates import RateFit, Speedup, fit_rate_over_seeds
@@ -146,7 +146,7 @@ def _over_seeds(histories: Sequence[RunHistory]) -> str:
     for history in histories:
         if history.state == "finished":
             rest = ", ".join(
-                f"{short_name(name)}: {label}"
+                told(name, label)
                 for name, label in history.job.coordinates.items()
                 if name not in SEED_AXES
             )

@@ -9,7 +9,7 @@ import numpy as np
 from configs.arrivals import ConstantSteps, LocalSteps, PerWorkerSteps, UniformSteps
 from configs.study import Study
 from tasks.runtime.metrics import Metric
-from tasks.tracking.axes import SEED_AXES, short_name
+from tasks.tracking.axes import SEED_AXES, told
 from tasks.tracking.figures import OKABE_ITO, STYLE
 from tasks.tracking.history import RunHistory
 from tasks.tracking.rates import Speedup, mean_square_gradient, speedups
@@ -48,7 +48,7 @@ def measure_speedups(study: Study, histories: Sequence[RunHistory]) -> dict[str,
         if steps is None or mean_square is None:
             continue
         rest = ", ".join(
-            f"{short_name(name)}: {label}"
+            told(name, label)
             for name, label in history.job.coordinates.items()
             if name not in scaling | SEED_AXES
         )

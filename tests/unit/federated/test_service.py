@@ -45,7 +45,7 @@ def _exponential(x: float) -> float:
 
 
 def _gamma_6(x: float) -> float:
-    """Six exponential steps of mean 2 are done by x if a Poisson count of mean x/2 is six or more."""
+    """Six steps of mean 2 are done by x if a Poisson count of mean x/2 is six or more."""
     return 1 - sum(math.exp(-x / 2) * (x / 2) ** k / math.factorial(k) for k in range(6))
 
 

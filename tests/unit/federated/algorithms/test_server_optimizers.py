@@ -127,12 +127,12 @@ def test_keeps_the_dtype(config: ServerOptimizer, dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize(
-    ("max_delay", "expected"),
-    [(0, 0.25), (2, 0.25), (3, 0.25), (4, 0.25), (5, 0.2), (100, 0.01)],
+    ("rate", "max_delay", "expected"),
+    [(1, 0, 1), (1, 2, 1), (1, 3, 1 / 3), (1, 100, 0.01), (0.25, 3, 0.25), (0.25, 5, 0.2)],
 )
-def test_delay_adaptive_rate(max_delay: int, expected: float) -> None:
-    """Above the threshold of 2 the rate is min(0.25, 1 / delay), up to it 0.25."""
-    made = amsgrad(ServerAmsgrad(beta1=0, beta2=0, epsilon=1e-15, delay_threshold=2), RATE)
+def test_delay_adaptive_rate(rate: float, max_delay: int, expected: float) -> None:
+    """Above the threshold of 2 the rate is min(rate, 1 / delay); at and below it, the rate."""
+    made = amsgrad(ServerAmsgrad(beta1=0, beta2=0, epsilon=1e-15, delay_threshold=2), rate)
     model = torch.zeros(1, dtype=torch.float64)
 
     moved, _ = made.apply(model, torch.ones_like(model), max_delay, made.init(model))

@@ -1,0 +1,111 @@
+"""The flow of a federated study: every point of the grid a job, then a report."""
+
+from datetime import datetime
+from pathlib import Path
+
+from prefect import flow
+from prefect.runtime import flow_run
+from prefect.states import Cancelled, Completed, Failed, State
+from prefect.task_runners import ThreadPoolTaskRunner
+
+from configs.study import Study
+from tasks.runtime.run_directory import RunDirectory
+from tasks.slurm.local import LocalLauncher, num_cores
+from tasks.steps.creation import create_study_directory
+from tasks.steps.federated import report_study, run_point
+from tasks.steps.flow_record import FlowRecord, write_flow_record
+from tasks.steps.following import comparison_address, followed
+from tasks.tracking.store import default_tracking_uri
+from tasks.tracking.study_directory import StudyDirectory
+from tasks.tracking.tracker import StudyTracker
+
+_PATIENCE_S = 15.0
+"""How long the end of a study waits for an MLflow that does not answer."""
+
+
+@flow(
+    name="federated-study",
+    task_runner=ThreadPoolTaskRunner(max_workers=num_cores()),  # type: ignore[arg-type]  generic
+)
+def federated_study(
+    study: Study,
+    runs_dir: Path = Path("runs"),
+    study_dir: Path | None = None,
+    num_parallel: int | None = None,
+) -> State[str]:
+    """Run every point of a study that has not finished, and report.
+
+    A failed point does not stop the others. What is interrupted or fails continues from its last
+    checkpoint when the flow runs again with the same ``study_dir``.
+
+    Args:
+        study: The study.
+        runs_dir: Where a new study's directory is made.
+        study_dir: A directory that was made for this study before. Default: a new one.
+        num_parallel: Most jobs at a time. Default: one a core.
+
+    Returns:
+        Completed, Failed (some points have; the message names them) or Cancelled.
+    """
+    if study_dir is None:
+        directory = create_study_directory(study, runs_dir, datetime.now().astimezone())
+    else:
+        directory = StudyDirectory(study_dir)
+    tracking_uri = default_tracking_uri(directory.path.parent)
+    record = FlowRecord(flow_run_id=str(flow_run.get_id()), tracking_uri=tracking_uri)
+    write_flow_record(directory.path, record)
+    launcher = LocalLauncher(num_parallel or num_cores())
+    tracker = StudyTracker(directory.path, tracking_uri, flow_run_id=record.flow_run_id)
+    was_interrupted = False
+    with followed(tracker):
+        futures = [
+            run_point.submit(run.read_job().point, run.path, launcher)
+            for run in directory.points()
+            if not _has_finished(run)
+        ]
+        try:
+            for future in futures:
+                future.wait()
+        except KeyboardInterrupt:
+            was_interrupted = True
+        finally:
+            launcher.close()
+        for future in futures:
+            future.wait()
+    report_study(directory.path, tracking_uri)
+    sent = tracker.close(0.0 if was_interrupted else _PATIENCE_S)
+    write_flow_record(
+        directory.path,
+        record.model_copy(
+            update={
+                "comparison": comparison_address(directory, tracking_uri),
+                "tracking_error": sent.error or "",
+            }
+        ),
+    )
+    return _final_state(directory)
+
+
+def _has_finished(run: RunDirectory) -> bool:
+    result = run.read_result()
+    return result is not None and result.status == "finished"
+
+
+def _final_state(directory: StudyDirectory) -> State[str]:
+    results = {run.read_job().point: run.read_result() for run in directory.points()}
+    failed = [
+        f"{label}: {result.message}"
+        for label, result in results.items()
+        if result is not None and result.status == "failed"
+    ]
+    path = str(directory.path)
+    if failed:
+        return Failed(
+            message=f"{len(failed)} of {len(results)} points failed. " + "; ".join(failed),
+            data=path,
+        )
+    unfinished = [run for run in directory.points() if not _has_finished(run)]
+    if unfinished:
+        message = f"stopped with {len(unfinished)} of {len(results)} points to go"
+        return Cancelled(message=message, data=path)
+    return Completed(message=f"{len(results)} points finished", data=path)

@@ -1,0 +1,69 @@
+"""The process that runs a study's flow: ``python -m flows.run_study STUDY_DIRECTORY [N]``.
+
+The command line starts it in a session of its own, so that its terminal belongs to the display
+alone: Prefect's output goes to a file, and Ctrl-C reaches the flow as one signal at a time of our
+choosing, not the Prefect server beside it.
+"""
+
+import fcntl
+import os
+import sys
+from pathlib import Path
+
+from tasks.runtime.run_directory import RunDirectory
+from tasks.tracking.study_directory import StudyDirectory
+
+EXIT_ALREADY_RUNNING = 75
+EXIT_INTERRUPTED = 130
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the flow of a study that has its directory.
+
+    Args:
+        argv: The directory, and the number of jobs at a time; default: the process's arguments.
+
+    Returns:
+        0 finished, 1 some points failed, 75 another process runs this study, 130 interrupted.
+    """
+    path, *rest = sys.argv[1:] if argv is None else argv
+    directory = StudyDirectory(Path(path).resolve())
+    with RunDirectory(directory.path).lock.open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return EXIT_ALREADY_RUNNING
+        lock.truncate(0)
+        lock.write(f"{os.getpid()}\n")
+        lock.flush()
+        try:
+            return _run(directory, int(rest[0]) if rest else None)
+        except KeyboardInterrupt:
+            return EXIT_INTERRUPTED
+
+
+def _run(directory: StudyDirectory, num_parallel: int | None) -> int:
+    # Prefect takes seconds to import; the lock is to be held by then.
+    from prefect.task_runners import ThreadPoolTaskRunner  # noqa: PLC0415
+
+    from flows.federated import federated_study  # noqa: PLC0415
+    from tasks.slurm.local import num_cores  # noqa: PLC0415
+
+    num_parallel = num_parallel or num_cores()
+    configured = federated_study.with_options(
+        flow_run_name=directory.path.name,
+        task_runner=ThreadPoolTaskRunner(max_workers=num_parallel),  # type: ignore[arg-type]
+    )
+    state = configured(
+        directory.read_study(),
+        study_dir=directory.path,
+        num_parallel=num_parallel,
+        return_state=True,
+    )
+    if state.is_completed():
+        return 0
+    return EXIT_INTERRUPTED if state.is_cancelled() else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

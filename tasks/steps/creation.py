@@ -1,0 +1,72 @@
+"""Makes the directory of a study: everything that its jobs need, before the first one starts."""
+
+import shutil
+import tempfile
+from datetime import datetime
+from pathlib import Path
+
+from configs.study import Study
+from tasks.runtime.atomic_files import sync_directory, write_json
+from tasks.runtime.records import JobFile
+from tasks.tracking.study_directory import StudyDirectory
+
+
+def create_study_directory(study: Study, runs_dir: Path, now: datetime) -> StudyDirectory:
+    """Write ``runs/<study>-<date>-<time>[-n]/`` with ``study.json`` and every point's ``job.json``.
+
+    The directory is there whole or not at all.
+
+    Args:
+        study: The study.
+        runs_dir: Directory of all studies' runs; made if absent.
+        now: The time to name it after.
+
+    Returns:
+        The directory.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    runs_dir.mkdir(parents=True, exist_ok=True)
+    draft = StudyDirectory(Path(tempfile.mkdtemp(prefix=".new-", dir=runs_dir)))
+    try:
+        draft.path.chmod(0o755)  # mkdtemp's are closed to others
+        _fill(draft, study)
+        final = StudyDirectory(_move(draft.path, runs_dir / f"{study.name}-{now:%Y%m%d-%H%M%S}"))
+    except OSError:
+        shutil.rmtree(draft.path, ignore_errors=True)
+        raise
+    sync_directory(runs_dir)
+    return final
+
+
+def _fill(directory: StudyDirectory, study: Study) -> None:
+    write_json(directory.study, study.model_dump(mode="json"))
+    for point in study.points():
+        run = directory.point(point.index, point.label)
+        run.path.mkdir(parents=True)
+        job = JobFile(
+            study=study.name,
+            point=point.label,
+            coordinates=dict(point.coordinates),
+            config_hash=point.config_hash,
+            experiment=point.experiment,
+        )
+        write_json(run.job, job.model_dump(mode="json"))
+
+
+def _move(draft: Path, wanted: Path) -> Path:
+    """Rename to the wanted name, or to the first free one like it.
+
+    Raises:
+        OSError: It cannot be renamed at all.
+    """
+    number = 1
+    while True:
+        final = wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}")
+        try:
+            return draft.rename(final)
+        except OSError:
+            if not final.exists():
+                raise
+            number += 1
