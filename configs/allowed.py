@@ -187,6 +187,23 @@ def paths_named(record: type[BaseModel], name: str) -> list[str]:
     return list(dict.fromkeys(paths))
 
 
+def leaf_paths(record: type[BaseModel]) -> list[str]:
+    """List the dotted paths of all fields that hold no record, such as ``worker.lr``.
+
+    Args:
+        record: Where to begin.
+
+    Returns:
+        Each path once, in the order of the fields; fields of all members of a union.
+    """
+    paths = []
+    for key, field in record.model_fields.items():
+        allowed = Allowed.of(field)
+        below = [part.record for part in (allowed, *allowed.members) if part.record]
+        paths += [f"{key}.{path}" for part in below for path in leaf_paths(part)] or [key]
+    return list(dict.fromkeys(paths))
+
+
 def _end(below: object | None, at_most: object | None, *, open_word: str) -> str:
     return f"below {below}" if below is not None else f"{open_word} {at_most}".strip()
 

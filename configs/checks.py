@@ -19,6 +19,7 @@ from configs.trace import trace_faults
 DATA_ENVIRONMENT = "WATERSHED_DATA"
 """Environment variable that names the directory of all data sets."""
 
+_NOTABLE_BYTES = 1_000_000
 _LOCAL_NAMES = {"mnist": "mnist", "cifar10": "cifar10", "shakespeare": "tinyshakespeare.txt"}
 _LAYOUT = dict.fromkeys(
     ("mnist", "cifar10"),
@@ -118,7 +119,7 @@ def _step_warnings(experiment: FederatedExperiment) -> list[str]:
 def _memory_notes(experiment: FederatedExperiment) -> list[str]:
     parameters = num_parameters(experiment)
     size = server_memory_bytes(experiment, parameters) if parameters else 0
-    if not size:
+    if size < _NOTABLE_BYTES:
         return []
     who = experiment.algorithm.name
     return [

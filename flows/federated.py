@@ -3,9 +3,9 @@
 from datetime import datetime
 from pathlib import Path
 
-from prefect import flow
+from prefect import State, flow
 from prefect.runtime import flow_run
-from prefect.states import Cancelled, Completed, Failed, State
+from prefect.states import Cancelled, Completed, Failed
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from configs.study import Study
@@ -25,7 +25,7 @@ _PATIENCE_S = 15.0
 
 @flow(
     name="federated-study",
-    task_runner=ThreadPoolTaskRunner(max_workers=num_cores()),  # type: ignore[arg-type]  generic
+    task_runner=ThreadPoolTaskRunner(max_workers=num_cores()),  # type: ignore[arg-type]  # generic
 )
 def federated_study(
     study: Study,

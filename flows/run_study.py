@@ -52,7 +52,7 @@ def _run(directory: StudyDirectory, num_parallel: int | None) -> int:
     num_parallel = num_parallel or num_cores()
     configured = federated_study.with_options(
         flow_run_name=directory.path.name,
-        task_runner=ThreadPoolTaskRunner(max_workers=num_parallel),  # type: ignore[arg-type]
+        task_runner=ThreadPoolTaskRunner(max_workers=num_parallel),  # type: ignore[arg-type]  # generic
     )
     state = configured(
         directory.read_study(),

@@ -4,10 +4,10 @@ import base64
 import re
 from pathlib import Path
 
-from prefect import task
+from prefect import State, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
-from prefect.states import Cancelled, Completed, Failed, State
+from prefect.states import Cancelled, Completed, Failed
 
 from tasks.runtime.run_directory import RunDirectory
 from tasks.slurm.launcher import JobState, Launcher

@@ -38,6 +38,42 @@ class PointProgress:
         return self.state in {"finished", "failed", "interrupted"}
 
 
+@dataclass(frozen=True)
+class Snapshot:
+    """A study as it stands.
+
+    Attributes:
+        phase: What happens now, for people.
+        points: The points, in the order of the grid.
+        elapsed_s: Seconds since it was started or resumed.
+        left_s: Seconds that the rest will take; None while unknown.
+    """
+
+    phase: str
+    points: Sequence[PointProgress]
+    elapsed_s: float
+    left_s: float | None
+
+
+_LEAST_SHARE = 0.02
+"""Below this share of the work no remaining time is guessed."""
+
+
+def remaining_s(done_before: float, done: float, elapsed_s: float) -> float | None:
+    """Guess how long the rest takes, at the pace so far.
+
+    Args:
+        done_before: Share of the work that was done when the clock started, in [0, 1].
+        done: Share that is done now.
+        elapsed_s: Seconds between the two.
+
+    Returns:
+        Seconds; None while too little has happened.
+    """
+    gained = done - done_before
+    return None if gained < _LEAST_SHARE else (1 - done) * elapsed_s / gained
+
+
 def share_done(points: Sequence[PointProgress]) -> float:
     """Return the share of all rounds that is done, in [0, 1]; an ended run counts as done."""
     done = sum(point.num_rounds if point.is_over else point.round for point in points)
@@ -81,6 +117,8 @@ class _PointReader:
             return self._progress
         result = self._directory.read_result()
         state = read_state(self._directory, result)
+        if state == "waiting" and self._directory.stdout.exists():
+            state = "running"  # it is importing what it needs
         last, loss, accuracy = self._progress.round, self._progress.loss, self._progress.accuracy
         for line, offset in read_journal(self._directory.journal, self._offset):
             self._offset, last = offset, line.step

@@ -13,12 +13,13 @@ from tasks.tracking.history import RunHistory, Series
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _LineStyle = Literal["-"] | tuple[float, Sequence[float]]
 _LINE_STYLES: tuple[_LineStyle, ...] = ("-", (0, (5, 1.5)), (0, (1, 1.2)), (0, (5, 1.2, 1, 1.2)))
-_MAX_COLUMNS = 5
+_MAX_COLUMNS = 8
 _MANY = 8  # more curves in one panel are drawn thinner
 STYLE = Path(__file__).with_name("figures.mplstyle")
 
@@ -64,7 +65,7 @@ class _Axes:
 def draw_curves(histories: Sequence[RunHistory], path: Path) -> bool:
     """Draw loss, accuracy, gradient norm against rounds, and loss against virtual time.
 
-    Colour is the algorithm, or else the grid's first axis; a second axis of up to 5 values has its
+    Colour is the algorithm, or else the grid's first axis; a second axis of up to 8 values has its
     own columns of panels; what is left is told by line style. Runs that differ in their seed only
     are one curve, their mean, with a band from the smallest to the largest.
 
@@ -185,20 +186,27 @@ def _over_seeds(members: Sequence[Series]) -> tuple[Series, np.ndarray, np.ndarr
 
 def _scale(place: "Axes", panel: _Panel, histories: Sequence[RunHistory]) -> None:
     """Choose the scales; the same for all panels of a kind, so that they can be compared."""
-    from matplotlib.ticker import LogLocator  # noqa: PLC0415
-
     if panel.metric == Metric.TEST_ACCURACY:
         place.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
         return
-    shown = np.concatenate([history.series(panel.metric).values for history in histories])
-    if panel.is_power_law or (shown.min() > 0 and shown.max() > 10 * shown.min()):
-        place.set_yscale("log")
-        if shown.min() > 0.01 * shown.max():  # 0.5 reads better than 5 x 10^-1
-            place.yaxis.set_minor_locator(LogLocator(subs=(2.0, 5.0)))
-            place.yaxis.set_major_formatter("{x:g}")
-            place.yaxis.set_minor_formatter("{x:g}")
+    shown = [_series(history, panel) for history in histories]
+    values = np.concatenate([series.values for series in shown])
     if panel.is_power_law:
         place.set_xscale("log")
+        _label_log(place.xaxis, np.concatenate([series.rounds for series in shown]))
+    if panel.is_power_law or (values.min() > 0 and values.max() > 10 * values.min()):
+        place.set_yscale("log")
+        _label_log(place.yaxis, values)
+
+
+def _label_log(axis: "Axis", values: np.ndarray) -> None:
+    """Label 0.2, 0.5, 1 on a logarithmic axis of few decades, where 2 x 10^-1 is hard to read."""
+    from matplotlib.ticker import LogLocator  # noqa: PLC0415
+
+    if values.min() > 0.01 * values.max():
+        axis.set_minor_locator(LogLocator(subs=(2.0, 5.0)))
+        axis.set_major_formatter("{x:g}")
+        axis.set_minor_formatter("{x:g}")
 
 
 def _colours(axes: _Axes, values: Mapping[str, Sequence[str]]) -> dict[str, str]:

@@ -214,16 +214,14 @@ def _mean_squares(rounds: ArrayLike, values: ArrayLike) -> _MeanSquares | None:
     at, measured = at[finite], measured[finite]
     if len(at) < MIN_POINTS or measured.min() <= 0 or measured.min() == measured.max():
         return None
-    stride = max(1.0, (at[-1] - at[0]) / _MAX_ROUNDS)
-    filled_at = np.arange(at[0], at[-1], stride)
+    filled_at = np.arange(at[0], at[-1], max(1.0, (at[-1] - at[0]) / _MAX_ROUNDS))
     filled = np.exp(np.interp(np.log1p(filled_at), np.log1p(at), np.log(measured)))
-    sums = np.concatenate([[0.0], np.cumsum(filled * stride)])
     # Merging the intervals of a very long run changes none of the sums at their ends.
     kept = np.linspace(0, len(at) - 1, min(len(at), _MAX_INTERVALS + 1)).round().astype(int)
-    sums_kept = np.interp(at[kept], np.append(filled_at, filled_at[-1] + stride), sums)
     ends = at[kept] - at[0]
-    widths = np.diff(ends)
-    return _MeanSquares(ends[1:], widths, np.diff(sums_kept) / widths, len(at))
+    starts = np.searchsorted(filled_at, at[kept])
+    means = np.add.reduceat(filled, starts[:-1]) / np.diff(starts).clip(min=1)
+    return _MeanSquares(ends[1:], np.diff(ends), means, len(at))
 
 
 def _slopes(ends: Floats, running_means: Floats) -> Floats:

@@ -1,4 +1,4 @@
-"""AREA: the global model follows the mean of the workers' own local models.
+"""AREA: the global model follows the mean of all local models, as reconstructed.
 
 Iakovidou and Kim, "Asynchronous Federated Stochastic Optimization for Heterogeneous Objectives
 Under Arbitrary Delays", 2024, arXiv:2405.10123.

@@ -1,4 +1,4 @@
-"""CA2FL: cached update calibration (what SAGA is to the SAG of AFA-CS and MIFA).
+"""CA2FL: cached update calibration (SAGA to the SAG of AFA-CS and MIFA), as reconstructed.
 
 Wang et al., "Tackling the Data Heterogeneity in Asynchronous Federated Learning with Cached Update
 Calibration", ICLR 2024.

@@ -1,4 +1,4 @@
-"""FedAsync: each returned model is mixed into the global one as it arrives.
+"""FedAsync: each returned model is mixed into the global one, as reconstructed.
 
 Xie, Koyejo and Gupta, "Asynchronous Federated Optimization", arXiv:1903.03934.
 

@@ -1,4 +1,4 @@
-"""FedBuff: asynchronous returns are buffered, damped by their age and averaged.
+"""FedBuff: asynchronous returns are buffered, damped and averaged, as reconstructed.
 
 Nguyen et al., "Federated Learning with Buffered Asynchronous Aggregation", AISTATS 2022,
 arXiv:2106.06639.

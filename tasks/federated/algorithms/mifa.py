@@ -1,13 +1,13 @@
-"""MIFA: the mean of every worker's latest change, so that absent workers still count.
+"""MIFA: the mean of every worker's latest change, as reconstructed.
 
 Gu et al., "Fast Federated Learning in the Presence of Arbitrary Device Unavailability", NeurIPS
 2021, arXiv:2106.04159.
 
     H_i <- (x_K - x_mu)_i for i in S_t;    x_{t+1} = x_t + eta * (1/M) * sum_{i=1..M} H_i
 
-This is AFA-CS with whole changes. The source works in synchronous rounds (delays 0) and remembers
-changes divided by the round's learning rate; here worker-side rates are constant, so remembering
-the changes themselves is the same with eta = 1.
+Absent workers thus still count. This is AFA-CS with whole changes. The source works in synchronous
+rounds (delays 0) and remembers changes divided by the round's learning rate; here worker-side rates
+are constant, so remembering the changes themselves is the same with eta = 1.
 
 Memory: ``worker_memory``'s, M x P.
 """

@@ -23,11 +23,12 @@ class Arrivals:
         worker: Worker ids, shape (m,).
         pulled: The model version that each pulled, shape (m,).
         num_steps: Local steps of each, shape (m,), at least 1.
-        sequence: How many returns that worker had made before, shape (m,); with the worker's id it
-            names a return once and for all, and keys its random draws.
+        sequence: How many returns that worker had made before, dropped ones included, shape (m,);
+            with the worker's id it names a return once and for all, and keys its random draws.
         pulled_at_s: Virtual time of each pull, shape (m,).
         returned_at_s: Virtual time of each return, shape (m,), not decreasing.
-        released: Versions that no worker in flight holds any more and none can pull again.
+        released: Versions that, after this buffer, no worker in flight holds any more and none can
+            pull again. Each version is released once at most.
         num_dropped: Returns that were older than the maximum delay, and dropped.
     """
 

@@ -90,7 +90,7 @@ def build_study(tmp_path: Path) -> BuildStudy:
                 "experiment": {
                     "kind": "federated",
                     "workers": 20,
-                    "rounds": 10 * num_lines,
+                    "rounds": 300,
                     "model": {"name": "quadratic", "centres": centres},
                     "algorithm": {"name": "afa_cd", "collect": 1},
                 },

@@ -72,7 +72,7 @@ def by_definition(config: ServerOptimizer, directions: list[tuple[float, int]]) 
         max_size=12,
     )
 )
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 def test_equals_its_formula(config: ServerOptimizer, directions: list[tuple[float, int]]) -> None:
     """Any sequence of directions and delays moves the model as the formula does."""
     made = optimizer(AfaCd(server=config, server_lr=RATE))

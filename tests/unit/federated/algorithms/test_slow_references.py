@@ -272,7 +272,7 @@ def coordinate(rounds: list[list[Return]], index: int) -> Rounds:
     ("config", "twin"), PAIRS, ids=[f"{t.__name__}-{i}" for i, (_, t) in enumerate(PAIRS)]
 )
 @given(rounds=histories(), initial=vectors)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_equals_its_slow_twin(
     config: Algorithm,
     twin: Twin,

@@ -91,7 +91,7 @@ buffers = st.lists(
 
 
 @given(rounds=buffers)
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=50, deadline=None)
 def test_equals_a_dictionary(rounds: list[list[tuple[int, int]]]) -> None:
     """Slots, sum, sweep and counts are those of a dict of latest values, after every buffer."""
     memory = empty_memory(torch.zeros(1, dtype=torch.float64), 6)

@@ -1,0 +1,163 @@
+"""What a running study looks like on a terminal, and in a log file."""
+
+from collections.abc import Iterable, Sequence
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from tasks.steps.progress import PointProgress, Snapshot, share_done
+
+STYLES = {
+    "waiting": "dim",
+    "running": "cyan",
+    "finished": "green",
+    "failed": "bold red",
+    "interrupted": "yellow",
+}
+"""State of a run -> how it is shown."""
+
+_BAR_WIDTH = 24
+_LINES_AROUND = 5
+"""Lines of a terminal that the points cannot have: the title, the rest, the prompt."""
+_QUIET_S = 15.0
+"""Longest silence in a log file."""
+
+
+def make_console(file_width: int = 120) -> Console:
+    """Return the console of this process's output; wide and without colours in a file.
+
+    Args:
+        file_width: Columns where the output is no terminal.
+    """
+    console = Console(highlight=False)
+    if console.is_terminal:
+        return console
+    return Console(highlight=False, width=file_width, color_system=None, force_terminal=False)
+
+
+def duration(seconds: float) -> str:
+    """Write a duration as ``0:42`` or ``1:02:03``."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def render(title: str, snapshot: Snapshot, *, height: int) -> RenderableType:
+    """Draw a study: one line a point, as far as the terminal has lines.
+
+    Args:
+        title: Name of the run.
+        snapshot: The study as it stands.
+        height: Lines of the terminal.
+
+    Returns:
+        What rich can show.
+    """
+    points = snapshot.points
+    left = "" if snapshot.left_s is None else f", about {duration(snapshot.left_s)} left"
+    head = Text.assemble(
+        (title, "bold"), f"  {snapshot.phase}  {duration(snapshot.elapsed_s)}{left}"
+    )
+    shown = _most_telling(points, max(1, height - _LINES_AROUND))
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(overflow="ellipsis", no_wrap=True, ratio=1)
+    for justify in ("left", "right", "right", "right", "left"):
+        table.add_column(justify=justify, no_wrap=True)
+    for point in shown:
+        table.add_row(*_cells(point))
+    rest = Text(_counts(points), "dim") if len(shown) < len(points) else Text("")
+    return Group(head, table, rest)
+
+
+def _cells(point: PointProgress) -> list[RenderableType]:
+    style = STYLES[point.state]
+    bar = ProgressBar(
+        total=point.num_rounds,
+        completed=point.num_rounds if point.state == "finished" else point.round,
+        width=_BAR_WIDTH,
+        complete_style=style,
+        finished_style=style,
+    )
+    return [
+        point.label,
+        bar,
+        f"{point.round}/{point.num_rounds}",
+        "" if point.loss is None else f"loss {point.loss:.4g}",
+        "" if point.accuracy is None else f"accuracy {100 * point.accuracy:.1f} %",
+        Text(point.state, style),
+    ]
+
+
+def _most_telling(points: Sequence[PointProgress], room: int) -> list[PointProgress]:
+    """Choose what to show: all, or what failed, runs, comes next and ended last, in this order."""
+    if len(points) <= room:
+        return list(points)
+    order = {"failed": 0, "running": 1, "waiting": 2, "interrupted": 3, "finished": 4}
+    ranked = sorted(range(len(points)), key=lambda index: (order[points[index].state], index))
+    return [points[index] for index in sorted(ranked[:room])]
+
+
+def _counts(points: Sequence[PointProgress]) -> str:
+    states = [point.state for point in points]
+    told = [f"{states.count(state)} {state}" for state in STYLES if state in states]
+    return f"{len(points)} points: {', '.join(told)}"
+
+
+def show_live(console: Console, title: str, snapshots: Iterable[Snapshot]) -> None:
+    """Draw a study on a terminal until it ends; the drawing is then gone.
+
+    Args:
+        console: The terminal.
+        title: Name of the run.
+        snapshots: The study as it stands, several times a second.
+    """
+    with Live(console=console, auto_refresh=False, transient=True) as live:
+        for snapshot in snapshots:
+            live.update(render(title, snapshot, height=console.height), refresh=True)
+
+
+def show_lines(console: Console, snapshots: Iterable[Snapshot]) -> None:
+    """Write a line when a point changes its state, and now and then how far all are.
+
+    Args:
+        console: Where to write.
+        snapshots: The study as it stands.
+    """
+    states: dict[str, str] = {}
+    phase = ""
+    told_at_s = 0.0
+    for snapshot in snapshots:
+        now = duration(snapshot.elapsed_s)
+        if snapshot.phase != phase:
+            phase = snapshot.phase
+            _write(console, f"{now}  {phase}")
+        for point in snapshot.points:
+            before = states.setdefault(point.label, "waiting")
+            if point.state != before:
+                states[point.label] = point.state
+                told_at_s = snapshot.elapsed_s
+                _write(console, f"{now}  {point.state:<11}  {point.label}{_measured(point)}")
+        if snapshot.elapsed_s - told_at_s >= _QUIET_S:
+            told_at_s = snapshot.elapsed_s
+            left = "" if snapshot.left_s is None else f", about {duration(snapshot.left_s)} left"
+            share = share_done(snapshot.points)
+            _write(console, f"{now}  {100 * share:.0f} % done; {_counts(snapshot.points)}{left}")
+
+
+def _measured(point: PointProgress) -> str:
+    """What a point that has ended came to."""
+    if not point.is_over:
+        return ""
+    told = [f"round {point.round}"]
+    told += [] if point.loss is None else [f"loss {point.loss:.4g}"]
+    told += [] if point.accuracy is None else [f"accuracy {100 * point.accuracy:.1f} %"]
+    told += [point.message] if point.message else []
+    return f": {', '.join(told)}"
+
+
+def _write(console: Console, line: str) -> None:
+    """Write one line, however long, as it is."""
+    console.print(Text(line), soft_wrap=True)

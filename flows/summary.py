@@ -1,0 +1,193 @@
+"""What a study came to: a table, where its files are, and where to look further."""
+
+import os
+import shutil
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from flows.console import STYLES, duration
+from flows.environment import has_own_prefect
+from tasks.steps.flow_record import FlowRecord, read_flow_record
+from tasks.tracking.rows import Row, collect_rows
+from tasks.tracking.study_directory import StudyDirectory
+
+MLFLOW_PORT = 5000
+PREFECT_ADDRESS = "http://127.0.0.1:4200"
+
+_MOST_WARNINGS = 10
+_LABEL_WIDTH = 18
+_LEAST_TELLING = ("time", "round", "rate, 95 %", "delay")
+"""Columns that a narrow terminal does without, the first first."""
+
+
+def print_summary(console: Console, directory: StudyDirectory) -> list[Row]:
+    """Print how a study stands.
+
+    Args:
+        console: Where to.
+        directory: The study's directory.
+
+    Returns:
+        The rows of the table.
+
+    Raises:
+        OSError: A file of the study cannot be read.
+        ValidationError: A file of the study is not what it should be.
+    """
+    rows = collect_rows(directory.path)
+    record = read_flow_record(directory.path)
+    console.print(table_of(rows, console.width))
+    for row in rows:
+        if row.state in {"failed", "interrupted"} and row.message:
+            line = Text.assemble((row.state, STYLES[row.state]), f" {row.label}: {row.message}")
+            console.print(line, soft_wrap=True)
+    for warning in warnings_of(rows, record):
+        console.print(Text.assemble(("warning ", "yellow"), warning), soft_wrap=True)
+    for label, text in pointers(directory, record, os.environ):
+        console.print(
+            Text.assemble((f"{label:<18}", "bold" if label else ""), text), soft_wrap=True
+        )
+    return rows
+
+
+def table_of(rows: Sequence[Row], width: int) -> Table:
+    """Make the table of a study: a row a point, a column for each measure that some point has.
+
+    Args:
+        rows: The points.
+        width: Columns of the terminal; where they are few, the least telling measures are left out.
+
+    Returns:
+        The table.
+    """
+    is_over = all(row.state == "finished" for row in rows)
+    columns: list[tuple[str, Callable[[Row], str]]] = [
+        ("state", lambda row: "" if is_over else row.state),
+        ("round", lambda row: "" if is_over else str(row.rounds)),
+        ("loss", lambda row: _number(row.loss, 4)),
+        ("accuracy", lambda row: "" if row.accuracy is None else f"{100 * row.accuracy:.1f} %"),
+        ("|gradient|", lambda row: _number(row.grad_norm, 3)),
+        ("rate, 95 %", _rate),
+        ("delay", lambda row: _number(row.mean_delay, 3)),
+        ("max", lambda row: _number(row.max_delay, 4)),
+        ("time", lambda row: "" if row.wall_s is None else duration(row.wall_s)),
+    ]
+    texts = {name: [text(row) for row in rows] for name, text in columns}
+    texts = {name: cells for name, cells in texts.items() if any(cells)}
+    for name in _LEAST_TELLING:
+        if _LABEL_WIDTH + sum(map(_width, texts.items())) > width:
+            texts.pop(name, None)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("run", min_width=_LABEL_WIDTH)
+    for name in texts:
+        table.add_column(name, justify="left" if name == "state" else "right", no_wrap=True)
+    for row, *cells in zip(rows, *texts.values(), strict=True):
+        style = STYLES[row.state] if row.state in {"failed", "interrupted"} else ""
+        table.add_row(row.label, *cells, style=style)
+    return table
+
+
+def _width(column: tuple[str, list[str]]) -> int:
+    name, cells = column
+    return max(map(len, [name, *cells])) + 2
+
+
+def warnings_of(rows: Sequence[Row], record: FlowRecord | None) -> list[str]:
+    """Collect the warnings of all points, each once, and what is missing in MLflow.
+
+    Args:
+        rows: The points.
+        record: Of the newest flow run.
+
+    Returns:
+        The warnings; of many, the first.
+    """
+    labels: dict[str, list[str]] = {}
+    for row in rows:
+        for warning in row.warnings:
+            labels.setdefault(warning, []).append(row.label)
+    told = [
+        f"{warning} ({where[0]}{f' and {len(where) - 1} more' if len(where) > 1 else ''})"
+        for warning, where in labels.items()
+    ]
+    if len(told) > _MOST_WARNINGS:
+        told = [*told[:_MOST_WARNINGS], f"{len(told) - _MOST_WARNINGS} more, see the report"]
+    if record is not None and record.tracking_error:
+        told.append(
+            f"MLflow has not got everything: {record.tracking_error}. The runs are complete on "
+            "disk; watershed resume sends the rest"
+        )
+    return told
+
+
+def pointers(
+    directory: StudyDirectory, record: FlowRecord | None, environment: Mapping[str, str]
+) -> list[tuple[str, str]]:
+    """Say where the files are and how to open MLflow and Prefect.
+
+    Args:
+        directory: The study's directory.
+        record: Of the newest flow run; None if the flow has never begun.
+        environment: Environment variables, which may name servers of the user's own.
+
+    Returns:
+        Labels and texts; an empty label continues the line above.
+    """
+    found = [
+        ("Figure", directory.curves),
+        ("", directory.speedup),
+        ("Report", directory.report),
+        ("Directory", directory.path),
+    ]
+    told = [(label, os.path.relpath(path)) for label, path in found if path.exists()]
+    if record is None:
+        return told
+    told += _mlflow_pointers(record)
+    address = f"/runs/flow-run/{record.flow_run_id}"
+    if has_own_prefect(environment):
+        api = environment.get("PREFECT_API_URL", f"{PREFECT_ADDRESS}/api")
+        server = environment.get("PREFECT_UI_URL", api.removesuffix("/").removesuffix("/api"))
+        return [*told, ("Prefect", f"{server}{address}")]
+    home = directory.path.resolve().parent / "prefect"
+    return [
+        *told,
+        ("Prefect", f"PREFECT_HOME={home} {program('prefect')} server start"),
+        ("", f"then open {PREFECT_ADDRESS}{address}"),
+    ]
+
+
+def _mlflow_pointers(record: FlowRecord) -> list[tuple[str, str]]:
+    if not record.comparison:
+        return []
+    if record.tracking_uri.startswith("http"):
+        return [("Compare in MLflow", f"{record.tracking_uri.rstrip('/')}{record.comparison}")]
+    server = f"server --backend-store-uri {record.tracking_uri} --port {MLFLOW_PORT}"
+    return [
+        ("Compare in MLflow", f"{program('mlflow')} {server}"),
+        ("", f"then open http://127.0.0.1:{MLFLOW_PORT}{record.comparison}"),
+    ]
+
+
+def program(name: str) -> str:
+    """Return how to call a program of this environment: by its name if the shell finds it there."""
+    installed = Path(sys.executable).with_name(name)
+    found = shutil.which(name)
+    if found is not None and Path(found).resolve() == installed.resolve():
+        return name
+    return min(os.path.relpath(installed), str(installed), key=len)
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "" if value is None else f"{value:.{digits}g}"
+
+
+def _rate(row: Row) -> str:
+    if row.rate is None or row.rate_low is None or row.rate_high is None:
+        return ""
+    return f"{row.rate:.2f} ± {(row.rate_high - row.rate_low) / 2:.2f}"

@@ -1,0 +1,126 @@
+"""Local training of a round beside a plain per-worker PyTorch loop, in the same run.
+
+CPU times are compared on one thread each: on more, what waits in a thread pool counts as work, which
+would flatter us. Wall times are compared on all cores.
+
+What ``BEST_EXECUTION`` says is the fastest of ``test_ways_of_execution``.
+"""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from pytest_benchmark.fixture import BenchmarkFixture
+
+from configs.models import Execution
+from tests.benchmarks.rounds import (
+    CHAR_LSTM,
+    LOGISTIC,
+    MNIST_CNN,
+    Case,
+    Round,
+    matrix_product_peak,
+    measure,
+    with_workers,
+)
+
+ALL_CORES = torch.get_num_threads()
+Report = Callable[[str], None]
+
+
+@pytest.fixture
+def threads(request: pytest.FixtureRequest) -> Iterator[int]:
+    """Let torch use so many threads."""
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(ALL_CORES)
+
+
+@pytest.mark.parametrize("threads", [1, ALL_CORES], indirect=True)
+@pytest.mark.parametrize(
+    ("case", "repetitions", "least_ratio"),
+    [(LOGISTIC, 50, 3.0), (MNIST_CNN, 5, 1.0), (CHAR_LSTM, 3, 0.97)],
+    ids=["logistic", "mnist_cnn", "char_lstm"],
+)
+def test_round_beside_a_plain_loop(
+    benchmark: BenchmarkFixture,
+    report: Report,
+    case: Case,
+    repetitions: int,
+    least_ratio: float,
+    threads: int,
+) -> None:
+    """Logistic regression takes a third of the loop's CPU time at most; networks are not slower.
+
+    The LSTM is the same oneDNN kernel on both sides, so its ratio is one, give or take 3 %.
+    """
+    work = Round(case)
+    peak = matrix_product_peak()
+
+    times = measure({"ours": work.ours, "plain": work.plain}, repetitions)
+    benchmark.pedantic(work.ours, rounds=3)
+
+    ours, plain = times["ours"], times["plain"]
+    share = case.flops / ours.wall_s / peak
+    benchmark.extra_info |= {
+        "cpu_ms": ours.cpu_s * 1e3,
+        "plain_cpu_ms": plain.cpu_s * 1e3,
+        "wall_ms": ours.wall_s * 1e3,
+        "plain_wall_ms": plain.wall_s * 1e3,
+        "share_of_peak": share,
+    }
+    report(
+        f"{case.config.name}, {threads} threads: CPU {ours.cpu_s * 1e3:.1f} ms, plain loop "
+        f"{plain.cpu_s * 1e3:.1f} ms, ratio {plain.cpu_s / ours.cpu_s:.2f}; wall "
+        f"{ours.wall_s * 1e3:.1f} ms, {plain.wall_s * 1e3:.1f} ms, ratio "
+        f"{plain.wall_s / ours.wall_s:.2f}; {share:.0%} of the peak of {peak / 1e9:.0f} GFLOP/s"
+    )
+    assert plain.cpu_s / ours.cpu_s >= least_ratio
+    if threads == ALL_CORES:
+        assert plain.wall_s / ours.wall_s >= least_ratio
+
+
+@pytest.mark.parametrize(
+    ("case", "repetitions"),
+    [(MNIST_CNN, 3), (CHAR_LSTM, 2)],
+    ids=["mnist_cnn", "char_lstm"],
+)
+def test_ways_of_execution(
+    benchmark: BenchmarkFixture, report: Report, case: Case, repetitions: int
+) -> None:
+    """``auto`` is the way with the smallest wall time on all cores, give or take 10 %."""
+    ways: tuple[Execution, ...] = ("batched", "looped", "threads")
+    rounds = {way: Round(case, way) for way in ways}
+
+    times = measure({way: rounds[way].ours for way in ways}, repetitions)
+    benchmark.pedantic(Round(case, "auto").ours, rounds=2)
+
+    report(
+        f"{case.config.name}, wall: "
+        + ", ".join(f"{way} {times[way].wall_s * 1e3:.0f} ms" for way in ways)
+    )
+    auto = float(benchmark.stats.stats.min)
+    assert auto <= 1.1 * min(found.wall_s for found in times.values())
+
+
+@pytest.mark.parametrize("threads", [1], indirect=True)
+@pytest.mark.usefixtures("threads")
+def test_registered_workers_cost_nothing(benchmark: BenchmarkFixture, report: Report) -> None:
+    """Rounds a second do not fall as the number of registered workers grows.
+
+    This is local training alone; arrivals and the server's part belong to the simulator's benchmark.
+    """
+    rounds = {
+        num_workers: Round(with_workers(LOGISTIC, num_workers))
+        for num_workers in (100, 1_000, 10_000, 100_000)
+    }
+
+    times = measure({str(number): work.ours for number, work in rounds.items()}, 20)
+    benchmark.pedantic(rounds[100_000].ours, rounds=3)
+
+    rates = {number: 1 / found.cpu_s for number, found in times.items()}
+    report(
+        "rounds a second of CPU time, by registered workers: "
+        + ", ".join(f"{number}: {rate:.0f}" for number, rate in rates.items())
+    )
+    assert rates["100000"] > 0.8 * rates["100"]

@@ -1,0 +1,453 @@
+"""Journals in a real MLflow: SQLite and an HTTP server; killed, stopped, started again."""
+
+import json
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities import Run, ViewType
+
+from configs.study import Study
+from tasks.runtime.journal import Journal, read_journal
+from tasks.runtime.metrics import Metric
+from tasks.runtime.records import Exit, JobFile, Result
+from tasks.runtime.run_directory import RunDirectory
+from tasks.tracking.follower import RunFollower
+from tasks.tracking.store import MetricPoint, default_tracking_uri, open_store
+from tasks.tracking.study_directory import StudyDirectory
+from tasks.tracking.tracker import StudyTracker
+from tests.integration.mlflow_server import MlflowServer, metric_rows
+
+_FOLLOW = Path(__file__).with_name("follow.py")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
+    """A server with an empty database."""
+    server = MlflowServer(tmp_path_factory.mktemp("mlflow"))
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def sqlite_uri(server: MlflowServer) -> str:
+    """The server's database, without the server."""
+    return f"sqlite:///{server.database}"
+
+
+@pytest.fixture(params=["sqlite", "http"])
+def uri(request: pytest.FixtureRequest, server: MlflowServer, sqlite_uri: str) -> str:
+    """The same database, by SQLite and by HTTP."""
+    return sqlite_uri if request.param == "sqlite" else server.uri
+
+
+def _new_run(uri: str) -> str:
+    store = open_store(uri)
+    experiment = store.experiment("points", "")
+    return store.find_or_create_run(experiment, f"{random.getrandbits(64):x}", name="r", tags={})
+
+
+def _write_lines(directory: RunDirectory, first: int, last: int) -> None:
+    directory.path.mkdir(exist_ok=True)
+    with Journal(directory.journal, first) as journal:
+        for number in range(first, last):
+            journal.write(
+                10 * number,
+                {
+                    Metric.TRAIN_LOSS: 1 / (1 + number),
+                    Metric.VIRTUAL_S: 0.1 * number,
+                    Metric.DELAY_MAX: float(number % 7),
+                    "test/a strange, name!": 1.0,
+                },
+            )
+
+
+def _journal_rows(directory: RunDirectory) -> list[tuple[str, int, float, int]]:
+    """What the database must hold, no more and no less."""
+    return sorted(
+        (name.replace(",", "_").replace("!", "_"), line.step, value, line.timestamp_ms)
+        for line, _ in read_journal(directory.journal)
+        for name, value in line.metrics.items()
+    )
+
+
+def _study(path: Path, *, num_points: int = 2) -> StudyDirectory:
+    """A study whose points have run and ended, without a report."""
+    study = Study.model_validate(
+        {
+            "name": f"study-{path.parent.name}",
+            "description": "Which seed?",
+            "experiment": {
+                "workers": 2,
+                "model": {"name": "quadratic"},
+                "algorithm": {"name": "afa_cd", "collect": 1},
+            },
+            "grid": {"seed": list(range(num_points))},
+        }
+    )
+    directory = StudyDirectory(path)
+    path.mkdir(parents=True)
+    directory.write_study(study)
+    for point in study.points():
+        run = directory.point(point.index, point.label)
+        run.attempt(1).mkdir(parents=True)
+        run.job.write_text(
+            JobFile(
+                study=study.name,
+                point=point.label,
+                coordinates=dict(point.coordinates),
+                config_hash=point.config_hash,
+                experiment=point.experiment,
+            ).model_dump_json()
+        )
+        run.model.write_bytes(b"weights")
+        _write_lines(run, 0, 30)
+        _end(run, Result(status="finished", wall_s=2.0))
+    return directory
+
+
+def _end(run: RunDirectory, result: Result) -> None:
+    run.result.write_text(result.model_dump_json())
+    exit_file = run.attempts()[-1] / "exit.json"
+    exit_file.write_text(Exit(code=0, timestamp_ms=1).model_dump_json())
+
+
+def _runs(client: MlflowClient, study: StudyDirectory, view: int = ViewType.ALL) -> list[Run]:
+    experiment = client.get_experiment_by_name(study.read_study().name)
+    assert experiment is not None
+    return list(client.search_runs([experiment.experiment_id], run_view_type=view))
+
+
+def test_what_is_sent_twice_is_there_once(server: MlflowServer, uri: str) -> None:
+    """MLflow's primary key takes a batch again, whole or overlapping, without a second row."""
+    run_id = _new_run(uri)
+    points = [MetricPoint("loss", 1 / (3 + i), 1000 + i, i) for i in range(1500)]
+    store = open_store(uri)
+
+    for first, last in ((0, 900), (0, 900), (500, 1500), (0, 1500)):
+        store.log_points(run_id, points[first:last])
+
+    rows = metric_rows(server.database, run_id)
+    assert rows == [(p.key, p.step, p.value, p.timestamp_ms) for p in points]
+    history = MlflowClient(uri).get_metric_history(run_id, "loss")
+    assert [(m.step, m.value) for m in history] == [(p.step, p.value) for p in points]
+
+
+def test_a_batch_whose_cursor_was_lost_arrives_once(
+    server: MlflowServer, uri: str, tmp_path: Path
+) -> None:
+    """Killed after sending, before the cursor is stored: the next follower changes nothing."""
+    directory = RunDirectory(tmp_path / "run")
+    _write_lines(directory, 0, 400)
+    run_id = _new_run(uri)
+    follower = RunFollower(directory, run_id, uri)
+    follower.send()
+    before = directory.tracking.read_bytes()
+    _write_lines(directory, 400, 700)
+    follower.send()
+    directory.tracking.write_bytes(before)
+
+    num_sent = RunFollower(directory, run_id, uri).send()
+
+    assert num_sent == 300 * 4
+    assert metric_rows(server.database, run_id) == _journal_rows(directory)
+
+
+def test_a_growing_journal_is_followed(sqlite_uri: str, tmp_path: Path) -> None:
+    """Each poll sends the complete new lines; a torn line waits for its end."""
+    directory = RunDirectory(tmp_path)
+    follower = RunFollower(directory, _new_run(sqlite_uri), sqlite_uri)
+    sent = [follower.poll().num_sent]
+    for lines in (3, 5):
+        _write_lines(directory, 0, lines)
+        sent.append(follower.poll().num_sent)
+    whole = directory.journal.read_bytes()
+    directory.journal.write_bytes(whole + b'{"sequence": 5, "st')
+    sent.append(follower.poll().num_sent)
+    directory.journal.write_bytes(whole)
+    _write_lines(directory, 0, 6)
+
+    sent.append(follower.poll().num_sent)
+
+    assert sent == [0, 12, 8, 0, 4]
+
+
+def test_lines_written_anew_after_a_power_cut_are_not_sent_again(
+    server: MlflowServer, sqlite_uri: str, tmp_path: Path
+) -> None:
+    """Lines that a compute node lost after they were read come back with other timestamps."""
+    directory = RunDirectory(tmp_path / "run")
+    run_id = _new_run(sqlite_uri)
+    _write_lines(directory, 0, 10)
+    follower = RunFollower(directory, run_id, sqlite_uri)
+    follower.send()
+    expected = _journal_rows(directory)
+    kept = b"".join(directory.journal.read_bytes().splitlines(keepends=True)[:4])
+    time.sleep(0.01)  # other timestamps
+    directory.journal.write_bytes(kept)
+    assert follower.poll().num_sent == 0
+    _write_lines(directory, 4, 12)
+
+    num_sent = follower.poll().num_sent
+
+    assert num_sent == 2 * 4
+    new = [row for row in _journal_rows(directory) if row[1] >= 100]
+    assert metric_rows(server.database, run_id) == sorted(expected + new)
+
+
+def test_killed_followers_send_each_point_once(
+    server: MlflowServer, uri: str, tmp_path: Path
+) -> None:
+    """SIGKILL at random moments of sending, and a follower after it: every point, once."""
+    directory = RunDirectory(tmp_path / "run")
+    _write_lines(directory, 0, 4000)
+    run_id = _new_run(uri)
+    command = [sys.executable, str(_FOLLOW), str(directory.path), run_id, uri]
+    offsets = []
+    for _ in range(2):
+        before = _offset(directory)
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+            deadline = time.monotonic() + 60
+            while _offset(directory) == before and time.monotonic() < deadline:
+                time.sleep(0.01)
+            time.sleep(random.uniform(0, 0.5))
+            process.kill()
+        offsets.append(_offset(directory))
+
+    RunFollower(directory, run_id, uri).send()
+
+    assert 0 < offsets[0] < offsets[1]
+    assert metric_rows(server.database, run_id) == _journal_rows(directory)
+
+
+def _offset(directory: RunDirectory) -> int:
+    if not directory.tracking.exists():
+        return 0
+    return int(json.loads(directory.tracking.read_bytes())["offset"])
+
+
+def test_a_study_becomes_a_parent_run_with_children(
+    server: MlflowServer, uri: str, tmp_path: Path
+) -> None:
+    """Experiment, runs, parameters, tags, metrics, artifacts and status; made once, found after."""
+    study = _study(tmp_path / "study-1")
+    study.report.write_text("# report")
+    tracker = StudyTracker(study.path, uri, flow_run_id="flow-7")
+    client = MlflowClient(uri)
+
+    followed = tracker.close()
+    again = StudyTracker(study.path, uri).close()
+
+    assert (followed.num_sent, followed.error, again.num_sent) == (2 * 30 * 4, None, 0)
+    runs = {run.info.run_name: run for run in _runs(client, study)}
+    assert set(runs) == {"study-1", "seed=0", "seed=1"}
+    parent, child = runs["study-1"], runs["seed=1"]
+    assert parent.data.params == {"grid.seed": "0, 1"}
+    assert "time/virtual_s" in parent.data.tags["mlflow.note.content"]
+    assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id
+    assert child.data.tags["axis.seed"] == "1"
+    assert child.data.tags["prefect.flow_run_id"] == "flow-7"
+    point = study.points()[1]
+    assert child.data.tags["watershed.config_hash"] == point.read_job().config_hash
+    assert child.data.tags["watershed.run_directory"] == str(point.path)
+    assert child.data.params["algorithm.name"] == "afa_cd"
+    assert child.data.params["model.centres"] == "[0.0, 100.0]"
+    assert child.data.metrics["result/wall_s"] == 2.0
+    assert child.data.metrics["result/train_loss"] == pytest.approx(1 / 30)
+    assert {run.info.status for run in runs.values()} == {"FINISHED"}
+    assert _artifacts(client, child) == {"job.json", "model.safetensors", "result.json"}
+    assert _artifacts(client, parent) == {"report.md", "study.json"}
+    rows = [r for r in metric_rows(server.database, child.info.run_id) if r[0][:7] != "result/"]
+    assert rows == _journal_rows(point)
+
+
+def _artifacts(client: MlflowClient, run: Run) -> set[str]:
+    return {artifact.path for artifact in client.list_artifacts(run.info.run_id)}
+
+
+def test_virtual_time_can_be_the_axis_of_every_metric(sqlite_uri: str, tmp_path: Path) -> None:
+    """MLflow's charts pair two metrics by step, so each step of one must be a step of the other."""
+    directory = RunDirectory(tmp_path / "run")
+    _write_lines(directory, 0, 20)
+    run_id = _new_run(sqlite_uri)
+
+    RunFollower(directory, run_id, sqlite_uri).send()
+
+    client = MlflowClient(sqlite_uri)
+    clock = client.get_metric_history(run_id, Metric.VIRTUAL_S)
+    loss = client.get_metric_history(run_id, Metric.TRAIN_LOSS)
+    assert (
+        [point.step for point in clock]
+        == [point.step for point in loss]
+        == [10 * number for number in range(20)]
+    )
+
+
+def test_a_crash_after_creating_runs_creates_no_others(tmp_path: Path, sqlite_uri: str) -> None:
+    """The key is on disk before the run exists; without the run's id it is found by the key."""
+    study = _study(tmp_path / "study-1")
+    StudyTracker(study.path, sqlite_uri).poll()
+    for directory in (RunDirectory(study.path), *study.points()):
+        cursor = json.loads(directory.tracking.read_bytes())
+        directory.tracking.write_text(
+            json.dumps(cursor | {"run_id": "", "offset": 0, "sequence": 0, "num_ended": 0})
+        )
+
+    StudyTracker(study.path, sqlite_uri).close()
+
+    client = MlflowClient(sqlite_uri)
+    runs = _runs(client, study)
+    assert len(runs) == 3
+    assert all(len(client.get_metric_history(r.info.run_id, "result/rate")) <= 1 for r in runs)
+
+
+def test_interrupted_and_resumed_runs_go_on_in_the_same_run(
+    sqlite_uri: str, tmp_path: Path
+) -> None:
+    """KILLED after the interruption, RUNNING when resumed, FINISHED at the end; one MLflow run."""
+    study = _study(tmp_path / "study-1", num_points=1)
+    (point,) = study.points()
+    client = MlflowClient(sqlite_uri)
+    tracker = StudyTracker(study.path, sqlite_uri)
+
+    def status() -> str:
+        tracker.poll()
+        by_name = {run.info.run_name: str(run.info.status) for run in _runs(client, study)}
+        return by_name["seed=0"]
+
+    _end(point, Result(status="interrupted"))
+    interrupted = status()
+    point.attempt(2).mkdir()
+    _write_lines(point, 30, 40)
+    resumed = status()
+    _end(point, Result(status="finished"))
+    finished = status()
+
+    assert (interrupted, resumed, finished) == ("KILLED", "RUNNING", "FINISHED")
+    run = next(r for r in _runs(client, study) if r.info.run_name == "seed=0")
+    assert len(client.get_metric_history(run.info.run_id, Metric.TRAIN_LOSS)) == 40
+    assert len(_runs(client, study)) == 2
+
+
+def test_a_job_that_left_no_end_is_killed(sqlite_uri: str, tmp_path: Path) -> None:
+    """When all jobs are over, an attempt without an end was killed; so is its study."""
+    study = _study(tmp_path / "study-1")
+    (study.points()[0].attempts()[-1] / "exit.json").unlink()
+
+    StudyTracker(study.path, sqlite_uri).close()
+
+    runs = {run.info.run_name: run.info.status for run in _runs(MlflowClient(sqlite_uri), study)}
+    assert runs == {"study-1": "KILLED", "seed=0": "KILLED", "seed=1": "FINISHED"}
+
+
+def test_one_deleted_run_does_not_hold_up_the_others(sqlite_uri: str, tmp_path: Path) -> None:
+    """What somebody deleted in MLflow stays deleted, and is told; the others go on."""
+    study = _study(tmp_path / "study-1")
+    first, second = study.points()
+    for point in (first, second):
+        (point.attempts()[-1] / "exit.json").unlink()
+    tracker = StudyTracker(study.path, sqlite_uri)
+    tracker.poll()
+    client = MlflowClient(sqlite_uri)
+    deleted = json.loads(first.tracking.read_bytes())["run_id"]
+    client.delete_run(deleted)
+    _write_lines(first, 30, 35)
+    _write_lines(second, 30, 35)
+
+    followed = tracker.poll()
+
+    assert followed.num_sent == 5 * 4
+    assert followed.error is not None
+    assert deleted in followed.error
+
+
+def test_an_unreadable_job_does_not_hold_up_the_others(sqlite_uri: str, tmp_path: Path) -> None:
+    """A damaged file in one run's directory is told with its path."""
+    study = _study(tmp_path / "study-1")
+    study.points()[0].job.write_text("{}")
+
+    followed = StudyTracker(study.path, sqlite_uri).close()
+
+    assert followed.num_sent == 30 * 4
+    assert followed.error is not None
+    assert str(study.points()[0].path) in followed.error
+
+
+def test_doubled_runs_are_reduced_to_the_oldest(server: MlflowServer) -> None:
+    """Where a request was carried out after we gave up on it, both sides agree on one run."""
+    store, client = open_store(server.uri), MlflowClient(server.uri)
+    experiment = store.experiment("doubles", "")
+    tags = {"watershed.key": "k"}
+    older = client.create_run(experiment, start_time=1000, tags=tags).info.run_id
+    client.create_run(experiment, start_time=2000, tags=tags)
+
+    found = [store.find_or_create_run(experiment, "k", name="n", tags={}) for _ in range(2)]
+
+    assert found == [older, older]
+    assert len(client.search_runs([experiment])) == 1
+
+
+def test_a_deleted_experiment_is_told_with_the_remedy(server: MlflowServer, tmp_path: Path) -> None:
+    """Nothing is restored behind the user's back."""
+    study = _study(tmp_path / "study-1")
+    client = MlflowClient(server.uri)
+    client.delete_experiment(client.create_experiment(study.read_study().name))
+
+    followed = StudyTracker(study.path, server.uri).close(patience_s=1)
+
+    assert followed.error is not None
+    assert "mlflow experiments restore --experiment-id" in followed.error
+
+
+def test_a_stopped_server_loses_nothing(server: MlflowServer, tmp_path: Path) -> None:
+    """Polls while the server is down return at once and say so; afterwards every point is there."""
+    early, late = _study(tmp_path / "study-1"), _study(tmp_path / "study-2")
+    run = early.points()[0]
+    (run.attempts()[-1] / "exit.json").unlink()
+    tracker = StudyTracker(early.path, server.uri)
+    tracker.poll()
+    run_id = json.loads(run.tracking.read_bytes())["run_id"]
+
+    server.stop()
+    _write_lines(run, 30, 60)
+    began = time.monotonic()
+    down = [tracker.poll(), tracker.poll(), StudyTracker(late.path, server.uri).poll()]
+    took_s = time.monotonic() - began
+    server.start()
+    _end(run, Result(status="finished"))
+    closed = [tracker.close(), StudyTracker(late.path, server.uri).close()]
+
+    assert [followed.num_sent for followed in down] == [0, 0, 0]
+    assert all(server.uri in (followed.error or "") for followed in down)
+    assert took_s < 10  # not MLflow's own four minutes
+    assert [(followed.num_sent, followed.error) for followed in closed] == [
+        (30 * 4, None),
+        (2 * 30 * 4, None),
+    ]
+    rows = [row for row in metric_rows(server.database, run_id) if row[0][:7] != "result/"]
+    assert rows == _journal_rows(run)
+    statuses = {run.info.status for run in _runs(MlflowClient(server.uri), late)}
+    assert statuses == {"FINISHED"}
+
+
+def test_the_default_store_lies_in_the_runs_root(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQLite beside the runs, its artifacts beside it; MLFLOW_TRACKING_URI wins."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    uri = default_tracking_uri(tmp_path / "runs")
+    study = _study(tmp_path / "runs" / "study-1", num_points=1)
+    StudyTracker(study.path, uri).close()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://tracking:5000")
+    from_environment = default_tracking_uri(tmp_path / "runs")
+
+    assert uri == f"sqlite:///{tmp_path}/runs/mlflow.db"
+    assert (tmp_path / "runs" / "mlflow.db").exists()
+    assert len(list((tmp_path / "runs" / "mlartifacts").rglob("model.safetensors"))) == 1
+    assert from_environment == "http://tracking:5000"
