@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from tasks.runtime.journal import read_journal
 from tasks.runtime.metrics import Metric
 from tasks.runtime.run_directory import RunDirectory
+from tasks.slurm.liveness import is_alive
 from tasks.tracking.history import RunState, read_state
 from tasks.tracking.study_directory import StudyDirectory
 
@@ -83,6 +84,8 @@ def share_done(points: Sequence[PointProgress]) -> float:
 class StudyProgress:
     """Reads a study's run directories again and again, of the journals only what is new.
 
+    A run that failed or was interrupted before this object was made waits for its next attempt.
+
     Args:
         directory: The study's directory.
 
@@ -110,15 +113,18 @@ class _PointReader:
         job = directory.read_job()
         self._progress = PointProgress(job.point, "waiting", 0, job.experiment.rounds)
         self._offset = 0
-        self._num_ended = 0
+        # A job that a killed flow has left will be adopted, and its attempt goes on.
+        self._num_attempts_before = len(directory.attempts()) - is_alive(directory)
 
     def read(self) -> PointProgress:
-        if self._progress.is_over and len(self._directory.attempts()) == self._num_ended:
+        if self._progress.is_over:
             return self._progress
         result = self._directory.read_result()
         state = read_state(self._directory, result)
         if state == "waiting" and self._directory.stdout.exists():
             state = "running"  # it is importing what it needs
+        if state != "finished" and 0 < len(self._directory.attempts()) <= self._num_attempts_before:
+            state = "waiting"  # for its next attempt
         last, loss, accuracy = self._progress.round, self._progress.loss, self._progress.accuracy
         for line, offset in read_journal(self._directory.journal, self._offset):
             self._offset, last = offset, line.step
@@ -134,5 +140,4 @@ class _PointReader:
             accuracy=accuracy,
             message=result.message if result and has_ended else "",
         )
-        self._num_ended = len(self._directory.attempts()) if has_ended else 0
         return self._progress

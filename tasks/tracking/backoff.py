@@ -39,6 +39,11 @@ class Backoff:
         self._not_before = self._clock() + wait_s
         self._wait_s = min(2 * self._wait_s, _LONGEST_WAIT_S)
 
+    def cut_short(self) -> None:
+        """Let the next attempt be due now; what failed is remembered."""
+        self._wait_s = _FIRST_WAIT_S
+        self._not_before = self._clock()
+
     def succeeded(self) -> None:
         """Note a success."""
         self._error = None

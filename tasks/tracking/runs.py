@@ -115,12 +115,13 @@ def _open_run(
     parameters: dict[str, str],
 ) -> str:
     cursor = read_cursor(directory, store.tracking_uri)
-    run_id = cursor.run_id
-    if not run_id:
-        run_id = store.find_or_create_run(experiment_id, cursor.key, name=name, tags=tags)
-        store.log_parameters(run_id, parameters)
-        # Written last: a crash before this line comes here again and completes the parameters.
-        write_cursor(directory, cursor.model_copy(update={"run_id": run_id}))
+    if cursor.run_id:
+        store.log_tags(cursor.run_id, tags)  # a resumed run has another flow run
+        return cursor.run_id
+    run_id = store.find_or_create_run(experiment_id, cursor.key, name=name, tags=tags)
+    store.log_parameters(run_id, parameters)
+    # Written last: a crash before this line comes here again and completes the parameters.
+    write_cursor(directory, cursor.model_copy(update={"run_id": run_id}))
     return run_id
 
 

@@ -258,5 +258,14 @@ def _translated(tracking_uri: str) -> Iterator[None]:
         yield
     except (MlflowException, SQLAlchemyError, OSError) as error:
         code = getattr(error, "error_code", "")
-        message = f"MLflow at {tracking_uri}: {str(error).strip().splitlines()[0]}"
-        raise TrackingError(message, permanent=code in _PERMANENT) from error
+        raise TrackingError(
+            f"MLflow at {tracking_uri} {_reason(error)}", permanent=code in _PERMANENT
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    """Say what went wrong in one line; MLflow wraps what its HTTP client raised."""
+    if isinstance(error.__context__, OSError):
+        return f"does not answer ({type(error.__context__).__name__})"
+    lines = str(error).strip().splitlines()
+    return f"refuses: {lines[0] if lines else type(error).__name__}"

@@ -79,6 +79,7 @@ class StudyTracker:
             What was sent, and what is still wrong.
         """
         deadline = self._clock() + patience_s
+        self._backoff.cut_short()
         num_sent = 0
         while True:
             followed = self._attempt(over=True)

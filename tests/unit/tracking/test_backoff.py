@@ -49,3 +49,13 @@ def test_permanent_errors_wait_longest_at_once() -> None:
     backoff.failed(TrackingError("deleted", permanent=True))
 
     assert backoff.remaining_s == 60
+
+
+def test_a_wait_can_be_cut_short() -> None:
+    """At the end of a study an attempt is due at once; the error stands until one succeeds."""
+    backoff = Backoff(_Clock())
+    backoff.failed(TrackingError("deleted", permanent=True))
+
+    backoff.cut_short()
+
+    assert (backoff.remaining_s, backoff.error) == (0, "deleted")

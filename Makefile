@@ -1,0 +1,72 @@
+# Every target does the set-up that it needs; the first one to do so takes some minutes.
+#   make run PYTHON=/path/to/python3.12     another Python for the virtual environment
+#   make run ARGS="--set rounds=50"         further arguments for watershed, pytest
+
+.DEFAULT_GOAL := help
+.PHONY: help run test check bench setup constraints clean distclean
+
+VENV := .venv
+BIN := $(VENV)/bin
+# The stamp carries a checksum, so that a fresh checkout of the same versions installs nothing.
+STAMP := $(VENV)/.installed-$(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
+IS_SUPPORTED := import sys, ensurepip, venv; sys.exit(not (3, 11) <= sys.version_info < (3, 14))
+
+help:  ## Say what can be made
+	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+run: $(STAMP)  ## Run the main study: anarchic federated averaging on handwritten digits (3 minutes)
+	@$(BIN)/watershed run configs/studies/digits.yaml $(ARGS)
+
+test: $(STAMP)  ## Check style, types and import contracts, and run all tests (10 minutes)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/pytest $(ARGS)
+
+check: $(STAMP)  ## Check all studies without running them
+	@$(BIN)/watershed check configs/studies/*.yaml $(ARGS)
+
+bench: $(STAMP)  ## Measure the speed beside a plain loop over the workers
+	$(BIN)/pytest tests/benchmarks --benchmark-only $(ARGS)
+
+setup: $(STAMP)  ## Make the virtual environment in .venv and install
+
+$(STAMP): pyproject.toml constraints.txt
+	@set -e; \
+	if ! $(BIN)/python -c '$(IS_SUPPORTED)' 2>/dev/null; then \
+	    python=; \
+	    for candidate in $(PYTHON) python3 python3.13 python3.12 python3.11; do \
+	        if "$$candidate" -c '$(IS_SUPPORTED)' 2>/dev/null; then python=$$candidate; break; fi; \
+	    done; \
+	    if [ -z "$$python" ]; then \
+	        echo "Watershed needs Python 3.11, 3.12 or 3.13 with its venv module (on Debian and" >&2; \
+	        echo "Ubuntu the package python3-venv); found: $$(python3 --version 2>&1 || echo none)." >&2; \
+	        echo "Name another with: make $(MAKECMDGOALS) PYTHON=/path/to/python3.12" >&2; \
+	        exit 1; \
+	    fi; \
+	    echo "Making $(VENV) with $$($$python --version) ..."; \
+	    rm -rf $(VENV); \
+	    "$$python" -m venv $(VENV); \
+	fi; \
+	echo "Installing; the first time this takes 3 to 8 minutes ..."; \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'; \
+	rm -f $(VENV)/.installed-*; \
+	touch $@
+
+constraints:  ## Renew constraints.txt: the newest versions that resolve together
+	@set -e; \
+	directory=$$(mktemp -d); trap 'rm -rf "$$directory"' EXIT; \
+	$(BIN)/python -m venv "$$directory/venv"; \
+	"$$directory/venv/bin/python" -m pip install --quiet -e '.[dev]'; \
+	{ head -1 constraints.txt; \
+	  "$$directory/venv/bin/python" -m pip freeze --exclude-editable | sed 's/+cpu$$//'; \
+	} > "$$directory/constraints.txt"; \
+	cp "$$directory/constraints.txt" constraints.txt
+
+clean:  ## Remove caches; runs and .venv stay
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks .import_linter_cache
+	find configs flows models tasks tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+distclean: clean  ## Remove .venv, too
+	rm -rf $(VENV)
