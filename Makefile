@@ -32,12 +32,12 @@ bench: $(STAMP)  ## Measure the speed beside a plain loop over the workers
 
 setup: $(STAMP)  ## Make the virtual environment in .venv and install
 
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP):
 	@set -e; \
-	if ! $(BIN)/python -c '$(IS_SUPPORTED)' 2>/dev/null; then \
+	if ! $(BIN)/python -c '$(IS_SUPPORTED)' >/dev/null 2>&1; then \
 	    python=; \
 	    for candidate in $(PYTHON) python3 python3.13 python3.12 python3.11; do \
-	        if "$$candidate" -c '$(IS_SUPPORTED)' 2>/dev/null; then python=$$candidate; break; fi; \
+	        if "$$candidate" -c '$(IS_SUPPORTED)' >/dev/null 2>&1; then python=$$candidate; break; fi; \
 	    done; \
 	    if [ -z "$$python" ]; then \
 	        echo "Watershed needs Python 3.11, 3.12 or 3.13 with its venv module (on Debian and" >&2; \

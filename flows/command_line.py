@@ -5,6 +5,8 @@ in a process of its own.
 """
 
 import sys
+import tempfile
+import traceback
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -22,8 +24,8 @@ from configs.loading import ConfigError, load_study
 from configs.study import Study
 from flows.console import make_console, show_lines, show_live
 from flows.finding import find_study, known_runs
-from flows.orchestration import LOG_NAME, snapshots, started_flow, stop_requests
-from flows.summary import print_summary, program
+from flows.orchestration import last_words, snapshots, started_flow, stop_requests
+from flows.summary import print_run, print_summary, program
 from tasks.runtime.run_directory import RunDirectory
 from tasks.slurm.liveness import is_alive
 from tasks.steps.creation import create_study_directory
@@ -158,9 +160,15 @@ def resume(name: Run = None, runs_dir: RunsDir = Path("runs"), parallel: Paralle
 
 @app.command(epilog="Example:  watershed show digits")
 def show(name: Run = None, runs_dir: RunsDir = Path("runs")) -> None:
-    """Show how a run stands: its table, its files, how to open MLflow and Prefect."""
-    directory = _found(name, runs_dir)
+    """Show how a run stands: its table, its files, how to open MLflow and Prefect.
+
+    Of the directory of one grid point: its last measurements and the end of its output.
+    """
     console = make_console()
+    if name is not None and (Path(name) / "job.json").is_file():
+        print_run(console, RunDirectory(Path(name)))
+        return
+    directory = _found(name, runs_dir)
     is_running = is_alive(RunDirectory(directory.path))
     state = "is running" if is_running else "is not running"
     console.print(Text.assemble((directory.path.name, "bold"), f" {state}"))
@@ -188,8 +196,8 @@ def _run_to_the_end(directory: StudyDirectory, parallel: int | None) -> NoReturn
     states = {row.state for row in rows}
     if states <= {"finished"}:
         _exit(0)
-    if not stops and process.returncode not in {0, EXIT_FAILED}:
-        _say(f"the flow has stopped; why, stands in {directory.path / LOG_NAME}")
+    if not stops and not states & {"failed"}:
+        _say(f"The flow itself has stopped: {last_words(directory, process.returncode)}")
     _say_how_to_resume(directory)
     _exit(EXIT_INTERRUPTED if stops else EXIT_FAILED)
 
@@ -256,6 +264,13 @@ def main(argv: list[str] | None = None) -> int:
         app(args=argv, prog_name="watershed")
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else EXIT_FAILED
+    except Exception as error:  # noqa: BLE001  the entry point: no user has to read a traceback
+        with tempfile.NamedTemporaryFile(
+            "w", prefix="watershed-", suffix=".log", delete=False
+        ) as file:
+            traceback.print_exc(file=file)
+        _say(f"internal error: {type(error).__name__}: {error}\nPlease report it, with {file.name}")
+        return EXIT_FAILED
     return 0
 
 

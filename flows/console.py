@@ -19,7 +19,7 @@ STYLES = {
 }
 """State of a run -> how it is shown."""
 
-_BAR_WIDTH = 24
+_WIDE, _BAR_WIDTH, _SHORT_BAR_WIDTH = 100, 24, 10
 _LINES_AROUND = 5
 """Lines of a terminal that the points cannot have: the title, the rest, the prompt."""
 _QUIET_S = 15.0
@@ -45,13 +45,14 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
-def render(title: str, snapshot: Snapshot, *, height: int) -> RenderableType:
+def render(title: str, snapshot: Snapshot, *, width: int, height: int) -> RenderableType:
     """Draw a study: one line a point, as far as the terminal has lines.
 
     Args:
         title: Name of the run.
         snapshot: The study as it stands.
-        height: Lines of the terminal.
+        width: Columns of the terminal.
+        height: Its lines.
 
     Returns:
         What rich can show.
@@ -62,32 +63,37 @@ def render(title: str, snapshot: Snapshot, *, height: int) -> RenderableType:
         (title, "bold"), f"  {snapshot.phase}  {duration(snapshot.elapsed_s)}{left}"
     )
     shown = _most_telling(points, max(1, height - _LINES_AROUND))
+    texts = [_texts(point) for point in shown]
+    bar_width = _BAR_WIDTH if width >= _WIDE else _SHORT_BAR_WIDTH
+    taken = bar_width + 2 + sum(max(map(len, column)) + 2 for column in zip(*texts, strict=True))
     table = Table.grid(padding=(0, 2, 0, 0))
-    table.add_column(overflow="ellipsis", no_wrap=True, ratio=1)
-    for justify in ("left", "right", "right", "right", "left"):
+    table.add_column(no_wrap=True, overflow="ellipsis", max_width=max(1, width - taken - 2))
+    table.add_column(no_wrap=True)
+    for justify in ("right", "right", "right", "left"):
         table.add_column(justify=justify, no_wrap=True)
-    for point in shown:
-        table.add_row(*_cells(point))
+    for point, (*measured, state) in zip(shown, texts, strict=True):
+        style = STYLES[point.state]
+        table.add_row(point.label, _bar(point, bar_width), *measured, Text(state, style))
     rest = Text(_counts(points), "dim") if len(shown) < len(points) else Text("")
     return Group(head, table, rest)
 
 
-def _cells(point: PointProgress) -> list[RenderableType]:
-    style = STYLES[point.state]
-    bar = ProgressBar(
+def _bar(point: PointProgress, width: int) -> ProgressBar:
+    return ProgressBar(
         total=point.num_rounds,
         completed=point.num_rounds if point.state == "finished" else point.round,
-        width=_BAR_WIDTH,
-        complete_style=style,
-        finished_style=style,
+        width=width,
+        complete_style=STYLES[point.state],
+        finished_style=STYLES[point.state],
     )
+
+
+def _texts(point: PointProgress) -> list[str]:
     return [
-        point.label,
-        bar,
         f"{point.round}/{point.num_rounds}",
         "" if point.loss is None else f"loss {point.loss:.4g}",
         "" if point.accuracy is None else f"accuracy {100 * point.accuracy:.1f} %",
-        Text(point.state, style),
+        point.state,
     ]
 
 
@@ -116,7 +122,9 @@ def show_live(console: Console, title: str, snapshots: Iterable[Snapshot]) -> No
     """
     with Live(console=console, auto_refresh=False, transient=True) as live:
         for snapshot in snapshots:
-            live.update(render(title, snapshot, height=console.height), refresh=True)
+            live.update(
+                render(title, snapshot, width=console.width, height=console.height), refresh=True
+            )
 
 
 def show_lines(console: Console, snapshots: Iterable[Snapshot]) -> None:

@@ -6,6 +6,7 @@ the flow's process writes to a log file alone.
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -30,6 +31,8 @@ PATIENCE_S = 30.0
 """How long a study may take to stop before it is killed; its jobs are stopped before by then."""
 
 _POLL_S = 0.2
+_DATED_OR_INDENTED = re.compile(r"\s|\d\d:\d\d:|\d{4}/")
+"""Lines of ordinary logging, and the middle of a traceback."""
 
 
 @contextmanager
@@ -131,6 +134,21 @@ def _written_since(directory: StudyDirectory, began_at: float) -> bool:
         return flow_record_path(directory.path).stat().st_mtime >= began_at
     except FileNotFoundError:
         return False
+
+
+def last_words(directory: StudyDirectory, exit_code: int) -> str:
+    """Say why a flow has stopped by itself, as far as its log tells, and where the rest is.
+
+    Args:
+        directory: The study's directory.
+        exit_code: Of the flow's process; negative for a signal.
+    """
+    log = directory.path / LOG_NAME
+    if exit_code < 0:
+        return f"killed by {signal.Signals(-exit_code).name} (see {log})"
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else []
+    told = [line for line in lines if line.strip() and not _DATED_OR_INDENTED.match(line)]
+    return f"{told[-1] if told else 'it left no word'} (see {log})"
 
 
 @contextmanager

@@ -13,15 +13,19 @@ from rich.text import Text
 
 from flows.console import STYLES, duration
 from flows.environment import has_own_prefect
+from tasks.runtime.run_directory import RunDirectory
 from tasks.steps.flow_record import FlowRecord, read_flow_record
-from tasks.tracking.rows import Row, collect_rows
+from tasks.tracking.history import RunHistory, read_history
+from tasks.tracking.rows import Row, collect_rows, row_of
 from tasks.tracking.study_directory import StudyDirectory
 
 MLFLOW_PORT = 5000
 PREFECT_ADDRESS = "http://127.0.0.1:4200"
 
 _MOST_WARNINGS = 10
+_LAST_LINES = 15
 _LABEL_WIDTH = 18
+_BETWEEN_COLUMNS = 3
 _LEAST_TELLING = ("time", "round", "rate, 95 %", "delay")
 """Columns that a narrow terminal does without, the first first."""
 
@@ -54,6 +58,39 @@ def print_summary(console: Console, directory: StudyDirectory) -> list[Row]:
             Text.assemble((f"{label:<18}", "bold" if label else ""), text), soft_wrap=True
         )
     return rows
+
+
+def print_run(console: Console, directory: RunDirectory) -> None:
+    """Print how the run of one grid point stands, and the end of its output.
+
+    Args:
+        console: Where to.
+        directory: The run directory.
+
+    Raises:
+        OSError: A file of the run cannot be read.
+        ValidationError: A file of the run is not what it should be.
+    """
+    history = read_history(directory)
+    row = row_of(history)
+    state = (row.state, STYLES[row.state])
+    rounds = f"{row.rounds} of {history.job.experiment.rounds} rounds"
+    console.print(Text.assemble((row.label, "bold"), "  ", state, f"  {rounds}  {row.message}"))
+    for name, series in sorted(history.metrics.items()):
+        console.print(f"  {name:<22} {series.last:.6g}")
+    told = [*row.warnings, *_refusals(history)]
+    for warning in told:
+        console.print(Text.assemble(("warning ", "yellow"), warning), soft_wrap=True)
+    if directory.stdout.exists():
+        lines = directory.stdout.read_text(encoding="utf-8", errors="replace").splitlines()
+        console.print(Text(f"{os.path.relpath(directory.stdout)}, last lines:", "dim"))
+        for line in lines[-_LAST_LINES:]:
+            console.print(Text(f"  {line}"), soft_wrap=True)
+
+
+def _refusals(history: RunHistory) -> list[str]:
+    refused = history.result.refused if history.result else {}
+    return [f"worker {worker}: {count} returns refused" for worker, count in refused.items()]
 
 
 def table_of(rows: Sequence[Row], width: int) -> Table:
@@ -95,7 +132,7 @@ def table_of(rows: Sequence[Row], width: int) -> Table:
 
 def _width(column: tuple[str, list[str]]) -> int:
     name, cells = column
-    return max(map(len, [name, *cells])) + 2
+    return max(map(len, [name, *cells])) + _BETWEEN_COLUMNS
 
 
 def warnings_of(rows: Sequence[Row], record: FlowRecord | None) -> list[str]:

@@ -183,13 +183,10 @@ class _Run:
     def _write_line(self) -> dict[str, float]:
         simulator = self._parts.simulator
         totals = simulator.totals
-        returns = max(totals.num_returns, 1)
         metrics = finite(
             self._parts.evaluator.measure(simulator.state.model)
+            | totals.since_line()
             | {
-                Metric.DELAY_MEAN: totals.delay_sum / returns,
-                Metric.DELAY_MAX: totals.delay_max,
-                Metric.LOCAL_STEPS_MEAN: totals.steps_sum / returns,
                 Metric.RETURNS_REFUSED: sum(totals.refused.values()),
                 Metric.RETURNS_DROPPED: totals.num_dropped,
                 Metric.VIRTUAL_S: totals.virtual_s,

@@ -23,6 +23,7 @@ from tasks.federated.arrivals.interface import ArrivalProcess, Arrivals
 from tasks.federated.checkpoint import Checkpoint
 from tasks.federated.local_training import LocalTrainer
 from tasks.runtime.errors import JobError
+from tasks.runtime.metrics import Metric
 
 _MOST_BARREN_ROUNDS = 50
 
@@ -63,6 +64,16 @@ class Totals:
         self.delay_max = max(self.delay_max, int(delay.max()))
         self.steps_sum += int(arrivals.num_steps.sum())
         self.num_returns += len(delay)
+
+    def since_line(self) -> dict[str, float]:
+        """What is said of the returns since the last line; nothing if there were none."""
+        if not self.num_returns:
+            return {}
+        return {
+            Metric.DELAY_MEAN: self.delay_sum / self.num_returns,
+            Metric.DELAY_MAX: self.delay_max,
+            Metric.LOCAL_STEPS_MEAN: self.steps_sum / self.num_returns,
+        }
 
     def start_line(self) -> None:
         """Begin to count for the next journal line."""

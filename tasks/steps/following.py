@@ -1,16 +1,16 @@
 """Keeps MLflow up to date while a flow waits for its jobs."""
 
-import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from urllib.parse import quote
 
+from tasks.runtime.run_directory import RunDirectory
 from tasks.tracking.cursor import read_cursor
 from tasks.tracking.errors import TrackingError
 from tasks.tracking.store import open_store
 from tasks.tracking.study_directory import StudyDirectory
 from tasks.tracking.tracker import StudyTracker
+from tasks.tracking.views import view_address
 
 _POLL_S = 1.0
 
@@ -41,7 +41,7 @@ def followed(tracker: StudyTracker) -> Iterator[None]:
 
 
 def comparison_address(directory: StudyDirectory, tracking_uri: str) -> str:
-    """Return where an MLflow server shows all points of a study side by side.
+    """Return where an MLflow server shows the curves of all points of a study.
 
     Args:
         directory: The study's directory.
@@ -53,8 +53,7 @@ def comparison_address(directory: StudyDirectory, tracking_uri: str) -> str:
     try:
         study = directory.read_study()
         experiment_id = open_store(tracking_uri).experiment(study.name, study.description)
-        runs = [read_cursor(point, tracking_uri).run_id for point in directory.points()]
     except TrackingError:
         return ""
-    known = quote(json.dumps([run for run in runs if run], separators=(",", ":")))
-    return f"/#/compare-runs?runs={known}&experiments={quote(json.dumps([experiment_id]))}"
+    parent_run_id = read_cursor(RunDirectory(directory.path), tracking_uri).run_id
+    return view_address(experiment_id, parent_run_id) if parent_run_id else ""

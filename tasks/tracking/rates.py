@@ -79,7 +79,7 @@ def fit_rate(rounds: ArrayLike, grad_sq_norms: ArrayLike, seed: int) -> RateFit 
 
     In simulations (200 runs each of 21 to 1000 measurements, log-normal and chi-squared noise,
     autocorrelation up to 0.8) the interval covered the true exponent 86 to 99 % of the time, mostly
-    94 % or more; a percentile interval from moving blocks of residuals 70 to 99 %.
+    92 % or more; a percentile interval from moving blocks of residuals 70 to 99 %.
 
     Args:
         rounds: Rounds at which the gradient was measured, increasing.

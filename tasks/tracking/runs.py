@@ -16,6 +16,7 @@ from tasks.tracking.parameters import flatten
 from tasks.tracking.rows import Row, row_of
 from tasks.tracking.store import MetricPoint, RunStatus, Store
 from tasks.tracking.study_directory import StudyDirectory
+from tasks.tracking.views import view_tags
 
 STATUS: dict[RunState, RunStatus] = {
     "waiting": "RUNNING",
@@ -61,6 +62,7 @@ def open_study_run(
         },
         parameters=flatten(dict(labels)),
     )
+    store.tag_experiment(experiment_id, view_tags(run_id, list(study.grid)))
     store.set_status(run_id, "RUNNING")
     return experiment_id, run_id
 
@@ -143,7 +145,8 @@ def end_point_run(store: Store, directory: RunDirectory, run_id: str, status: Ru
         run_id,
         [
             # The journal's own time, so that reporting twice gives one point.
-            MetricPoint(f"result/{name}", value, history.last_timestamp_ms, history.rounds)
+            # Step 0 makes MLflow draw bars, one a run, and no curve of one point.
+            MetricPoint(f"result/{name}", value, history.last_timestamp_ms, 0)
             for name, value in _result_metrics(row).items()
             if value is not None
         ],

@@ -77,11 +77,11 @@ class Store:
 
     def __init__(self, tracking_uri: str) -> None:
         self.tracking_uri = tracking_uri
+        for name, value in _ENVIRONMENT.items():  # some are read when MLflow is imported
+            os.environ.setdefault(name, value)
 
     @cached_property
     def _client(self) -> "MlflowClient":
-        for name, value in _ENVIRONMENT.items():
-            os.environ.setdefault(name, value)
         from mlflow import MlflowClient  # noqa: PLC0415  3 s
 
         return MlflowClient(self.tracking_uri)
@@ -114,6 +114,20 @@ class Store:
                 permanent=True,
             )
         return str(found.experiment_id)
+
+    def tag_experiment(self, experiment_id: str, tags: Mapping[str, str]) -> None:
+        """Set tags of an experiment.
+
+        Args:
+            experiment_id: The experiment.
+            tags: Name -> value.
+
+        Raises:
+            TrackingError: MLflow is not there.
+        """
+        with _translated(self.tracking_uri):
+            for key, text in tags.items():
+                self._client.set_experiment_tag(experiment_id, _name(key), text)
 
     def find_or_create_run(
         self, experiment_id: str, key: str, *, name: str, tags: Mapping[str, str]

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from configs.study import Study
-from tasks.runtime.atomic_files import write_json
 from tasks.runtime.run_directory import RunDirectory
 
 
@@ -53,15 +52,6 @@ class StudyDirectory:
         """Return the run directories that have a job, in the order of the grid."""
         jobs = self.path.glob("points/*/job.json")
         return [RunDirectory(job.parent) for job in sorted(jobs, key=_position)]
-
-    def write_study(self, study: Study) -> None:
-        """Write ``study.json``.
-
-        Raises:
-            OSError: It cannot be written.
-        """
-        # Defaults are left out: with another algorithm on an axis the base's would be unknown keys.
-        write_json(self.study, study.model_dump(mode="json", exclude_unset=True))
 
     def read_study(self) -> Study:
         """Read ``study.json``.

@@ -209,7 +209,7 @@ def with_workers(case: Case, num_workers: int) -> Case:
 
 @dataclass(frozen=True)
 class Times:
-    """Median times of one round.
+    """Best times of one round: what else runs on the machine only adds to them.
 
     Attributes:
         cpu_s: CPU time of the whole process.
@@ -228,7 +228,7 @@ def measure(functions: dict[str, Callable[[], object]], repetitions: int) -> dic
         repetitions: How often; one more round comes before and is not counted.
 
     Returns:
-        Median times by name.
+        Best times by name.
     """
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in functions}
     for _ in range(repetitions + 1):
@@ -237,7 +237,7 @@ def measure(functions: dict[str, Callable[[], object]], repetitions: int) -> dic
             function()
             found[name].append((time.process_time() - cpu_s, time.perf_counter() - wall_s))
     return {
-        name: Times(*(float(np.median(column)) for column in zip(*times[1:], strict=True)))
+        name: Times(*(min(column) for column in zip(*times[1:], strict=True)))
         for name, times in found.items()
     }
 

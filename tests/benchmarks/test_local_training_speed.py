@@ -1,9 +1,7 @@
 """Local training of a round beside a plain per-worker PyTorch loop, in the same run.
 
-CPU times are compared on one thread each: on more, what waits in a thread pool counts as work, which
-would flatter us. Wall times are compared on all cores.
-
-What ``BEST_EXECUTION`` says is the fastest of ``test_ways_of_execution``.
+CPU times are best compared on one thread each: on more, the loop's threads wait for each other
+busily, which would flatter us. Wall times are compared on all cores.
 """
 
 from collections.abc import Callable, Iterator
@@ -13,6 +11,7 @@ import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from configs.models import Execution
+from tasks.federated.local_training import _GROUP_BYTES, BEST_EXECUTION
 from tests.benchmarks.rounds import (
     CHAR_LSTM,
     LOGISTIC,
@@ -28,6 +27,11 @@ ALL_CORES = torch.get_num_threads()
 Report = Callable[[str], None]
 
 
+def tabulate(benchmark: BenchmarkFixture, function: Callable[[], object]) -> None:
+    """Enter a function into the table of times."""
+    benchmark.pedantic(function, rounds=3)  # type: ignore[no-untyped-call]  # the plugin's
+
+
 @pytest.fixture
 def threads(request: pytest.FixtureRequest) -> Iterator[int]:
     """Let torch use so many threads."""
@@ -39,7 +43,7 @@ def threads(request: pytest.FixtureRequest) -> Iterator[int]:
 @pytest.mark.parametrize("threads", [1, ALL_CORES], indirect=True)
 @pytest.mark.parametrize(
     ("case", "repetitions", "least_ratio"),
-    [(LOGISTIC, 50, 3.0), (MNIST_CNN, 5, 1.0), (CHAR_LSTM, 3, 0.97)],
+    [(LOGISTIC, 50, 3.0), (MNIST_CNN, 5, 1.0), (CHAR_LSTM, 4, 0.95)],
     ids=["logistic", "mnist_cnn", "char_lstm"],
 )
 def test_round_beside_a_plain_loop(
@@ -52,13 +56,13 @@ def test_round_beside_a_plain_loop(
 ) -> None:
     """Logistic regression takes a third of the loop's CPU time at most; networks are not slower.
 
-    The LSTM is the same oneDNN kernel on both sides, so its ratio is one, give or take 3 %.
+    The LSTM is the same oneDNN kernel on both sides: its ratio on one core is 1 to within 5 %.
     """
     work = Round(case)
     peak = matrix_product_peak()
 
     times = measure({"ours": work.ours, "plain": work.plain}, repetitions)
-    benchmark.pedantic(work.ours, rounds=3)
+    tabulate(benchmark, work.ours)
 
     ours, plain = times["ours"], times["plain"]
     share = case.flops / ours.wall_s / peak
@@ -82,25 +86,33 @@ def test_round_beside_a_plain_loop(
 
 @pytest.mark.parametrize(
     ("case", "repetitions"),
-    [(MNIST_CNN, 3), (CHAR_LSTM, 2)],
+    [(MNIST_CNN, 2), (CHAR_LSTM, 1)],
     ids=["mnist_cnn", "char_lstm"],
 )
 def test_ways_of_execution(
-    benchmark: BenchmarkFixture, report: Report, case: Case, repetitions: int
+    benchmark: BenchmarkFixture,
+    report: Report,
+    monkeypatch: pytest.MonkeyPatch,
+    case: Case,
+    repetitions: int,
 ) -> None:
-    """``auto`` is the way with the smallest wall time on all cores, give or take 10 %."""
+    """What ``auto`` means has the smallest wall time on all cores, give or take 10 %."""
     ways: tuple[Execution, ...] = ("batched", "looped", "threads")
+    monkeypatch.setitem(_GROUP_BYTES, "cpu", 1 << 40)  # all returns of a round in one batch
     rounds = {way: Round(case, way) for way in ways}
+    best = BEST_EXECUTION[case.config.name, "cpu"]
 
     times = measure({way: rounds[way].ours for way in ways}, repetitions)
-    benchmark.pedantic(Round(case, "auto").ours, rounds=2)
+    tabulate(benchmark, rounds[best].ours)
 
     report(
-        f"{case.config.name}, wall: "
-        + ", ".join(f"{way} {times[way].wall_s * 1e3:.0f} ms" for way in ways)
+        f"{case.config.name}, CPU and wall ms: "
+        + ", ".join(
+            f"{way} {found.cpu_s * 1e3:.0f} {found.wall_s * 1e3:.0f}"
+            for way, found in times.items()
+        )
     )
-    auto = float(benchmark.stats.stats.min)
-    assert auto <= 1.1 * min(found.wall_s for found in times.values())
+    assert times[best].wall_s <= 1.1 * min(found.wall_s for found in times.values())
 
 
 @pytest.mark.parametrize("threads", [1], indirect=True)
@@ -108,7 +120,7 @@ def test_ways_of_execution(
 def test_registered_workers_cost_nothing(benchmark: BenchmarkFixture, report: Report) -> None:
     """Rounds a second do not fall as the number of registered workers grows.
 
-    This is local training alone; arrivals and the server's part belong to the simulator's benchmark.
+    This is local training alone; arrivals and the server are the simulator's benchmark.
     """
     rounds = {
         num_workers: Round(with_workers(LOGISTIC, num_workers))
@@ -116,7 +128,7 @@ def test_registered_workers_cost_nothing(benchmark: BenchmarkFixture, report: Re
     }
 
     times = measure({str(number): work.ours for number, work in rounds.items()}, 20)
-    benchmark.pedantic(rounds[100_000].ours, rounds=3)
+    tabulate(benchmark, rounds[100_000].ours)
 
     rates = {number: 1 / found.cpu_s for number, found in times.items()}
     report(

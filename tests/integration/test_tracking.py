@@ -93,7 +93,7 @@ def _study(path: Path, *, num_points: int = 2) -> StudyDirectory:
     )
     directory = StudyDirectory(path)
     path.mkdir(parents=True)
-    directory.write_study(study)
+    directory.study.write_text(study.model_dump_json())
     for point in study.points():
         run = directory.point(point.index, point.label)
         run.attempt(1).mkdir(parents=True)

@@ -99,7 +99,7 @@ def build_study(tmp_path: Path) -> BuildStudy:
         )
         directory = StudyDirectory(tmp_path / "fake-1")
         directory.path.mkdir()
-        directory.write_study(study)
+        directory.study.write_text(study.model_dump_json())
         finished = Result(status="finished", wall_s=3.0)
         for point in study.points()[:num_points]:
             write_run(

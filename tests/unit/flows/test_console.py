@@ -1,0 +1,107 @@
+"""What a running study looks like."""
+
+import io
+
+import pytest
+from rich.console import Console
+
+from flows.console import duration, render, show_lines, show_live
+from tasks.steps.progress import PointProgress, Snapshot
+
+POINTS = [
+    PointProgress("afa_cd", "finished", 400, 400, 0.3125, 0.921),
+    PointProgress("afa_cs", "running", 100, 400, 0.5),
+    PointProgress("fedavg", "waiting", 0, 400),
+    PointProgress("mifa", "failed", 30, 400, message="no data"),
+]
+
+
+def _terminal(width: int = 100, height: int = 30) -> tuple[Console, io.StringIO]:
+    written = io.StringIO()
+    return Console(file=written, width=width, height=height, force_terminal=True), written
+
+
+def _drawn(points: list[PointProgress], *, width: int = 100, height: int = 30) -> list[str]:
+    written = io.StringIO()
+    console = Console(file=written, width=width, color_system=None)
+    snapshot = Snapshot("running", points, 42, 70)
+    console.print(render("digits-1", snapshot, width=width, height=height))
+    return [line.rstrip() for line in written.getvalue().splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0, "0:00"), (59.6, "1:00"), (61, "1:01"), (3723, "1:02:03")]
+)
+def test_durations_are_written_as_on_a_clock(seconds: float, text: str) -> None:
+    """Minutes and seconds; hours when there are any."""
+    assert duration(seconds) == text
+
+
+def test_each_point_has_a_line() -> None:
+    """A line says how far the point is, what was measured, and its state."""
+    lines = _drawn(POINTS)
+
+    assert lines[0] == "digits-1  running  0:42, about 1:10 left"
+    assert lines[1].split() == (
+        ["afa_cd", "━" * 24, "400/400", "loss", "0.3125", "accuracy", "92.1", "%", "finished"]
+    )
+    assert lines[2].split()[-4:] == ["100/400", "loss", "0.5", "running"]
+    assert lines[4].endswith("failed")
+
+
+def test_a_small_terminal_shows_what_matters() -> None:
+    """With more points than lines, failed and running ones are shown, the others counted."""
+    points = [PointProgress(f"p{i}", "waiting", 0, 9) for i in range(50)]
+    points[40] = PointProgress("late", "running", 1, 9)
+    points[45] = PointProgress("bad", "failed", 1, 9)
+
+    lines = _drawn(points, height=9)
+
+    labels = [line.split()[0] for line in lines[1:5]]
+    assert labels == ["p0", "p1", "late", "bad"]
+    assert lines[5] == "50 points: 48 waiting, 1 running, 1 failed"
+
+
+def test_a_narrow_terminal_cuts_labels_not_numbers() -> None:
+    """The labels give way to what is measured."""
+    lines = _drawn([PointProgress("x" * 80, "running", 100, 400, 0.5, 0.9)], width=80)
+
+    assert len(lines[1]) <= 80
+    assert lines[1].endswith("  100/400  loss 0.5  accuracy 90.0 %  running")
+
+
+def test_the_drawing_on_a_terminal_vanishes() -> None:
+    """When the study has ended, the live lines are erased; the table takes their place."""
+    console, written = _terminal()
+
+    show_live(console, "digits-1", [Snapshot("running", POINTS, 1, None)])
+
+    assert "afa_cd" in written.getvalue()
+    assert written.getvalue().rstrip().endswith("\x1b[2K")
+
+
+def test_a_log_file_gets_a_line_for_each_change() -> None:
+    """No control codes, one line a change, however long it is; nothing is said twice."""
+    written = io.StringIO()
+    console = Console(file=written, width=40, color_system=None)
+    before = [PointProgress(point.label, "waiting", 0, 400) for point in POINTS]
+
+    show_lines(
+        console,
+        [
+            Snapshot("starting", before, 0, None),
+            Snapshot("running", before, 3, None),
+            Snapshot("running", POINTS, 9, None),
+            Snapshot("running", POINTS, 10, None),
+            Snapshot("running", POINTS, 30, 65),
+        ],
+    )
+
+    assert written.getvalue().splitlines() == [
+        "0:00  starting",
+        "0:03  running",
+        "0:09  finished     afa_cd: round 400, loss 0.3125, accuracy 92.1 %",
+        "0:09  running      afa_cs",
+        "0:09  failed       mifa: round 30, no data",
+        "0:30  56 % done; 4 points: 1 waiting, 1 running, 1 finished, 1 failed, about 1:05 left",
+    ]

@@ -1,0 +1,151 @@
+"""What a study came to, on the terminal."""
+
+import io
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from flows.summary import pointers, program, table_of, warnings_of
+from tasks.steps.flow_record import FlowRecord
+from tasks.tracking.rows import Row
+from tasks.tracking.study_directory import StudyDirectory
+
+
+def _row(label: str, **changes: object) -> Row:
+    values = {
+        "label": label,
+        "coordinates": {},
+        "directory": f"points/{label}",
+        "state": "finished",
+        "message": "",
+        "rounds": 400,
+        "loss": 0.31251,
+        "accuracy": 0.9214,
+        "grad_norm": 0.0123,
+        "rate": -0.5,
+        "rate_low": -0.6,
+        "rate_high": -0.4,
+        "mean_delay": 1.52,
+        "max_delay": 5.0,
+        "num_refused": 0,
+        "num_dropped": 0,
+        "virtual_s": 400.0,
+        "wall_s": 12.0,
+        "warnings": (),
+    }
+    return Row(**values | changes)  # type: ignore[arg-type]  # a mapping of mixed values
+
+
+def _table(rows: list[Row], width: int = 120) -> list[list[str]]:
+    written = io.StringIO()
+    Console(file=written, width=width, color_system=None).print(table_of(rows, width))
+    lines = [line.split("  ") for line in written.getvalue().splitlines() if line.strip(" ─")]
+    return [[cell.strip() for cell in line if cell.strip()] for line in lines]
+
+
+def test_the_table_has_every_measure() -> None:
+    """Loss, accuracy, gradient norm, rate with its interval, mean and max delay, wall time."""
+    head, row = _table([_row("afa_cd")])
+
+    assert head == ["run", "loss", "accuracy", "|gradient|", "rate, 95 %", "delay", "max", "time"]
+    assert row == ["afa_cd", "0.3125", "92.1 %", "0.0123", "-0.50 ± 0.10", "1.52", "5", "0:12"]
+
+
+def test_measures_that_no_point_has_are_left_out() -> None:
+    """The quadratic problem has no accuracy; a short run has no rate."""
+    head, _ = _table([_row("afa_cd", accuracy=None, rate=None, rate_low=None, rate_high=None)])
+
+    assert "accuracy" not in head
+    assert "rate, 95 %" not in head
+
+
+def test_the_state_is_shown_until_all_have_finished() -> None:
+    """With one point unfinished, states and rounds matter."""
+    head, first, second = _table([_row("a"), _row("b", state="failed", rounds=30)])
+
+    assert head[:3] == ["run", "state", "round"]
+    assert first[:3] == ["a", "finished", "400"]
+    assert second[:3] == ["b", "failed", "30"]
+
+
+def test_a_narrow_terminal_drops_the_least_telling_columns() -> None:
+    """At 66 columns the measures that stay are whole."""
+    head, row = _table([_row("afa_cd · arrivals=uniform")], width=66)[:2]
+
+    assert head == ["run", "loss", "accuracy", "|gradient|", "delay", "max"]
+    assert row[-5:] == ["0.3125", "92.1 %", "0.0123", "1.52", "5"]
+
+
+def test_a_warning_of_several_points_is_said_once() -> None:
+    """The first point is named, the others are counted; many warnings are cut."""
+    rows = [_row("a", warnings=("too fast",)), _row("b", warnings=("too fast", "refused"))]
+    many = [_row("a", warnings=tuple(f"w{i}" for i in range(12)))]
+
+    assert warnings_of(rows, None) == ["too fast (a and 1 more)", "refused (b)"]
+    assert warnings_of(many, None)[-1] == "2 more, see the report"
+    assert len(warnings_of(many, None)) == 11
+
+
+def test_what_mlflow_lacks_is_a_warning() -> None:
+    """When MLflow was down to the end, the user learns what is missing and how to send it."""
+    record = FlowRecord(flow_run_id="1", tracking_uri="sqlite:///x", tracking_error="no answer")
+
+    (warning,) = warnings_of([_row("a")], record)
+
+    assert warning.startswith("MLflow has not got everything: no answer. The runs are complete")
+    assert "watershed resume" in warning
+
+
+def _pointers(tmp_path: Path, uri: str, environment: dict[str, str]) -> dict[str, str]:
+    run = tmp_path / "runs" / "digits-1"
+    run.mkdir(parents=True)
+    (run / "curves.png").touch()
+    record = FlowRecord(flow_run_id="f1", tracking_uri=uri, comparison="/#/compare-runs?runs=x")
+    told: dict[str, str] = {}
+    label = ""
+    for new_label, text in pointers(StudyDirectory(run), record, environment):
+        label = new_label or label
+        told[label] = f"{told[label]}\n{text}" if label in told else text
+    return told
+
+
+def test_local_servers_are_given_as_commands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without servers, the commands that start them, and the addresses of this study."""
+    monkeypatch.chdir(tmp_path)
+    database = f"sqlite:///{tmp_path}/runs/mlflow.db"
+
+    told = _pointers(tmp_path, database, {"HOME": str(tmp_path)})
+
+    assert told["Figure"] == "runs/digits-1/curves.png"
+    assert told["Compare in MLflow"].splitlines() == [
+        f"{program('mlflow')} server --backend-store-uri {database} --port 5000",
+        "then open http://127.0.0.1:5000/#/compare-runs?runs=x",
+    ]
+    assert told["Prefect"].splitlines() == [
+        f"PREFECT_HOME={tmp_path}/runs/prefect {program('prefect')} server start",
+        "then open http://127.0.0.1:4200/runs/flow-run/f1",
+    ]
+
+
+def test_servers_of_ones_own_are_given_as_addresses(tmp_path: Path) -> None:
+    """With servers running, only the addresses."""
+    environment = {"HOME": str(tmp_path), "PREFECT_API_URL": "http://prefect:4200/api"}
+
+    told = _pointers(tmp_path, "http://mlflow:5000/", environment)
+
+    assert told["Compare in MLflow"] == "http://mlflow:5000/#/compare-runs?runs=x"
+    assert told["Prefect"] == "http://prefect:4200/runs/flow-run/f1"
+
+
+def test_programs_are_called_so_that_the_shell_finds_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Outside of an activated environment a program is given with its path."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+    called = program("watershed")
+
+    assert Path(called).resolve().is_file()

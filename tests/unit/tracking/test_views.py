@@ -1,0 +1,31 @@
+"""Shared chart views: what MLflow is told to show."""
+
+import json
+
+from tasks.tracking.views import view_address, view_tags
+
+PARENT = "b03f22c57a1e4771a06a0bf116750d8b"
+
+
+def test_both_views_show_the_points_of_one_study_run() -> None:
+    """Each view filters by the parent run and groups by the first axis; the x-axes differ."""
+    tags = view_tags(PARENT, ["algorithm", "arrivals"])
+
+    views = {key.rsplit("-by-", 1)[-1]: json.loads(text) for key, text in tags.items()}
+    assert set(views) == {"round", "virtual-time"}
+    for view in views.values():
+        assert PARENT in view["searchFilter"]
+        assert [key["groupByData"] for key in view["groupBy"]["groupByKeys"]] == ["axis.algorithm"]
+    assert views["round"]["globalLineChartConfig"]["xAxisKey"] == "step"
+    assert views["virtual-time"]["globalLineChartConfig"]["selectedXAxisMetricKey"] == (
+        "time/virtual_s"
+    )
+
+
+def test_the_address_names_a_view_that_is_kept() -> None:
+    """The key in the address is the key of one of the tags."""
+    address = view_address("7", PARENT)
+
+    key = address.split("viewStateShareKey=")[1].split("&")[0]
+    assert f"mlflow.sharedViewState.{key}" in view_tags(PARENT, [])
+    assert address.startswith("/#/experiments/7/runs?")
