@@ -147,10 +147,14 @@ class FederatedExperiment(Record):
                 message=f"no such worker: {unknown[0]}; ids run from 0 to {workers - 1}",
                 related=("workers",),
             )
-        if isinstance(arrivals, Weighted) and len(arrivals.weights) == workers and not any(
-            weight > 0
-            for worker, weight in enumerate(arrivals.weights)
-            if worker not in arrivals.never_return
+        if (
+            isinstance(arrivals, Weighted)
+            and len(arrivals.weights) == workers
+            and not any(
+                weight > 0
+                for worker, weight in enumerate(arrivals.weights)
+                if worker not in arrivals.never_return
+            )
         ):
             yield Fault(
                 path="arrivals.weights",

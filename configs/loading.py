@@ -166,7 +166,7 @@ def _resolve_below(fields: dict[str, Any], directory: Path) -> None:
 
 
 def _absolute(field: str, value: object, directory: Path) -> object:
-    """Join a path to the directory; what may be the name of a data set on the hub stays as it is."""
+    """Join a path to the directory; what may be a name on the hub stays as it is."""
     if not isinstance(value, str) or not value:
         return value
     path = directory / Path(value).expanduser()

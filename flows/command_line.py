@@ -4,6 +4,7 @@ Prefect, MLflow and torch take seconds to import, and none of them is imported h
 in a process of its own.
 """
 
+import os
 import sys
 import tempfile
 import traceback
@@ -23,7 +24,7 @@ from configs.federated import FederatedExperiment
 from configs.loading import ConfigError, load_study
 from configs.study import Study
 from flows.console import make_console, show_lines, show_live
-from flows.finding import find_study, known_runs
+from flows.finding import find_study, is_complete, known_runs
 from flows.orchestration import last_words, snapshots, started_flow, stop_requests
 from flows.summary import print_run, print_summary, program
 from tasks.runtime.run_directory import RunDirectory
@@ -155,7 +156,12 @@ def resume(name: Run = None, runs_dir: RunsDir = Path("runs"), parallel: Paralle
 
     Points that have finished are kept.
     """
-    _run_to_the_end(_found(name, runs_dir), parallel)
+    directory = _found(name, runs_dir)
+    if is_complete(directory):
+        print_summary(make_console(), directory)
+        typer.echo("All points have finished; there is nothing to resume.")
+        return
+    _run_to_the_end(directory, parallel)
 
 
 @app.command(epilog="Example:  watershed show digits")
@@ -198,6 +204,8 @@ def _run_to_the_end(directory: StudyDirectory, parallel: int | None) -> NoReturn
         _exit(0)
     if not stops and not states & {"failed"}:
         _say(f"The flow itself has stopped: {last_words(directory, process.returncode)}")
+        if api := os.environ.get("PREFECT_API_URL"):
+            _say(f"Is a Prefect server at {api}? Without PREFECT_API_URL a temporary one is used.")
     _say_how_to_resume(directory)
     _exit(EXIT_INTERRUPTED if stops else EXIT_FAILED)
 

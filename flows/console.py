@@ -19,7 +19,7 @@ STYLES = {
 }
 """State of a run -> how it is shown."""
 
-_WIDE, _BAR_WIDTH, _SHORT_BAR_WIDTH = 100, 24, 10
+_SHORTEST_BAR, _LONGEST_BAR = 10, 24
 _LINES_AROUND = 5
 """Lines of a terminal that the points cannot have: the title, the rest, the prompt."""
 _QUIET_S = 15.0
@@ -64,10 +64,11 @@ def render(title: str, snapshot: Snapshot, *, width: int, height: int) -> Render
     )
     shown = _most_telling(points, max(1, height - _LINES_AROUND))
     texts = [_texts(point) for point in shown]
-    bar_width = _BAR_WIDTH if width >= _WIDE else _SHORT_BAR_WIDTH
-    taken = bar_width + 2 + sum(max(map(len, column)) + 2 for column in zip(*texts, strict=True))
+    room = width - sum(max(map(len, column)) + 2 for column in zip(*texts, strict=True)) - 4
+    longest = max(len(point.label) for point in shown)
+    bar_width = min(_LONGEST_BAR, max(_SHORTEST_BAR, room - longest))
     table = Table.grid(padding=(0, 2, 0, 0))
-    table.add_column(no_wrap=True, overflow="ellipsis", max_width=max(1, width - taken - 2))
+    table.add_column(no_wrap=True, overflow="ellipsis", max_width=max(1, room - bar_width))
     table.add_column(no_wrap=True)
     for justify in ("right", "right", "right", "left"):
         table.add_column(justify=justify, no_wrap=True)
@@ -109,7 +110,7 @@ def _most_telling(points: Sequence[PointProgress], room: int) -> list[PointProgr
 def _counts(points: Sequence[PointProgress]) -> str:
     states = [point.state for point in points]
     told = [f"{states.count(state)} {state}" for state in STYLES if state in states]
-    return f"{len(points)} points: {', '.join(told)}"
+    return f"{len(points)} point{'s' if len(points) > 1 else ''}: {', '.join(told)}"
 
 
 def show_live(console: Console, title: str, snapshots: Iterable[Snapshot]) -> None:

@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+from tasks.steps.flow_record import read_flow_record
 from tasks.tracking.study_directory import StudyDirectory
 
 _MOST_SHOWN = 5
@@ -46,3 +47,18 @@ def known_runs(runs_dir: Path) -> list[StudyDirectory]:
     """
     studies = sorted(runs_dir.glob("*/study.json"), key=lambda path: path.stat().st_mtime_ns)
     return [StudyDirectory(path.parent) for path in studies if path.parent.name[0] != "."]
+
+
+def is_complete(directory: StudyDirectory) -> bool:
+    """Say whether nothing is left to do: all points have finished, and MLflow has everything.
+
+    Args:
+        directory: The study's directory.
+
+    Raises:
+        ValidationError: A file of the study is not what it should be.
+    """
+    results = [run.read_result() for run in directory.points()]
+    record = read_flow_record(directory.path)
+    is_reported = record is not None and bool(record.comparison) and not record.tracking_error
+    return is_reported and all(result and result.status == "finished" for result in results)

@@ -109,7 +109,7 @@ def snapshots(
         if has_begun and working_since is None:
             working_since = now
         left_s = None
-        if working_since is not None:
+        if working_since is not None and not all(point.is_over for point in points):
             left_s = remaining_s(done_before, share_done(points), now - working_since)
         phase = _phase(points, has_begun=has_begun, is_stopping=bool(stops))
         yield Snapshot(phase, points, now - began, None if stops else left_s)

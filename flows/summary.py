@@ -48,8 +48,8 @@ def print_summary(console: Console, directory: StudyDirectory) -> list[Row]:
     record = read_flow_record(directory.path)
     console.print(table_of(rows, console.width))
     for row in rows:
-        if row.state in {"failed", "interrupted"} and row.message:
-            line = Text.assemble((row.state, STYLES[row.state]), f" {row.label}: {row.message}")
+        if row.state == "failed":
+            line = Text.assemble(("failed", STYLES["failed"]), f" {row.label}: {row.message}")
             console.print(line, soft_wrap=True)
     for warning in warnings_of(rows, record):
         console.print(Text.assemble(("warning ", "yellow"), warning), soft_wrap=True)

@@ -14,10 +14,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from configs.checks import DATA_ENVIRONMENT
 from configs.data import DATASETS
 from models.errors import DatasetError
-
-ENVIRONMENT = "WATERSHED_DATA"
 
 _LAYOUT = {
     "shakespeare": "a text file (tinyshakespeare.txt), or a directory with one in it",
@@ -52,7 +51,7 @@ def locate(name: str, source: str | None) -> Path | str:
     hub_name = DATASETS[name].hub_name
     if hub_name is None:
         raise DatasetError(f"{name} is bundled; remove data.source")
-    root = os.environ.get(ENVIRONMENT)
+    root = os.environ.get(DATA_ENVIRONMENT)
     if not root:
         return hub_name
     if name == "shakespeare":
@@ -62,7 +61,7 @@ def locate(name: str, source: str | None) -> Path | str:
     for path in found:
         if path.exists():
             return path
-    raise DatasetError(_missing(name, f"{ENVIRONMENT} is {root}, which holds no {name}"))
+    raise DatasetError(_missing(name, f"{DATA_ENVIRONMENT} is {root}, which holds no {name}"))
 
 
 def read_images(
@@ -202,6 +201,6 @@ def _missing(name: str, found: str) -> str:
     return (
         f"{name}: {found}. Needed is {_LAYOUT[name]}. Name it in data.source, or put it at "
         f"<directory>/{name if name != 'shakespeare' else 'tinyshakespeare.txt'} and set "
-        f"{ENVIRONMENT}=<directory>; without either it is downloaded from the hub "
+        f"{DATA_ENVIRONMENT}=<directory>; without either it is downloaded from the hub "
         f"({DATASETS[name].hub_name})"
     )

@@ -10,6 +10,7 @@ import math
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -44,6 +45,7 @@ class Group:
     num_steps: Ints
     correction: Tensor | None = None
 
+    @cached_property
     def num_active(self) -> list[int]:
         """How many returns do each local step; they are the first rows."""
         steps = np.arange(self.num_steps[0])
@@ -82,17 +84,20 @@ class Draws:
             The numbers of the returns that do the step, shape (active, size), on their device.
         """
         generators = self._generators(stream, group)
-        num_active = group.num_active()
+        num_active = group.num_active
         window = max(1, _HELD_BYTES // (8 * size * len(generators)))
         for begin in range(0, len(num_active), window):
             num_steps = np.minimum(group.num_steps - begin, window)
             drawn = [
-                torch.from_numpy(draw(generators[row], row, (num_steps[row], size)))
+                draw(generators[row], row, (num_steps[row], size))
                 for row in range(num_active[begin])
             ]
-            block = torch.nn.utils.rnn.pad_sequence(drawn).to(group.start.device)
-            for step in range(int(num_steps[0])):
-                yield block[step, : num_active[begin + step]]
+            block = np.empty((num_steps[0], len(drawn), size), dtype=drawn[0].dtype)
+            for row, numbers in enumerate(drawn):
+                block[: len(numbers), row] = numbers
+            on_device = torch.from_numpy(block).to(group.start.device)
+            for step in range(len(block)):
+                yield on_device[step, : num_active[begin + step]]
 
     def _generators(self, stream: Stream, group: Group) -> list[np.random.Generator]:
         """One generator a return; this thread's earlier ones are used again, as that is cheaper."""
@@ -162,13 +167,14 @@ class Minibatches:
         samples = self._shards.order[self._shards.offsets[group.worker]]
         index = torch.from_numpy(samples).to(self._inputs.device)
         inputs, targets = self._inputs[index, None], self._targets[index, None]
-        for num_active in group.num_active():
+        for num_active in group.num_active:
             yield inputs[:num_active], targets[:num_active]
 
     def _indices(self, group: Group) -> Iterator[Tensor]:
         """Sample ids of each step, shape (active, B)."""
         shards = self._shards
         offsets, counts = shards.offsets[group.worker], shards.counts[group.worker]
+
         def draw(rng: np.random.Generator, row: int, shape: tuple[int, int]) -> Ints:
             samples: Ints = shards.order[offsets[row] + rng.integers(counts[row], size=shape)]
             return samples

@@ -124,7 +124,7 @@ def test_the_summary_says_where_everything_is(workplace: Path, finished: Ended) 
     assert study.report.read_text().startswith("# middle\n")
     assert f"Figure            runs/{study.path.name}/curves.png" in finished.output
     assert f"server --backend-store-uri sqlite:///{workplace}/runs/mlflow.db" in finished.output
-    assert "then open http://127.0.0.1:5000/#/compare-runs?runs=%5B%22" in finished.output
+    assert "then open http://127.0.0.1:5000/#/experiments/1/runs?" in finished.output
     assert f"PREFECT_HOME={workplace}/runs/prefect " in finished.output
     assert "then open http://127.0.0.1:4200/runs/flow-run/" in finished.output
 
@@ -170,6 +170,17 @@ def test_a_finished_run_is_shown(workplace: Path, finished: Ended) -> None:
     pointers = finished.output[finished.output.index("Figure ") :]
     assert pointers in shown.output
     assert "Continue with" not in shown.output
+
+
+def test_a_finished_run_is_not_run_again(workplace: Path, finished: Ended) -> None:
+    """``resume`` of a finished run says so at once, and starts nothing."""
+    assert finished.code == 0
+
+    resumed = _watershed(workplace, "resume", "middle")
+
+    assert resumed.code == 0
+    assert resumed.output.endswith("All points have finished; there is nothing to resume.\n")
+    assert [len(run.attempts()) for run in _study(workplace).points()] == [1, 1]
 
 
 def test_a_faulty_configuration_creates_nothing(tmp_path: Path) -> None:

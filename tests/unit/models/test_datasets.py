@@ -4,6 +4,7 @@ import io
 from pathlib import Path
 
 import datasets  # type: ignore[import-untyped]
+import huggingface_hub
 import numpy as np
 import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
@@ -168,6 +169,16 @@ def test_a_missing_directory_is_explained(tmp_path: Path, monkeypatch: pytest.Mo
         load(Data(name="cifar10"))
     with pytest.raises(DatasetError, match=r"holds no shakespeare.*tinyshakespeare\.txt"):
         load(Data(name="shakespeare"))
+
+
+@pytest.mark.parametrize("name", ["cifar10", "shakespeare"])
+def test_an_unreachable_hub_is_explained(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without source, environment and network, the message names the hub and both local ways."""
+    for settings in (datasets.config, huggingface_hub.constants):
+        monkeypatch.setattr(settings, "HF_HUB_OFFLINE", True)
+
+    with pytest.raises(DatasetError, match=rf"{name}: cannot read .*/.*data\.source.*WATERSHED"):
+        load(Data(name=name))
 
 
 def test_another_layout_is_explained(tmp_path: Path) -> None:

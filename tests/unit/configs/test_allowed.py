@@ -1,0 +1,55 @@
+"""What a place in a configuration may hold, in words."""
+
+import pytest
+
+from configs.allowed import Allowed, leaf_paths, paths_named
+from configs.federated import FederatedExperiment
+
+
+def _at(path: str) -> Allowed:
+    """Walk to a place; a key of a union's member may lead through it."""
+    allowed = Allowed.of(FederatedExperiment)
+    for key in path.split("."):
+        allowed = allowed.options[key] if key in allowed.options else allowed.child(key)
+    return allowed
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("workers", "a whole number from 1 to 10000000"),
+        ("rounds", "a whole number of at least 1"),
+        ("worker.sgd.lr", "a number above 0"),
+        ("arrivals.markov.turn_on", "a number above 0, at most 1"),
+        ("algorithm.afa_cd.server.adam.beta1", "a number from 0 to below 1"),
+        ("service.mean_s", "a number above 0 or a list of numbers above 0"),
+        ("arrivals.weighted.weights", "a list of numbers of at least 0 with at least one entry"),
+        (
+            "arrivals.schedule.order",
+            "a list of whole numbers of at least 0 with at least one entry",
+        ),
+        ("dtype", "one of float32, float64"),
+        ("record_trace", "true or false"),
+        ("data", "a mapping of keys to values"),
+        ("data.partition", "one of labels, dirichlet, iid, natural"),
+    ],
+)
+def test_types_and_bounds_are_put_into_words(path: str, words: str) -> None:
+    """Ranges are said with their ends, open or closed; unions with their members."""
+    assert _at(path).words() == words
+
+
+def test_every_field_has_its_path_once() -> None:
+    """Fields that several members of a union share are listed once; records are not fields."""
+    paths = leaf_paths(FederatedExperiment)
+
+    assert len(paths) == len(set(paths))
+    assert {"workers", "worker.lr", "algorithm.server.beta1", "arrivals.weights"} <= set(paths)
+    assert "arrivals" not in paths
+
+
+def test_a_field_is_found_wherever_it_is() -> None:
+    """A key that was put at the wrong level has its right path."""
+    assert paths_named(FederatedExperiment, "lr") == ["worker.lr"]
+    assert paths_named(FederatedExperiment, "min_samples") == ["data.partition.min_samples"]
+    assert paths_named(FederatedExperiment, "nothing") == []
