@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.datasets import load_digits  # type: ignore[import-untyped]
 from torch import Tensor
 
 from configs.data import DATASETS, Data
@@ -109,6 +108,10 @@ def _quadratic(config: Quadratic) -> Dataset:
 
 def _digits() -> Dataset:
     """scikit-learn's handwritten digits, 8 x 8 of 0..16; every fifth, drawn once, is for tests."""
+    from sklearn.datasets import (  # type: ignore[import-untyped]  # noqa: PLC0415  2 s
+        load_digits,
+    )
+
     inputs, labels = load_digits(return_X_y=True)
     order = np.random.default_rng(_DIGITS_SPLIT_SEED).permutation(len(labels))
     inputs = torch.from_numpy(inputs[order] / 16).float()

@@ -112,9 +112,7 @@ class Simulator:
         self._models: dict[int, Tensor] = {}
         self._controls: dict[int, Tensor] = {}
         self._worker_control = (
-            untouched_zeros(num_workers, initial)
-            if "control" in self.state.memory
-            else None
+            untouched_zeros(num_workers, initial) if "control" in self.state.memory else None
         )
         self._publish()
 

@@ -7,7 +7,8 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
@@ -29,6 +30,9 @@ class Interrupted(BaseException):
 def run_job(job_path: Path, work: Callable[[RunDirectory], Result]) -> int:
     """Run one attempt, and leave files that say how it went.
 
+    SIGTERM and SIGINT end the work as interrupted; afterwards they are ignored for good, as the
+    process has only its files left to write.
+
     Args:
         job_path: ``job.json`` in the run's directory.
         work: Does the work; may raise ``JobError`` for a reason that the user can act on.
@@ -47,36 +51,10 @@ def run_job(job_path: Path, work: Callable[[RunDirectory], Result]) -> int:
 
 
 def _run_attempt(directory: RunDirectory, work: Callable[[RunDirectory], Result]) -> int:
-    def interrupt(signum: int, frame: FrameType | None) -> None:
-        del signum, frame
-        raise Interrupted
-
-    for signum in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(signum, interrupt)
     began = time.monotonic()
     attempt = directory.attempt(len(directory.attempts()) + 1)
-    try:
-        attempt.mkdir(parents=True)
-        write_json(
-            attempt / "started.json",
-            Started(
-                pid=os.getpid(), host=socket.gethostname(), timestamp_ms=_now_ms()
-            ).model_dump(),
-        )
-        result, code = work(directory), EXIT_FINISHED
-    except JobError as error:
-        result, code = _failed(error.reason, str(error)), EXIT_FAILED
-    except Interrupted:
-        result = Result(status="interrupted", message="stopped; continue with: watershed resume")
-        code = EXIT_INTERRUPTED
-    except MemoryError:
-        result, code = _failed("memory", "out of memory; use fewer workers or a smaller model"), 1
-    except Exception as error:  # noqa: BLE001  the entry point: every end leaves a result
-        storage = storage_error(error) if isinstance(error, OSError) else None
-        if storage is None:
-            traceback.print_exc()
-            storage = JobError("internal", f"{type(error).__name__}: {error} (see stdout.log)")
-        result, code = _failed(storage.reason, str(storage)), EXIT_FAILED
+    with _stoppable():
+        result, code = _outcome(directory, attempt, work)
     earlier = directory.read_result()
     wall_s = time.monotonic() - began + (earlier.wall_s if earlier else 0.0)
     try:
@@ -87,6 +65,49 @@ def _run_attempt(directory: RunDirectory, work: Callable[[RunDirectory], Result]
     if result.message:
         sys.stderr.write(f"{result.status}: {result.message}\n")
     return code
+
+
+def _outcome(
+    directory: RunDirectory, attempt: Path, work: Callable[[RunDirectory], Result]
+) -> tuple[Result, int]:
+    try:
+        attempt.mkdir(parents=True)
+        started = Started(pid=os.getpid(), host=socket.gethostname(), timestamp_ms=_now_ms())
+        write_json(attempt / "started.json", started.model_dump())
+        return work(directory), EXIT_FINISHED
+    except JobError as error:
+        return _failed(error.reason, str(error)), EXIT_FAILED
+    except Interrupted:
+        message = "stopped; continue with: watershed resume"
+        return Result(status="interrupted", message=message), EXIT_INTERRUPTED
+    except MemoryError:
+        message = "out of memory; use fewer workers or a smaller model"
+        return _failed("memory", message), EXIT_FAILED
+    except Exception as error:  # noqa: BLE001  the entry point: every end leaves a result
+        storage = storage_error(error) if isinstance(error, OSError) else None
+        if storage is not None:
+            return _failed(storage.reason, str(storage)), EXIT_FAILED
+        traceback.print_exc()
+        message = f"{type(error).__name__}: {error} (see stdout.log)"
+        return _failed("internal", message), EXIT_FAILED
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """Turn SIGTERM and SIGINT into ``Interrupted`` inside, and ignore them while we clean up."""
+
+    def interrupt(signum: int, frame: FrameType | None) -> None:
+        del signum, frame
+        raise Interrupted
+
+    signals = (signal.SIGTERM, signal.SIGINT)
+    for signum in signals:
+        signal.signal(signum, interrupt)
+    try:
+        yield
+    finally:
+        for signum in signals:
+            signal.signal(signum, signal.SIG_IGN)
 
 
 def _failed(reason: str, message: str) -> Result:

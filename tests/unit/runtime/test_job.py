@@ -3,6 +3,9 @@
 import errno
 import fcntl
 import json
+import os
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +14,15 @@ from tasks.runtime.errors import JobError
 from tasks.runtime.job import EXIT_ALREADY_RUNNING, run_job
 from tasks.runtime.records import Result
 from tasks.runtime.run_directory import RunDirectory
+
+
+@pytest.fixture(autouse=True)
+def _own_signals() -> Iterator[None]:
+    """Give the process its signal handlers back, which a job takes for good."""
+    before = {signum: signal.getsignal(signum) for signum in (signal.SIGTERM, signal.SIGINT)}
+    yield
+    for signum, handler in before.items():
+        signal.signal(signum, handler)
 
 
 def _finish(_: RunDirectory) -> Result:
@@ -104,3 +116,18 @@ def test_wall_time_adds_up_over_attempts(tmp_path: Path) -> None:
     second = directory.read_result()
     assert second is not None
     assert 100.0 <= second.wall_s < 110.0
+
+
+def test_a_signal_during_the_work_ends_it_as_interrupted(tmp_path: Path) -> None:
+    """SIGTERM leaves a result that says so, and the exit code of a terminated process."""
+
+    def stop(_: RunDirectory) -> Result:
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise AssertionError("never reached")
+
+    code = run_job(tmp_path / "job.json", stop)
+
+    result = RunDirectory(tmp_path).read_result()
+    assert code == 143
+    assert result is not None
+    assert result.status == "interrupted"
