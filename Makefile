@@ -22,7 +22,7 @@ test: $(STAMP)  ## Check style, types and import contracts, and run all tests (1
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadfile --benchmark-disable $(ARGS)
 
 check: $(STAMP)  ## Check all studies without running them
 	@$(BIN)/watershed check configs/studies/*.yaml $(ARGS)

@@ -12,12 +12,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from configs.algorithms import AfaCd, AfaCs
 from configs.federated import FederatedExperiment
 from configs.models import CharLstm, Execution, Logistic, MnistCnn, Model
 from models.datasets import Dataset
 from models.partition import Shards
 from models.registry import build
+from tasks.federated import algorithms, arrivals
 from tasks.federated.local_training import LocalTrainer
+from tasks.federated.simulator import Simulator
 
 LR = 0.01
 _PEAK_SIZE = 2048
@@ -130,28 +133,42 @@ class Round:
         self._case = case
         self._dataset = _random_dataset(case)
         self._shards = _shards(case)
-        experiment = FederatedExperiment(
+        self._experiment = FederatedExperiment(
             workers=case.num_workers,
             model=config,
             data={"name": "shakespeare", "partition": "iid"}
             if isinstance(config, CharLstm)
             else "mnist",
             worker={"lr": LR, "batch_size": case.batch_size},
+            arrivals={"kind": "uniform", "max_delay": 10},
         )
         model = build(config, self._dataset, dtype=torch.float32)
-        self._trainer = LocalTrainer(model, self._dataset, self._shards, experiment)
+        self._trainer = LocalTrainer(model, self._dataset, self._shards, self._experiment)
         rng = np.random.default_rng(0)
         self._worker = rng.permutation(case.num_workers)[: case.num_returns]
         self._num_steps = np.full(case.num_returns, case.num_steps)
         self._sequence = 0
-        initial = model.initial(torch.Generator().manual_seed(0))
-        self._start = initial.repeat(case.num_returns, 1)
+        self._initial = model.initial(torch.Generator().manual_seed(0))
+        self._start = self._initial.repeat(case.num_returns, 1)
 
     def ours(self) -> Tensor:
         """Compute the round with fresh minibatches."""
         self._sequence += 1
         sequence = np.full(len(self._worker), self._sequence)
         return self._trainer.train(self._start, self._worker, sequence, self._num_steps)
+
+    def simulator(self, algorithm: AfaCd | AfaCs) -> Simulator:
+        """Make a simulator whose every step is such a round, with arrivals and a server."""
+        num_workers = self._case.num_workers
+        experiment = self._experiment.model_copy(update={"algorithm": algorithm})
+        return Simulator(
+            arrivals.build(experiment),
+            self._trainer,
+            algorithms.build(algorithm, num_workers, experiment.worker),
+            initial=self._initial,
+            num_workers=num_workers,
+            batch_size=self._case.batch_size,
+        )
 
     def plain(self) -> Tensor:
         """Compute it worker by worker as any tutorial does."""
