@@ -2,9 +2,20 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
+from pydantic_core import PydanticCustomError
 
-from configs.base import PositiveFloat, Probability, Record, tagged_by
+from configs.base import (
+    MOST_ROUNDS,
+    MOST_WORKERS,
+    Number,
+    PositiveFloat,
+    Probability,
+    Record,
+    Weight,
+    Whole,
+    tagged_by,
+)
 
 Beta = Annotated[Probability, Field(lt=1)]
 
@@ -38,9 +49,10 @@ class ServerAmsgrad(Record):
     beta1: Beta = Field(default=0.9, description="Decay of the first moment.")
     beta2: Beta = Field(default=0.99, description="Decay of the second moment.")
     epsilon: PositiveFloat = Field(default=1e-8, description="Added to the square root.")
-    delay_threshold: int | None = Field(
+    delay_threshold: Whole | None = Field(
         default=None,
         ge=1,
+        le=MOST_ROUNDS,
         description="In a round whose largest delay is above, the rate is min(server_lr, 1/delay).",
     )
 
@@ -56,8 +68,11 @@ Slots = Literal["zeros", "wait", "seen"]
 class AlgorithmBase(Record):
     """What all server algorithms have."""
 
-    collect: int = Field(
-        default=10, ge=1, description="m: returns that the server collects before one update."
+    collect: Whole = Field(
+        default=10,
+        ge=1,
+        le=MOST_WORKERS,
+        description="m: returns that the server collects before one update.",
     )
     server_lr: PositiveFloat = Field(
         default=1.0,
@@ -107,7 +122,7 @@ class FedAsync(AlgorithmBase):
 
     name: Literal["fedasync"] = "fedasync"
     collect: Literal[1] = Field(default=1, description="FedAsync updates on every return.")
-    server_lr: Annotated[float, Field(gt=0, le=1)] = Field(
+    server_lr: Annotated[Number, Field(gt=0, le=1)] = Field(
         default=0.6, description="alpha: share of the returned model in the mixture."
     )
     staleness: Literal["constant", "polynomial", "hinge"] = Field(
@@ -116,7 +131,9 @@ class FedAsync(AlgorithmBase):
     exponent: PositiveFloat = Field(
         default=0.5, description="a: polynomial (delay+1)^-a; slope of hinge beyond its knee."
     )
-    knee: int = Field(default=4, ge=0, description="b: hinge leaves delays up to b undamped.")
+    knee: Whole = Field(
+        default=4, ge=0, le=MOST_ROUNDS, description="b: hinge leaves delays up to b undamped."
+    )
 
 
 class FedBuff(AlgorithmBase):
@@ -126,12 +143,33 @@ class FedBuff(AlgorithmBase):
     damp_stale: bool = Field(default=True, description="Weight each change by 1/sqrt(1+delay).")
 
 
+def _only_amsgrad(server: object) -> object:
+    """Say that FADAS has one optimiser: the words of the others are not unknown.
+
+    Args:
+        server: What stands in the file.
+
+    Returns:
+        The same.
+
+    Raises:
+        PydanticCustomError: Another optimiser is named.
+    """
+    name = server.get("name", "amsgrad") if isinstance(server, dict) else server
+    if isinstance(name, str) and name != "amsgrad":
+        reason = f"fadas takes amsgrad only, not '{name}'; use fedbuff for other optimisers"
+        raise PydanticCustomError("refused", "{reason}", {"reason": reason})
+    return server
+
+
 class Fadas(AlgorithmBase):
     """FADAS: FedBuff's undamped mean under AMSGrad with a delay-adaptive rate."""
 
     name: Literal["fadas"] = "fadas"
     server_lr: PositiveFloat = Field(default=0.01, description="eta of AMSGrad.")
-    server: ServerAmsgrad = Field(
+    server: Annotated[
+        ServerAmsgrad, tagged_by("name", "amsgrad"), BeforeValidator(_only_amsgrad)
+    ] = Field(
         default=ServerAmsgrad(delay_threshold=1), description="FADAS is AMSGrad by definition."
     )
 
@@ -174,8 +212,11 @@ class WorkerBase(Record):
     """What all worker-side optimisers have."""
 
     lr: PositiveFloat = Field(default=0.1, description="eta_L, the worker-side learning rate.")
-    batch_size: int = Field(
-        default=32, ge=1, description="Samples of a local step, drawn with replacement."
+    batch_size: Whole = Field(
+        default=32,
+        ge=1,
+        le=1_000_000,
+        description="Samples of a local step, drawn with replacement.",
     )
     clip_norm: PositiveFloat | None = Field(
         default=None, description="Clip each stochastic gradient to this 2-norm."
@@ -199,7 +240,7 @@ class FedProx(WorkerBase):
     """SGD with the proximal term mu/2 * |x - x_pulled|^2."""
 
     optimizer: Literal["fedprox"] = "fedprox"
-    mu: float = Field(default=0.1, ge=0, description="Weight of the proximal term.")
+    mu: Weight = Field(default=0.1, description="Weight of the proximal term.")
 
 
 class Scaffold(WorkerBase):

@@ -205,7 +205,10 @@ def leaf_paths(record: type[BaseModel]) -> list[str]:
 
 
 def _end(below: object | None, at_most: object | None, *, open_word: str) -> str:
-    return f"below {below}" if below is not None else f"{open_word} {at_most}".strip()
+    if below is not None:
+        return f"below {below}"
+    most = f"{at_most:g}" if isinstance(at_most, float) else at_most
+    return f"{open_word} {most}".strip()
 
 
 def _is_union(annotation: object) -> bool:

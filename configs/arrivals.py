@@ -8,7 +8,24 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from configs.base import PositiveFloat, Probability, Record, WorkerId, tagged_by
+from configs.base import (
+    MOST_ROUNDS,
+    MOST_WORKERS,
+    Number,
+    PositiveFloat,
+    Probability,
+    Record,
+    Whole,
+    WorkerId,
+    tagged_by,
+)
+
+_LARGEST_DELAY = 1_000_000
+_MOST_STEPS = 100_000
+_LARGEST_SPREAD = 10
+"""Of logarithms: a factor of e^10 is a standard deviation away."""
+
+NumSteps = Annotated[Whole, Field(ge=1, le=_MOST_STEPS)]
 
 
 class Service(Record):
@@ -25,11 +42,14 @@ class Service(Record):
         default="return", description="Whether mean_s is of a whole return or of one local step."
     )
     sigma: PositiveFloat = Field(
-        default=1.0, description="Standard deviation of the logarithm (law: lognormal)."
+        default=1.0,
+        le=_LARGEST_SPREAD,
+        description="Standard deviation of the logarithm (law: lognormal).",
     )
-    spread: float = Field(
+    spread: Number = Field(
         default=0.0,
         ge=0,
+        le=_LARGEST_SPREAD,
         description=(
             "Workers of different speeds: each worker's mean is multiplied, once, by a log-normal "
             "factor of median 1 whose logarithm has this standard deviation."
@@ -48,8 +68,11 @@ class ArrivalsBase(Record):
 class RoundBased(ArrivalsBase):
     """What all processes have that draw the returns of each round directly."""
 
-    max_delay: int = Field(
-        default=0, ge=0, description="Largest delay of a return, in server rounds."
+    max_delay: Whole = Field(
+        default=0,
+        ge=0,
+        le=_LARGEST_DELAY,
+        description="Largest delay of a return, in server rounds.",
     )
     delay: Literal["uniform", "constant"] = Field(
         default="uniform",
@@ -74,7 +97,8 @@ class Weighted(RoundBased):
     """Independent draws with fixed probabilities; a worker may be in one buffer twice."""
 
     kind: Literal["weighted"] = "weighted"
-    weights: tuple[Annotated[float, Field(ge=0)], ...] = Field(
+    # Only compared with each other, without overflow: any finite weight will do.
+    weights: tuple[Annotated[Number, Field(ge=0)], ...] = Field(
         min_length=1, description="One weight a worker; they need not sum to one."
     )
 
@@ -83,7 +107,7 @@ class LabelCorrelated(RoundBased):
     """Independent draws, likelier for workers that hold certain labels."""
 
     kind: Literal["label_correlated"] = "label_correlated"
-    favoured_labels: tuple[Annotated[int, Field(ge=0)], ...] = Field(
+    favoured_labels: tuple[Annotated[Whole, Field(ge=0, le=1_000_000)], ...] = Field(
         default=(0, 1, 2, 3, 4), min_length=1, description="Labels whose holders arrive more often."
     )
     ratio: PositiveFloat = Field(
@@ -108,8 +132,12 @@ class Periodic(RoundBased):
     """Groups of workers (time zones) that take turns; only one group is awake at a time."""
 
     kind: Literal["periodic"] = "periodic"
-    groups: int = Field(default=2, ge=1, description="Worker i belongs to group i mod groups.")
-    period: int = Field(default=10, ge=1, description="Rounds for which a group stays awake.")
+    groups: Whole = Field(
+        default=2, ge=1, le=MOST_WORKERS, description="Worker i belongs to group i mod groups."
+    )
+    period: Whole = Field(
+        default=10, ge=1, le=MOST_ROUNDS, description="Rounds for which a group stays awake."
+    )
 
 
 class Markov(RoundBased):
@@ -128,9 +156,10 @@ class EventDriven(ArrivalsBase):
     """Every worker works without pause: pulls, works for its service time, returns, pulls again."""
 
     kind: Literal["event_driven"] = "event_driven"
-    max_delay: int | None = Field(
+    max_delay: Whole | None = Field(
         default=None,
         ge=0,
+        le=_LARGEST_DELAY,
         description="A return older than so many rounds is dropped and counted. Default: none is.",
     )
 
@@ -140,9 +169,10 @@ class Trace(ArrivalsBase):
 
     kind: Literal["trace"] = "trace"
     path: str = Field(min_length=1, description="The CSV file; relative to the study's directory.")
-    max_delay: int | None = Field(
+    max_delay: Whole | None = Field(
         default=None,
         ge=0,
+        le=_LARGEST_DELAY,
         description="A return older than so many rounds is dropped and counted. Default: none is.",
     )
 
@@ -166,31 +196,31 @@ class ConstantSteps(Record):
     """The same number of local steps for everybody."""
 
     kind: Literal["constant"] = "constant"
-    steps: int = Field(default=5, ge=1, le=100_000, description="K: local steps of each return.")
+    steps: NumSteps = Field(default=5, description="K: local steps of each return.")
 
 
 class UniformSteps(Record):
     """A fresh number of local steps for each return."""
 
     kind: Literal["uniform"] = "uniform"
-    low: int = Field(default=1, ge=1, le=100_000, description="Fewest local steps.")
-    high: int = Field(default=9, ge=1, le=100_000, description="Most local steps, included.")
+    low: NumSteps = Field(default=1, description="Fewest local steps.")
+    high: NumSteps = Field(default=9, description="Most local steps, included.")
 
 
 class PerWorkerSteps(Record):
     """Each worker has its own number of local steps."""
 
     kind: Literal["per_worker"] = "per_worker"
-    steps: tuple[Annotated[int, Field(ge=1, le=100_000)], ...] = Field(
-        min_length=1, description="One number a worker."
-    )
+    steps: tuple[NumSteps, ...] = Field(min_length=1, description="One number a worker.")
 
 
 class SpeedSteps(Record):
     """Local steps in proportion to the worker's speed (1 / its mean service time)."""
 
     kind: Literal["speed"] = "speed"
-    mean: PositiveFloat = Field(default=5.0, description="Mean over the workers, at least 1 each.")
+    mean: PositiveFloat = Field(
+        default=5.0, le=_MOST_STEPS, description="Mean over the workers, at least 1 each."
+    )
 
 
 class BudgetSteps(Record):
@@ -198,7 +228,7 @@ class BudgetSteps(Record):
 
     kind: Literal["time_budget"] = "time_budget"
     budget_s: PositiveFloat = Field(default=5.0, description="Virtual seconds of each return.")
-    max_steps: int = Field(default=1000, ge=1, le=100_000, description="Never more than this.")
+    max_steps: NumSteps = Field(default=1000, description="Never more than this.")
 
 
 LocalSteps = Annotated[

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Strict
 from pydantic_core import InitErrorDetails, PydanticCustomError, ValidationError
 
 
@@ -89,6 +89,16 @@ def _keys(path: str) -> tuple[str | int, ...]:
     return tuple(int(key) if key.isdigit() else key for key in path.split("."))
 
 
-Probability = Annotated[float, Field(ge=0, le=1)]
-PositiveFloat = Annotated[float, Field(gt=0)]
-WorkerId = Annotated[int, Field(ge=0)]
+MOST_WORKERS = 10_000_000
+MOST_ROUNDS = 10**9
+LARGEST = 1e9
+"""Bound of numbers that have no natural one: far beyond any use, far from overflow."""
+
+Whole = Annotated[int, Strict()]
+"""A whole number. Words and truth values are refused: ``workers: yes`` is not one worker."""
+Number = Annotated[float, Strict()]
+"""A number, also a whole one; no word, no truth value."""
+Probability = Annotated[Number, Field(ge=0, le=1)]
+PositiveFloat = Annotated[Number, Field(gt=0, le=LARGEST)]
+Weight = Annotated[Number, Field(ge=0, le=LARGEST)]
+WorkerId = Annotated[Whole, Field(ge=0, lt=MOST_WORKERS)]

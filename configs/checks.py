@@ -3,29 +3,21 @@
 They look, but load nothing: what only the data themselves can tell, the job reports.
 """
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from configs.arrivals import BudgetSteps, EventDriven, SpeedSteps, Synchronous
 from configs.base import Fault
-from configs.data import DATASETS, Data
+from configs.data import DATASETS, Data, LocationError, locate
 from configs.federated import FederatedExperiment
-from configs.models import Quadratic
-from configs.sizes import num_parameters, server_memory_bytes
+from configs.models import CharLstm, Quadratic
+from configs.sizes import in_flight_bytes, num_parameters, server_memory_bytes
 from configs.stability import step_warnings
 from configs.study import Study
 from configs.trace import trace_faults
 
-DATA_ENVIRONMENT = "WATERSHED_DATA"
-"""Environment variable that names the directory of all data sets."""
-
 _NOTABLE_BYTES = 1_000_000
-_LOCAL_NAMES = {"mnist": "mnist", "cifar10": "cifar10", "shakespeare": "tinyshakespeare.txt"}
-_LAYOUT = dict.fromkeys(
-    ("mnist", "cifar10"),
-    "a directory with parquet files train-*.parquet and test-*.parquet (Hugging Face layout), at "
-    "its top or one level below",
-) | {"shakespeare": "a text file, or a directory with one in it"}
+_NOTABLE_IN_FLIGHT_BYTES = 1_000_000_000
 
 
 @dataclass(frozen=True)
@@ -55,11 +47,12 @@ def check_study(study: Study) -> Findings:
     faults: dict[Fault, None] = {}
     warnings: dict[str, None] = {}
     notes: dict[str, None] = {}
-    for point in study.points():
-        experiment = point.experiment
+    experiments = [point.experiment for point in study.points()]
+    for experiment in experiments:
         faults |= dict.fromkeys([*data_faults(experiment.data), *trace_faults(experiment)])
         warnings |= dict.fromkeys(_step_warnings(experiment))
-        notes |= dict.fromkeys(_memory_notes(experiment))
+        notes |= dict.fromkeys([*_source_notes(experiment.data), *_memory_notes(experiment)])
+    warnings |= dict.fromkeys(_service_warnings(experiments))
     return Findings(list(faults), list(warnings), list(notes))
 
 
@@ -72,39 +65,45 @@ def data_faults(data: Data | None) -> list[Fault]:
     Returns:
         What is missing and what to put where; empty for bundled data, and for the hub.
     """
-    if data is None:
+    if data is None or (data.source is None and DATASETS[data.name].hub_name is None):
         return []
-    local = _LOCAL_NAMES.get(data.name)
-    if local is None:
-        message = f"{data.name} is bundled and comes from nowhere else; remove this key"
-        return [Fault(path="data.source", message=message)] if data.source else []
-    if data.source is not None:
-        is_path = data.source.startswith((".", "/", "~"))
-        if not is_path or Path(data.source).expanduser().exists():
-            return []
-        message = (
-            f"{data.source} does not exist. Put {_LAYOUT[data.name]} there, or name another place. "
-            f"Without this key {_default_place(data.name)}"
-        )
-        return [Fault(path="data.source", message=message)]
-    root = os.environ.get(DATA_ENVIRONMENT)
-    if not root:
+    try:
+        locate(data.name, data.source)
+    except LocationError as error:
+        return [Fault(path="data.source", message=str(error))]
+    return []
+
+
+def _source_notes(data: Data | None) -> list[str]:
+    if data is None or data.source is None or data_faults(data):
         return []
-    found = [Path(root, local), *(Path(root).glob("shakespeare*") if "." in local else ())]
-    if any(path.exists() for path in found):
+    if isinstance(locate(data.name, data.source), Path):
         return []
-    message = (
-        f"{DATA_ENVIRONMENT} is {root}, which holds no {local}. Put {_LAYOUT[data.name]} there, or "
-        f"name another place in data.source, or unset {DATA_ENVIRONMENT} to download it"
+    return [f"{data.source}: no such directory here; taken as a hub name"]
+
+
+def _service_warnings(experiments: list[FederatedExperiment]) -> list[str]:
+    """Warn of service times that were set, but that no point asks for.
+
+    A base may set them for some points of its grid only: the synchronous ones, say.
+    """
+    kinds = dict.fromkeys(
+        experiment.arrivals.kind
+        for experiment in experiments
+        if "service" in experiment.model_fields_set
     )
-    return [Fault(path="data.source", message=message)]
+    if not kinds or any(_uses_service(experiment) for experiment in experiments):
+        return []
+    return [
+        f"service is set, but {' and '.join(kinds)} arrivals do not use it; use arrivals "
+        "synchronous or event_driven, or local_steps speed or time_budget, or remove service"
+    ]
 
 
-def _default_place(name: str) -> str:
-    root = os.environ.get(DATA_ENVIRONMENT)
-    if root:
-        return f"it is read from {Path(root, _LOCAL_NAMES[name])} ({DATA_ENVIRONMENT})"
-    return f"it is downloaded from the Hugging Face hub ({DATASETS[name].hub_name})"
+def _uses_service(experiment: FederatedExperiment) -> bool:
+    return isinstance(experiment.arrivals, (Synchronous, EventDriven)) or isinstance(
+        experiment.local_steps, (SpeedSteps, BudgetSteps)
+    )
 
 
 def _step_warnings(experiment: FederatedExperiment) -> list[str]:
@@ -118,11 +117,21 @@ def _step_warnings(experiment: FederatedExperiment) -> list[str]:
 
 def _memory_notes(experiment: FederatedExperiment) -> list[str]:
     parameters = num_parameters(experiment)
-    size = server_memory_bytes(experiment, parameters) if parameters else 0
-    if size < _NOTABLE_BYTES:
+    if parameters is None:
         return []
-    who = experiment.algorithm.name
-    return [
-        f"{who} keeps {size:,} bytes at the server "
-        f"({experiment.workers:,} workers x {parameters:,} parameters)"
-    ]
+    notes = []
+    # The vocabulary of a text, and with it the size of its model, is known only from the data.
+    about = "about " if isinstance(experiment.model, CharLstm) else ""
+    size = server_memory_bytes(experiment, parameters)
+    if size >= _NOTABLE_BYTES:
+        notes.append(
+            f"{experiment.algorithm.name} keeps {about}{size:,} bytes at the server "
+            f"({experiment.workers:,} workers x {about}{parameters:,} parameters)"
+        )
+    size = in_flight_bytes(experiment, parameters)
+    if size >= _NOTABLE_IN_FLIGHT_BYTES:
+        notes.append(
+            f"models that workers still work on take up to {about}{size:,} bytes (one of "
+            f"{about}{parameters:,} parameters for each version in flight)"
+        )
+    return notes

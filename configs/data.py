@@ -1,11 +1,22 @@
 """Which data set, from where, and how it is divided among the workers."""
 
+import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from configs.base import PositiveFloat, Record, tagged_by
+from configs.base import PositiveFloat, Record, Whole, tagged_by
+
+MOST_SAMPLES = 10**9
+DATA_ENVIRONMENT = "WATERSHED_DATA"
+"""Environment variable that names the directory of all data sets."""
+
+_IMAGES = (
+    "a directory in the Hugging Face layout: parquet files train-*.parquet and test-*.parquet, at "
+    "its top or one level below, with an image column and the column 'label'"
+)
 
 
 @dataclass(frozen=True)
@@ -16,31 +27,104 @@ class DatasetFacts:
         num_labels: Number of classes (for text: of symbols, None while unknown).
         shape: Shape of one sample.
         hub_name: Its name on the Hugging Face hub; None for bundled data.
+        local_name: Its name below ``WATERSHED_DATA``; empty for bundled data.
+        layout: What must stand there, in words.
         has_natural_partition: Whether it says who produced each sample.
     """
 
     num_labels: int | None
     shape: tuple[int, ...]
-    hub_name: str | None
+    hub_name: str | None = None
+    local_name: str = ""
+    layout: str = ""
     has_natural_partition: bool = False
 
 
 DATASETS: dict[str, DatasetFacts] = {
-    "digits": DatasetFacts(10, (64,), None),
-    "mnist": DatasetFacts(10, (1, 28, 28), "ylecun/mnist"),
-    "cifar10": DatasetFacts(10, (3, 32, 32), "uoft-cs/cifar10"),
+    "digits": DatasetFacts(10, (64,)),
+    "mnist": DatasetFacts(10, (1, 28, 28), "ylecun/mnist", "mnist", _IMAGES),
+    "cifar10": DatasetFacts(10, (3, 32, 32), "uoft-cs/cifar10", "cifar10", _IMAGES),
     "shakespeare": DatasetFacts(
-        None, (80,), "karpathy/tiny_shakespeare", has_natural_partition=True
+        None,
+        (80,),
+        "karpathy/tiny_shakespeare",
+        "tinyshakespeare.txt",
+        "a text file, or a directory with one in it",
+        has_natural_partition=True,
     ),
 }
+
+
+class LocationError(ValueError):
+    """A data set that is not where it should be; says what to put where."""
+
+
+def locate(name: str, source: str | None) -> Path | str:
+    """Find where a data set that is not bundled is to be read from.
+
+    Args:
+        name: Its name in the configuration.
+        source: ``data.source``: a path or a hub name; None for the default place.
+
+    Returns:
+        An existing path, or a name on the hub.
+
+    Raises:
+        LocationError: Nothing is at the path given, or below ``WATERSHED_DATA``; or the data
+            are bundled.
+    """
+    facts = DATASETS[name]
+    if facts.hub_name is None:
+        raise LocationError(f"{name} is bundled and comes from nowhere else; remove this key")
+    if source is not None:
+        path = Path(source).expanduser()
+        if path.exists():
+            return path
+        if may_be_hub_name(source):
+            return source
+        raise LocationError(how_to_provide(name, f"{source} does not exist"))
+    root = os.environ.get(DATA_ENVIRONMENT)
+    if not root:
+        return facts.hub_name
+    found = [Path(root, facts.local_name)]
+    if name == "shakespeare":  # any text file or directory of that name will do
+        found += sorted(Path(root).glob("shakespeare*"))
+    for path in found:
+        if path.exists():
+            return path
+    problem = f"{DATA_ENVIRONMENT} is {root}, which holds no {facts.local_name}"
+    raise LocationError(how_to_provide(name, problem))
+
+
+def may_be_hub_name(source: str) -> bool:
+    """Whether a source reads like ``owner/name`` on the hub, not like a path."""
+    return source.count("/") <= 1 and not source.startswith((".", "/", "~"))
+
+
+def how_to_provide(name: str, problem: str) -> str:
+    """Say what a data set has to look like, and the ways to say where it is.
+
+    Args:
+        name: Its name in the configuration; not of bundled data.
+        problem: What was found.
+
+    Returns:
+        The problem, and what to do about it.
+    """
+    facts = DATASETS[name]
+    return (
+        f"{name}: {problem}. Needed is {facts.layout}. Name it in data.source, or put it at "
+        f"<directory>/{facts.local_name} and set {DATA_ENVIRONMENT}=<directory>; without either it "
+        f"is downloaded from the Hugging Face hub ({facts.hub_name})"
+    )
 
 
 class ByLabels(Record):
     """p labels a worker, equal sizes: the authors' protocol (dossier 6.2)."""
 
     kind: Literal["labels"] = "labels"
-    labels_per_worker: int = Field(
-        default=2, ge=1, description="p: how many different labels a worker holds."
+    labels_per_worker: Whole = Field(
+        default=2, ge=1, le=1_000_000, description="p: how many different labels a worker holds."
     )
 
 
@@ -51,7 +135,9 @@ class Dirichlet(Record):
     alpha: PositiveFloat = Field(
         default=0.5, description="Concentration: small is heterogeneous, large is iid."
     )
-    min_samples: int = Field(default=1, ge=1, description="Fewest samples that a worker may hold.")
+    min_samples: Whole = Field(
+        default=1, ge=1, le=MOST_SAMPLES, description="Fewest samples that a worker may hold."
+    )
 
 
 class Iid(Record):
@@ -64,8 +150,11 @@ class Natural(Record):
     """By who produced the samples: the speaking role, for Shakespeare."""
 
     kind: Literal["natural"] = "natural"
-    min_samples: int = Field(
-        default=1, ge=1, description="A role with fewer samples is no worker of its own."
+    min_samples: Whole = Field(
+        default=1,
+        ge=1,
+        le=MOST_SAMPLES,
+        description="A role with fewer samples is no worker of its own.",
     )
 
 
@@ -89,11 +178,14 @@ class Data(Record):
         ),
     )
     partition: Partition = Field(default=ByLabels(), description="How samples go to workers.")
-    max_samples: int | None = Field(
-        default=None, ge=1, description="Use only the first so many training samples (for trials)."
+    max_samples: Whole | None = Field(
+        default=None,
+        ge=1,
+        le=MOST_SAMPLES,
+        description="Use only the first so many training samples (for trials).",
     )
-    seed: int = Field(
-        default=6, ge=0, description="Seed of the division; 6 in the authors' protocol."
+    seed: Whole = Field(
+        default=6, ge=0, lt=2**63, description="Seed of the division; 6 in the authors' protocol."
     )
 
 

@@ -135,7 +135,7 @@ def _locate(record: type[BaseModel], raw: object, detail: ErrorDetails) -> _Plac
 def _explain(record: type[BaseModel], place: _Place) -> Fault:
     """Put an error into words: what was found, what is allowed, what was probably meant."""
     kind, found, path = place.detail["type"], place.found, place.path
-    if kind == "fault":
+    if kind in {"fault", "refused"}:
         message = str(place.detail["ctx"]["reason"])
     elif kind == "extra_forbidden":
         message = _unknown_key(record, place)

@@ -21,11 +21,11 @@ from configs.arrivals import (
     UniformSteps,
     Weighted,
 )
-from configs.base import Fault, Record, raise_faults
-from configs.data import DATASETS, ByLabels, Data, DataField, Natural
+from configs.base import MOST_ROUNDS, MOST_WORKERS, Fault, Record, Whole, raise_faults
+from configs.data import DATASETS, MOST_SAMPLES, ByLabels, Data, DataField, Natural
 from configs.models import Logistic, Model, Quadratic
 
-MODEL_SHAPES: dict[str, tuple[str, ...]] = {
+DATASETS_OF_MODEL: dict[str, tuple[str, ...]] = {
     "logistic": ("digits", "mnist", "cifar10"),
     "mnist_cnn": ("mnist",),
     "cifar10_cnn": ("cifar10",),
@@ -38,11 +38,11 @@ class FederatedExperiment(Record):
     """An anarchic (or synchronous) federated training, simulated on a virtual clock."""
 
     kind: Literal["federated"] = Field(default="federated", description="Kind of the experiment.")
-    workers: int = Field(
-        default=100, ge=1, le=10_000_000, description="M: registered workers, in all."
+    workers: Whole = Field(
+        default=100, ge=1, le=MOST_WORKERS, description="M: registered workers, in all."
     )
-    rounds: int = Field(default=200, ge=1, description="T: server updates.")
-    seed: int = Field(default=0, ge=0, lt=2**63, description="Seed of every random draw.")
+    rounds: Whole = Field(default=200, ge=1, le=MOST_ROUNDS, description="T: server updates.")
+    seed: Whole = Field(default=0, ge=0, lt=2**63, description="Seed of every random draw.")
     model: Model = Field(default=Logistic(), description="What is trained.")
     data: DataField | None = Field(
         default=None, description="What it is trained on; the quadratic model has no data."
@@ -58,12 +58,16 @@ class FederatedExperiment(Record):
         default="float32", description="Floating-point type of models and returns."
     )
     device: Literal["cpu", "cuda"] = Field(default="cpu", description="Where to compute.")
-    evaluate_every: int = Field(
-        default=10, ge=1, description="Rounds between two lines of the journal."
+    evaluate_every: Whole = Field(
+        default=10,
+        ge=1,
+        le=MOST_ROUNDS,
+        description="Rounds between two lines of the journal.",
     )
-    evaluate_samples: int | None = Field(
+    evaluate_samples: Whole | None = Field(
         default=None,
         ge=1,
+        le=MOST_SAMPLES,
         description=(
             "Use only so many training samples, spread evenly over the workers, for the loss and "
             "its gradient. Default: all."
@@ -72,7 +76,9 @@ class FederatedExperiment(Record):
     record_trace: bool = Field(
         default=False, description="Write who returned when to trace.csv, which can be replayed."
     )
-    checkpoint_every: int = Field(default=100, ge=1, description="Rounds between two checkpoints.")
+    checkpoint_every: Whole = Field(
+        default=100, ge=1, le=MOST_ROUNDS, description="Rounds between two checkpoints."
+    )
 
     @model_validator(mode="after")
     def _fits_together(self) -> "FederatedExperiment":
@@ -241,14 +247,14 @@ class FederatedExperiment(Record):
                 )
             return
         if self.data is None:
-            known = ", ".join(MODEL_SHAPES[self.model.name])
+            known = ", ".join(DATASETS_OF_MODEL[self.model.name])
             yield Fault(
                 path="data",
                 message=f"missing; {self.model.name} takes {known}",
                 related=("model",),
             )
             return
-        allowed = MODEL_SHAPES[self.model.name]
+        allowed = DATASETS_OF_MODEL[self.model.name]
         if self.data.name not in allowed:
             yield Fault(
                 path="data.name",

@@ -1,5 +1,6 @@
 """Read a study from a YAML file, with overrides from the command line."""
 
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import yaml
 
 from configs.base import Fault
+from configs.data import may_be_hub_name
 from configs.faults import faults_in
 from configs.study import OverrideError, Study, set_path
 
@@ -80,7 +82,11 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """YAML's safe loader, which also refuses a key that stands twice (the last would win)."""
+    """YAML's safe loader, with two differences.
+
+    It refuses a key that stands twice (the last would win), and reads ``1e-3`` as the number that
+    it is in YAML 1.2; in YAML 1.1 a number needs a dot and a signed exponent.
+    """
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:  # noqa: FBT001, FBT002  as PyYAML has it
         seen: list[object] = []
@@ -91,6 +97,13 @@ class _StrictLoader(yaml.SafeLoader):
                 raise yaml.constructor.ConstructorError(None, None, problem, key_node.start_mark)
             seen.append(key)
         return super().construct_mapping(node, deep)
+
+
+_StrictLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"),
+    list("-+0123456789"),
+)
 
 
 def _yaml_problem(error: yaml.YAMLError) -> str:
@@ -114,7 +127,7 @@ def _set(raw: dict[str, Any], setting: str) -> Iterator[Fault]:
             yield Fault(path=key, message=message)
             return
     try:
-        value = yaml.safe_load(text)
+        value = yaml.load(text, Loader=_StrictLoader)  # noqa: S506  safe
         if key in _FILE_FIELDS:
             value = _absolute(key, value, Path.cwd())
         root = raw if key in _OF_STUDY else raw["experiment"]
@@ -170,7 +183,6 @@ def _absolute(field: str, value: object, directory: Path) -> object:
     if not isinstance(value, str) or not value:
         return value
     path = directory / Path(value).expanduser()
-    may_be_hub_name = value.count("/") <= 1 and not value.startswith((".", "/", "~"))
-    if field == _SOURCE and may_be_hub_name and not path.exists():
+    if field == _SOURCE and may_be_hub_name(value) and not path.exists():
         return value
     return str(path.resolve())

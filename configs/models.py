@@ -4,9 +4,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from configs.base import PositiveFloat, Record, tagged_by
+from configs.base import LARGEST, Number, PositiveFloat, Record, Weight, Whole, tagged_by
 
-Centre = float | tuple[float, ...]
+Coordinate = Annotated[Number, Field(ge=-LARGEST, le=LARGEST)]
+Centre = Coordinate | tuple[Coordinate, ...]
 Execution = Literal["auto", "batched", "looped", "threads"]
 
 
@@ -22,12 +23,11 @@ class Quadratic(Record):
     curvatures: PositiveFloat | tuple[PositiveFloat, ...] = Field(
         default=1.0, description="Curvature h_i: one number for all workers, or one a worker."
     )
-    noise: float = Field(
+    noise: Weight = Field(
         default=0.0,
-        ge=0,
         description="Standard deviation of the gradient noise, per coordinate and local step.",
     )
-    start: float = Field(default=0.0, description="Every coordinate of the initial model.")
+    start: Coordinate = Field(default=0.0, description="Every coordinate of the initial model.")
 
     @property
     def dimension(self) -> int:
@@ -46,7 +46,7 @@ class Logistic(Record):
     """Multinomial logistic regression, starting from zeros."""
 
     name: Literal["logistic"] = "logistic"
-    l2: float = Field(default=0.0, ge=0, description="Weight of the penalty l2/2 * |x|^2.")
+    l2: Weight = Field(default=0.0, description="Weight of the penalty l2/2 * |x|^2.")
 
 
 class MnistCnn(Record):
@@ -73,9 +73,9 @@ class CharLstm(Record):
     """Next-character LSTM for Shakespeare (LEAF's convention, dossier 6.2)."""
 
     name: Literal["char_lstm"] = "char_lstm"
-    embedding: int = Field(default=8, ge=1, le=4096, description="Embedding width.")
-    hidden: int = Field(default=256, ge=1, le=8192, description="Hidden units of each layer.")
-    layers: int = Field(default=2, ge=1, le=8, description="Stacked LSTM layers.")
+    embedding: Whole = Field(default=8, ge=1, le=4096, description="Embedding width.")
+    hidden: Whole = Field(default=256, ge=1, le=8192, description="Hidden units of each layer.")
+    layers: Whole = Field(default=2, ge=1, le=8, description="Stacked LSTM layers.")
     execution: Execution = Field(
         default="auto",
         description="How a round's workers are computed; auto takes what the benchmark found best.",

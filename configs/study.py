@@ -17,7 +17,7 @@ import hashlib
 import itertools
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -90,7 +90,8 @@ class Study(Record):
         for name, axis in self.grid.items():
             if not axis:
                 yield Fault(path=f"grid.{name}", message="has no values; give at least one")
-        yield from self._clashes()
+        clashes = list(self._clashes())
+        yield from clashes
         num_points = math.prod(len(axis) for axis in self.grid.values())
         if num_points > _MOST_POINTS:
             message = f"{num_points} points are more than {_MOST_POINTS}; vary less, or split it"
@@ -104,10 +105,23 @@ class Study(Record):
                 faults = [Fault(path=error.path, message=str(error))]
             for fault in faults:
                 seen.setdefault(fault, []).append(label_of(coordinates))
+        if not seen and not clashes:
+            yield from self._twins()
         for fault, labels in seen.items():
             where = "" if num_points == 1 else f" (at {len(labels)} of {num_points} points, first: "
             where += f"{labels[0]})" if where else ""
             yield self._on_axis(fault, where)
+
+    def _twins(self) -> Iterator[Fault]:
+        """Find points that differ in words only, such as rates 1 and 1.0."""
+        first: dict[str, Point] = {}
+        for point in self.points():
+            twin = first.setdefault(point.config_hash, point)
+            if twin is not point:
+                axes = [a for a in self.grid if twin.coordinates[a] != point.coordinates[a]]
+                message = f"'{twin.label}' and '{point.label}' are the same experiment; remove one"
+                yield Fault(path=f"grid.{axes[0]}", message=message)
+                return
 
     def _clashes(self) -> Iterator[Fault]:
         """Find overrides that undo what an axis before has set, and values that stand twice."""
@@ -214,7 +228,8 @@ _NAMED = {"model", "algorithm", "data", "server"}
 def _axis_values(name: str, axis: Axis) -> list[tuple[str, Overrides]]:
     if isinstance(axis, dict):
         return list(axis.items())
-    return [(_value_label(value), {name: value}) for value in axis]
+    labels = _distinct(_value_label(value) for value in axis)
+    return [(label, {name: value}) for label, value in zip(labels, axis, strict=True)]
 
 
 def _paths_set(name: str, axis: Axis) -> list[str]:
@@ -235,6 +250,16 @@ def _value_label(value: JsonValue) -> str:
         if len(text) <= _LONGEST_LABEL
         else text[: _LONGEST_LABEL - 1] + "\N{HORIZONTAL ELLIPSIS}"
     )
+
+
+def _distinct(labels: Iterable[str]) -> Iterator[str]:
+    """Number the labels that stand twice, which long values do when they are cut."""
+    seen: set[str] = set()
+    for label in labels:
+        numbered = (f"{label} #{number}" for number in itertools.count(2))
+        unique = next(one for one in itertools.chain([label], numbered) if one not in seen)
+        seen.add(unique)
+        yield unique
 
 
 def label_of(coordinates: Mapping[str, str]) -> str:

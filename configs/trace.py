@@ -1,7 +1,8 @@
 """A recorded trace of returns: read and checked whole, replayed into buffers.
 
-CSV with a header: ``worker,pull_time,return_time`` and, optionally, ``num_steps``; times in virtual
-seconds. Without torch, so that ``watershed check`` sees what a run will see.
+CSV with a header: ``worker,pull_time,return_time`` and, optionally, ``num_steps`` and ``sequence``
+(how many returns the worker had made before, which keys its random draws; it has gaps where returns
+were dropped as too old, which stand in no trace). Times are in virtual seconds. Without torch, so that ``watershed check`` sees what a run will see.
 """
 
 import csv
@@ -17,8 +18,9 @@ from configs.base import Fault
 from configs.faults import nearest
 from configs.federated import FederatedExperiment
 
-COLUMNS = ("worker", "pull_time", "return_time", "num_steps")
-_OPTIONAL = {"num_steps"}
+COLUMNS = ("worker", "pull_time", "return_time", "num_steps", "sequence")
+_OPTIONAL = {"num_steps", "sequence"}
+_MOST_RETURNS = 2**62
 _MOST_STEPS = 100_000  # as for every law of configs.arrivals.LocalSteps
 _MOST_FAULTS_SHOWN = 20
 
@@ -49,14 +51,15 @@ class TracedReturn:
         pulled_at_s: Virtual time of the pull.
         returned_at_s: Virtual time of the return, not before the pull.
         num_steps: Local steps, at least 1; None if the trace does not say.
-        sequence: How many returns of that worker stand before it.
+        sequence: How many returns that worker had made before; None if the trace does not say and
+            they have not been counted yet.
     """
 
     worker: int
     pulled_at_s: float
     returned_at_s: float
     num_steps: int | None
-    sequence: int = 0
+    sequence: int | None = None
 
 
 @dataclass(frozen=True)
@@ -198,7 +201,7 @@ def trace_faults(experiment: FederatedExperiment) -> list[Fault]:
 def _numbered(rows: Sequence[TracedReturn]) -> Iterator[TracedReturn]:
     counts: dict[int, int] = {}
     for row in rows:
-        sequence = counts.get(row.worker, 0)
+        sequence = counts.get(row.worker, 0) if row.sequence is None else row.sequence
         counts[row.worker] = sequence + 1
         yield replace(row, sequence=sequence)
 
@@ -222,6 +225,7 @@ def _read_rows(file: TextIO, workers: int) -> tuple[list[TracedReturn], list[str
             num_steps=fields.integer("num_steps", 1, _MOST_STEPS)
             if "num_steps" in header
             else None,
+            sequence=fields.integer("sequence", 0, _MOST_RETURNS) if "sequence" in header else None,
         )
         if row.returned_at_s < row.pulled_at_s:
             fields.faults.append(

@@ -14,22 +14,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from configs.checks import DATA_ENVIRONMENT
-from configs.data import DATASETS
+import configs.data
+from configs.data import DATASETS, LocationError, how_to_provide
 from models.errors import DatasetError
-
-_LAYOUT = {
-    "shakespeare": "a text file (tinyshakespeare.txt), or a directory with one in it",
-    **dict.fromkeys(
-        ("mnist", "cifar10"),
-        "a directory in the Hugging Face layout: parquet files train-*.parquet and test-*.parquet, "
-        "at its top or one level below, with an image column and the column 'label'",
-    ),
-}
 
 
 def locate(name: str, source: str | None) -> Path | str:
-    """Find where a data set is to be read from.
+    """Find where a data set that is not bundled is to be read from.
 
     Args:
         name: Its name in the configuration.
@@ -41,27 +32,10 @@ def locate(name: str, source: str | None) -> Path | str:
     Raises:
         DatasetError: Nothing is at the path given, or below ``WATERSHED_DATA``.
     """
-    if source is not None:
-        path = Path(source).expanduser()
-        if path.exists():
-            return path
-        if source.startswith((".", "/", "~")):
-            raise DatasetError(_missing(name, f"data.source is {source}, which does not exist"))
-        return source
-    hub_name = DATASETS[name].hub_name
-    if hub_name is None:
-        raise DatasetError(f"{name} is bundled; remove data.source")
-    root = os.environ.get(DATA_ENVIRONMENT)
-    if not root:
-        return hub_name
-    if name == "shakespeare":
-        found = [Path(root) / "tinyshakespeare.txt", *sorted(Path(root).glob("shakespeare*"))]
-    else:
-        found = [Path(root) / name]
-    for path in found:
-        if path.exists():
-            return path
-    raise DatasetError(_missing(name, f"{DATA_ENVIRONMENT} is {root}, which holds no {name}"))
+    try:
+        return configs.data.locate(name, source)
+    except LocationError as error:
+        raise DatasetError(str(error)) from error
 
 
 def read_images(
@@ -95,7 +69,7 @@ def read_images(
             None,
         )
         if column is None or "label" not in table.features:
-            raise DatasetError(_missing(name, f"{source} has columns {list(table.features)}"))
+            raise DatasetError(how_to_provide(name, f"{source} has columns {list(table.features)}"))
         pixels = datasets.Sequence(datasets.Value("uint8"), length=int(np.prod(shape)))
         table = table.select_columns([column, "label"]).cast_column(
             column, datasets.Image(decode=False)
@@ -133,7 +107,9 @@ def read_text(source: Path | str, name: str) -> str:
         with _cache() as cache:
             table = datasets.load_dataset(str(source), split="train", cache_dir=cache)
             if "text" not in table.features:
-                raise DatasetError(_missing(name, f"{source} has columns {list(table.features)}"))
+                raise DatasetError(
+                    how_to_provide(name, f"{source} has columns {list(table.features)}")
+                )
             return "\n".join(table["text"])
 
 
@@ -194,13 +170,4 @@ def _explained(source: Path | str, name: str) -> Iterator[None]:
         raise
     except Exception as error:
         found = f"cannot read {source}: {type(error).__name__}: {str(error).splitlines()[0]}"
-        raise DatasetError(_missing(name, found)) from error
-
-
-def _missing(name: str, found: str) -> str:
-    return (
-        f"{name}: {found}. Needed is {_LAYOUT[name]}. Name it in data.source, or put it at "
-        f"<directory>/{name if name != 'shakespeare' else 'tinyshakespeare.txt'} and set "
-        f"{DATA_ENVIRONMENT}=<directory>; without either it is downloaded from the hub "
-        f"({DATASETS[name].hub_name})"
-    )
+        raise DatasetError(how_to_provide(name, found)) from error

@@ -45,23 +45,48 @@ def save(directory: Path, checkpoint: Checkpoint) -> None:
         OSError: It could not be written; earlier checkpoints are untouched.
     """
     directory.mkdir(exist_ok=True)
-    final = directory / f"round-{checkpoint.facts['version']:010d}.safetensors"
-    temporary = directory / f".{final.name}.{os.getpid()}"
-    tensors = {
-        name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.tensors.items()
-    }
-    try:
-        save_file(tensors, temporary, metadata={"facts": json.dumps(checkpoint.facts)})
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(final)
-    except (OSError, SafetensorError) as error:
-        temporary.unlink(missing_ok=True)
-        failure: OSError = _as_os_error(error, final)
-        raise failure from error
-    sync_directory(directory)
+    path = directory / f"round-{checkpoint.facts['version']:010d}.safetensors"
+    save_tensors(path, checkpoint.tensors, metadata={"facts": json.dumps(checkpoint.facts)})
     for old in _newest_first(directory)[_KEPT:]:
         old.unlink(missing_ok=True)
+
+
+def save_tensors(
+    path: Path, tensors: dict[str, Tensor], *, metadata: dict[str, str] | None = None
+) -> None:
+    """Write a safetensors file that is there whole or not at all.
+
+    Args:
+        path: The file; its directory must exist.
+        tensors: Named tensors, on any device.
+        metadata: Texts for its header.
+
+    Raises:
+        OSError: It could not be written; an earlier file of that name is untouched.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    try:
+        save_file(on_cpu, temporary, metadata=metadata)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except (OSError, SafetensorError) as error:
+        failure: OSError = _as_os_error(error, path)
+        raise failure from error
+    finally:
+        temporary.unlink(missing_ok=True)  # gone already if all went well
+    sync_directory(path.parent)
+
+
+def remove_temporaries(directory: Path) -> None:
+    """Remove what savers that were killed have left; nobody else may be saving.
+
+    Args:
+        directory: Where they saved; may be absent.
+    """
+    for left_over in directory.glob(".*.safetensors.*"):
+        left_over.unlink(missing_ok=True)
 
 
 def load_newest(directory: Path, config_hash: str) -> Checkpoint | None:

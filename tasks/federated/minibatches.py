@@ -126,13 +126,13 @@ class Minibatches:
         self._shards = shards
         self._draws = draws
         self._is_single = int(shards.counts.max()) == 1
-        self._batch_size = 1 if self._is_single else batch_size
+        self.batch_size = 1 if self._is_single else batch_size
 
     @property
     def num_bytes(self) -> int:
         """Bytes of one minibatch."""
         inputs = self._inputs
-        return self._batch_size * math.prod(inputs.shape[1:]) * inputs.element_size()
+        return self.batch_size * math.prod(inputs.shape[1:]) * inputs.element_size()
 
     def of(self, group: Group) -> Iterator[tuple[Tensor, Tensor]]:
         """Gather the minibatches of a group.
@@ -148,7 +148,7 @@ class Minibatches:
             yield from self._single(group)
             return
         buffers = [
-            samples.new_empty((len(group.worker) * self._batch_size, *samples.shape[1:]))
+            samples.new_empty((len(group.worker) * self.batch_size, *samples.shape[1:]))
             for samples in (self._inputs, self._targets)
         ]
         for index in self._indices(group):
@@ -179,4 +179,4 @@ class Minibatches:
             samples: Ints = shards.order[offsets[row] + rng.integers(counts[row], size=shape)]
             return samples
 
-        return self._draws.by_step(Stream.BATCHES, group, self._batch_size, draw)
+        return self._draws.by_step(Stream.BATCHES, group, self.batch_size, draw)

@@ -9,10 +9,10 @@ stand in the journal are not written again, a longer trace is cut back.
 import os
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from safetensors.torch import save_file
 
 from configs.models import Quadratic
 from configs.sizes import server_memory_bytes
@@ -31,7 +31,7 @@ from tasks.federated.simulator import Simulator
 from tasks.runtime.errors import JobError
 from tasks.runtime.journal import Journal, finite
 from tasks.runtime.metrics import Metric
-from tasks.runtime.records import JobFile, Result
+from tasks.runtime.records import JobFile, Result, Status
 from tasks.runtime.run_directory import RunDirectory
 
 _MOST_REFUSALS_SHOWN = 20
@@ -72,18 +72,19 @@ def assemble(experiment: Experiment) -> Assembly:
         raise JobError("data", str(error)) from error
     dataset = dataset.to(dtype, device)
     model = build_model(experiment.model, dataset, dtype=dtype, device=device)
-    _check_memory(experiment, model.num_parameters)
+    _check_memory(experiment, model.num_parameters, device)
     evaluator = Evaluator(model, dataset, shards, experiment.evaluate_samples)
     seeds = generator(experiment.seed, Stream.INITIAL_MODEL)
     initial = model.initial(torch.Generator().manual_seed(int(seeds.integers(2**62)))).to(device)
     shares = label_shares(shards, dataset.labels, dataset.num_labels)
+    trainer = LocalTrainer(model, dataset, shards, experiment)
     simulator = Simulator(
         arrivals.build(experiment, shares),
-        LocalTrainer(model, dataset, shards, experiment),
+        trainer,
         algorithms.build(experiment.algorithm, experiment.workers, experiment.worker),
         initial=initial,
         num_workers=experiment.workers,
-        batch_size=experiment.worker.batch_size,
+        batch_size=trainer.batch_size,
     )
     return Assembly(simulator, evaluator, tuple(step_warnings(experiment, evaluator.smoothness())))
 
@@ -111,13 +112,15 @@ def simulate(directory: RunDirectory) -> Result:
         directory: The run's directory, with ``job.json``.
 
     Returns:
-        The result of a finished run.
+        The result: finished, or failed in the middle.
 
     Raises:
-        JobError: It cannot go on, for a reason that the user can act on.
+        JobError: It cannot begin, for a reason that the user can act on.
         OSError: A file cannot be written.
     """
     job = directory.read_job()
+    for saved_in in (directory.path, directory.checkpoints):
+        checkpoint.remove_temporaries(saved_in)
     parts = assemble(job.experiment)
     for warning in parts.warnings:
         _say(f"warning: {warning}")
@@ -132,14 +135,31 @@ def simulate(directory: RunDirectory) -> Result:
     recorder = TraceRecorder(directory.trace, trace_bytes) if experiment.record_trace else None
     with _open_journal(directory, sequence) as journal:
         run = _Run(job, directory, parts, journal, recorder, earlier_s=earlier_s)
-        last_metrics = run.to_the_end()
-    _save_model(directory, simulator)
+        try:
+            last_metrics = run.to_the_end()
+        except JobError as error:
+            return _result(parts, status="failed", reason=error.reason, message=str(error))
+    checkpoint.save_tensors(directory.model, {"model": simulator.state.model})
+    return _result(parts, status="finished", metrics=last_metrics)
+
+
+def _result(
+    parts: Assembly,
+    *,
+    status: Status,
+    reason: str = "",
+    message: str = "",
+    metrics: Mapping[str, float] | None = None,
+) -> Result:
+    totals = parts.simulator.totals
     return Result(
-        status="finished",
-        rounds=simulator.state.version,
-        metrics=last_metrics,
-        warnings=parts.warnings + tuple(simulator.refusals[:_MOST_REFUSALS_SHOWN]),
-        refused=simulator.totals.refused,
+        status=status,
+        reason=reason,
+        message=message,
+        rounds=parts.simulator.state.version,
+        metrics=dict(metrics or {}),
+        warnings=(*parts.warnings, *totals.refusals()[:_MOST_REFUSALS_SHOWN]),
+        refused=totals.refused,
     )
 
 
@@ -160,7 +180,7 @@ class _Run:
         self._journal, self._recorder = journal, recorder
         self._start = parts.simulator.state.version
         self._began = time.monotonic() - earlier_s
-        self._refusals_said = 0
+        self._refusals_said = len(parts.simulator.totals.first_refused)
 
     def to_the_end(self) -> dict[str, float]:
         """Run all rounds that are left; return the metrics of the last line."""
@@ -214,7 +234,7 @@ class _Run:
         checkpoint.save(self._directory.checkpoints, checkpoint.Checkpoint(tensors, facts))
 
     def _say_refusals(self) -> None:
-        refusals = self._parts.simulator.refusals
+        refusals = self._parts.simulator.totals.refusals()
         for text in refusals[self._refusals_said : _MOST_REFUSALS_SHOWN]:
             _say(text)
         self._refusals_said = len(refusals)
@@ -227,26 +247,25 @@ def _open_journal(directory: RunDirectory, sequence: int) -> Journal:
         raise JobError("journal", str(error)) from error
 
 
-def _save_model(directory: RunDirectory, simulator: Simulator) -> None:
-    temporary = directory.model.with_name(f".{directory.model.name}.{os.getpid()}")
-    save_file({"model": simulator.state.model.detach().cpu().contiguous()}, temporary)
-    temporary.replace(directory.model)
-
-
 def _device(experiment: Experiment) -> torch.device:
     if experiment.device == "cuda" and not torch.cuda.is_available():
         raise JobError("device", "device: cuda, but this machine has no CUDA device; use cpu")
     return torch.device(experiment.device)
 
 
-def _check_memory(experiment: Experiment, num_parameters: int) -> None:
+def _check_memory(experiment: Experiment, num_parameters: int, device: torch.device) -> None:
     needed = server_memory_bytes(experiment, num_parameters)
-    has = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if device.type == "cuda":
+        has = int(torch.cuda.get_device_properties(device).total_memory)
+    else:
+        has = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed:
+        _say(f"{experiment.algorithm.name} keeps {needed:,} bytes for {experiment.workers} workers")
     if needed > has:
         raise JobError(
             "memory",
             f"{experiment.algorithm.name} with {experiment.workers} workers keeps "
-            f"{needed / 2**30:.1f} GiB, this machine has {has / 2**30:.1f} GiB; use fewer "
+            f"{needed / 2**30:.1f} GiB, the {device.type} has {has / 2**30:.1f} GiB; use fewer "
             "workers, a smaller model, or an algorithm without memory (afa_cd)",
         )
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from tasks.federated.algorithms.interface import Returns, ServerAlgorithm, ServerState
-from tasks.federated.algorithms.worker_memory import untouched_zeros
+from tasks.federated.algorithms.worker_memory import newest_returns, untouched_zeros
 from tasks.federated.arrivals.interface import ArrivalProcess, Arrivals
 from tasks.federated.checkpoint import Checkpoint
 from tasks.federated.local_training import LocalTrainer
@@ -37,6 +37,7 @@ class Totals:
         num_samples: Samples of all stochastic gradients so far.
         num_dropped: Returns dropped as older than the maximum delay.
         refused: Worker id -> returns refused as not finite.
+        first_refused: Worker id -> round of its first refusal.
         barren_rounds: Rounds in a row in which every return was refused.
         delay_sum: Of the returns since the last line.
         delay_max: Of the returns since the last line.
@@ -48,6 +49,7 @@ class Totals:
     num_samples: int = 0
     num_dropped: int = 0
     refused: dict[str, int] = field(default_factory=dict)
+    first_refused: dict[str, int] = field(default_factory=dict)
     barren_rounds: int = 0
     delay_sum: int = 0
     delay_max: int = 0
@@ -64,6 +66,19 @@ class Totals:
         self.delay_max = max(self.delay_max, int(delay.max()))
         self.steps_sum += int(arrivals.num_steps.sum())
         self.num_returns += len(delay)
+
+    def refuse(self, worker: int, version: int) -> None:
+        """Count a return that is not finite."""
+        key = str(worker)  # as JSON has it
+        self.refused[key] = self.refused.get(key, 0) + 1
+        self.first_refused.setdefault(key, version)
+
+    def refusals(self) -> list[str]:
+        """Name the workers whose returns were refused, in the order of their first one."""
+        return [
+            f"round {version}: return of worker {worker} refused, not finite"
+            for worker, version in self.first_refused.items()
+        ]
 
     def since_line(self) -> dict[str, float]:
         """What is said of the returns since the last line; nothing if there were none."""
@@ -108,7 +123,6 @@ class Simulator:
         self._batch_size = batch_size
         self.state: ServerState = algorithm.init(initial)
         self.totals = Totals()
-        self.refusals: list[str] = []
         self._models: dict[int, Tensor] = {}
         self._controls: dict[int, Tensor] = {}
         self._worker_control = (
@@ -132,6 +146,7 @@ class Simulator:
         returns = self._compute(arrivals, version)
         kept = self._refuse_non_finite(returns)
         if len(kept):
+            kept = self._remember_control(kept)
             self.state = self._algorithm.aggregate(self.state, kept)
             if not math.isfinite(float(self.state.model.abs().max())):
                 raise JobError(
@@ -189,17 +204,11 @@ class Simulator:
         # One sum a row is cheap; it may overflow for finite rows, so suspects are looked at again.
         suspect = ~torch.isfinite(returns.delta.sum(dim=1))
         if not bool(suspect.any()):
-            self._remember_control(returns)
             self.totals.barren_rounds = 0
             return returns
         finite = torch.isfinite(returns.delta).all(dim=1)
         for worker in returns.worker[~finite].tolist():
-            count = self.totals.refused.get(str(worker), 0) + 1
-            self.totals.refused[str(worker)] = count
-            if count == 1:
-                self.refusals.append(
-                    f"round {self.state.version}: return of worker {worker} refused, not finite"
-                )
+            self.totals.refuse(worker, self.state.version)
         kept = Returns(
             worker=returns.worker[finite],
             start=returns.start[finite],
@@ -216,12 +225,21 @@ class Simulator:
                 f"no finite return in {_MOST_BARREN_ROUNDS} rounds (up to round "
                 f"{self.state.version}); lower worker.lr, or set worker.clip_norm",
             )
-        self._remember_control(kept)
         return kept
 
-    def _remember_control(self, kept: Returns) -> None:
-        if self._worker_control is not None and kept.control is not None:
-            self._worker_control.index_put_((kept.worker,), kept.control, accumulate=True)
+    def _remember_control(self, kept: Returns) -> Returns:
+        """Change the workers' control variates; of two returns of one worker, the newest does.
+
+        Both changes start from the same c_i. Added up, n of them would carry c_i to
+        c_i + n (g - c_i), which does not contract for n = 2 and explodes beyond.
+        """
+        if self._worker_control is None or kept.control is None:
+            return kept
+        newest = newest_returns(kept.worker)
+        control = torch.zeros_like(kept.control)
+        control[newest] = kept.control[newest]
+        self._worker_control.index_add_(0, kept.worker[newest], control[newest])
+        return replace(kept, control=control)
 
     def checkpoint(self) -> tuple[dict[str, Tensor], dict[str, object]]:
         """Return everything needed to go on: named tensors, and JSON values."""

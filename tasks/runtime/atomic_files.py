@@ -24,9 +24,10 @@ def write_atomically(path: Path, content: bytes) -> None:
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         error.filename = error.filename or str(path)
         raise
+    finally:
+        temporary.unlink(missing_ok=True)  # gone already if all went well
     sync_directory(path.parent)
 
 

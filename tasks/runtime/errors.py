@@ -23,8 +23,28 @@ class JobError(Exception):
         super().__init__(message)
 
 
-def storage_error(error: OSError) -> JobError | None:
+def memory_error(error: Exception) -> JobError | None:
+    """Translate an error about memory, Python's, the system's or torch's; None for any other.
+
+    torch raises a RuntimeError on the CPU, and a child of it on a GPU, each with such words.
+    """
+    is_ours = isinstance(error, MemoryError) or (
+        isinstance(error, OSError) and error.errno == errno.ENOMEM
+    )
+    is_torch = isinstance(error, RuntimeError) and any(
+        words in str(error) for words in ("can't allocate memory", "out of memory")
+    )
+    if not (is_ours or is_torch):
+        return None
+    return JobError(
+        "memory", "out of memory; use fewer workers, a smaller batch or a smaller model"
+    )
+
+
+def storage_error(error: Exception) -> JobError | None:
     """Translate an operating-system error about storage; None if it is about something else."""
+    if not isinstance(error, OSError):
+        return None
     words = _STORAGE_ERRNOS.get(error.errno or 0)
     if words is None:
         return None

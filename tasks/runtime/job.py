@@ -13,7 +13,7 @@ from pathlib import Path
 from types import FrameType
 
 from tasks.runtime.atomic_files import write_json
-from tasks.runtime.errors import JobError, storage_error
+from tasks.runtime.errors import JobError, memory_error, storage_error
 from tasks.runtime.records import Exit, Result, Started
 from tasks.runtime.run_directory import RunDirectory
 
@@ -74,22 +74,20 @@ def _outcome(
         attempt.mkdir(parents=True)
         started = Started(pid=os.getpid(), host=socket.gethostname(), timestamp_ms=_now_ms())
         write_json(attempt / "started.json", started.model_dump())
-        return work(directory), EXIT_FINISHED
+        result = work(directory)
     except JobError as error:
         return _failed(error.reason, str(error)), EXIT_FAILED
     except Interrupted:
         message = "stopped; continue with: watershed resume"
         return Result(status="interrupted", message=message), EXIT_INTERRUPTED
-    except MemoryError:
-        message = "out of memory; use fewer workers or a smaller model"
-        return _failed("memory", message), EXIT_FAILED
     except Exception as error:  # noqa: BLE001  the entry point: every end leaves a result
-        storage = storage_error(error) if isinstance(error, OSError) else None
-        if storage is not None:
-            return _failed(storage.reason, str(storage)), EXIT_FAILED
+        known = memory_error(error) or storage_error(error)
+        if known is not None:
+            return _failed(known.reason, str(known)), EXIT_FAILED
         traceback.print_exc()
         message = f"{type(error).__name__}: {error} (see stdout.log)"
         return _failed("internal", message), EXIT_FAILED
+    return result, EXIT_FINISHED if result.status == "finished" else EXIT_FAILED
 
 
 @contextmanager

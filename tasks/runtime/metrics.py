@@ -39,7 +39,7 @@ class Metric(StrEnum):
     WALL_S = "time/wall_s"
     """Wall time since the beginning of the run, in seconds."""
     SAMPLES_TOTAL = "samples/total"
-    """Samples whose gradients the workers have computed; cumulative."""
+    """Samples of all stochastic gradients in the returns that came in time; cumulative."""
 
 
 TEST_PREFIX = "test/"

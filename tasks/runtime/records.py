@@ -46,7 +46,11 @@ class Result(Record):
     refused: dict[str, int] = Field(
         default={}, description="Worker id -> returns refused, as not finite."
     )
-    wall_s: float = Field(default=0.0, ge=0, description="Wall time of all attempts together.")
+    wall_s: float = Field(
+        default=0.0,
+        ge=0,
+        description="Wall time of the attempts that left a result, set-up included.",
+    )
 
 
 class Started(Record):

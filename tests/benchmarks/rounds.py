@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from configs.algorithms import AfaCd, AfaCs
 from configs.federated import FederatedExperiment
-from configs.models import CharLstm, Execution, Logistic, MnistCnn, Model
+from configs.models import CharLstm, Cifar10Cnn, Execution, Logistic, MnistCnn, Model
 from models.datasets import Dataset
 from models.partition import Shards
 from models.registry import build
@@ -42,6 +42,27 @@ class PlainMnistCnn(nn.Module):
         hidden = functional.max_pool2d(functional.relu(self.conv2(hidden)), 2)
         hidden = functional.relu(self.fc1(hidden.flatten(1)))
         logits: Tensor = self.fc2(hidden)
+        return logits
+
+
+class PlainCifar10Cnn(nn.Module):
+    """The CIFAR-10 network as the protocol writes it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 32, 5)
+        self.conv2 = nn.Conv2d(32, 64, 5)
+        self.fc1 = nn.Linear(1600, 512)
+        self.fc2 = nn.Linear(512, 128)
+        self.fc3 = nn.Linear(128, 10)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the logits."""
+        hidden = functional.max_pool2d(functional.relu(self.conv1(images)), 2)
+        hidden = functional.max_pool2d(functional.relu(self.conv2(hidden)), 2)
+        hidden = functional.relu(self.fc1(hidden.flatten(1)))
+        hidden = functional.relu(self.fc2(hidden))
+        logits: Tensor = self.fc3(hidden)
         return logits
 
 
@@ -90,6 +111,7 @@ class Case:
         batch_size: B.
         num_steps: K.
         sample_flops: Floating-point operations of products in one gradient of one sample.
+        image_shape: Of one input; the LSTM's has ``CONTEXT`` symbols instead.
     """
 
     config: Model
@@ -100,6 +122,7 @@ class Case:
     num_workers: int = 100
     num_samples: int = 600
     num_steps: int = 5
+    image_shape: tuple[int, int, int] = (1, 28, 28)
 
     @property
     def flops(self) -> float:
@@ -111,11 +134,33 @@ class Case:
 # Forward, and twice as much backward; the first layer needs no gradient of its inputs.
 _CONV1, _CONV2, _LINEAR = 24 * 24 * 32 * 25, 8 * 8 * 64 * 32 * 25, 1024 * 512 + 512 * 10
 _CNN_FLOPS = 2 * (2 * _CONV1 + 3 * _CONV2 + 3 * _LINEAR)
+_COLOUR_CONV1, _COLOUR_CONV2 = 28 * 28 * 32 * 3 * 25, 10 * 10 * 64 * 32 * 25
+_COLOUR_LINEAR = 1600 * 512 + 512 * 128 + 128 * 10
+_COLOUR_CNN_FLOPS = 2 * (2 * _COLOUR_CONV1 + 3 * _COLOUR_CONV2 + 3 * _COLOUR_LINEAR)
 _LSTM_FLOPS = 2 * 3 * (CONTEXT * 4 * 256 * ((8 + 256) + (256 + 256)) + 256 * NUM_SYMBOLS)
 
 LOGISTIC = Case(Logistic(), PlainLogistic, 20, 64, 2 * 2 * 784 * 10)
 MNIST_CNN = Case(MnistCnn(), PlainMnistCnn, 10, 64, _CNN_FLOPS)
+# 100 samples a worker, 123 MB in all, are as far beyond any cache as the 500 of the data set.
+CIFAR10_CNN = Case(
+    Cifar10Cnn(),
+    PlainCifar10Cnn,
+    10,
+    64,
+    _COLOUR_CNN_FLOPS,
+    num_samples=100,
+    image_shape=(3, 32, 32),
+)
 CHAR_LSTM = Case(CharLstm(), PlainCharLstm, 10, 10, _LSTM_FLOPS)
+
+
+_DATA = {
+    "logistic": "mnist",
+    "mnist_cnn": "mnist",
+    "cifar10_cnn": "cifar10",
+    "char_lstm": {"name": "shakespeare", "partition": "iid"},
+}
+"""What the configuration names; the samples themselves are random."""
 
 
 class Round:
@@ -136,9 +181,7 @@ class Round:
         self._experiment = FederatedExperiment(
             workers=case.num_workers,
             model=config,
-            data={"name": "shakespeare", "partition": "iid"}
-            if isinstance(config, CharLstm)
-            else "mnist",
+            data=_DATA[config.name],
             worker={"lr": LR, "batch_size": case.batch_size},
             arrivals={"kind": "uniform", "max_delay": 10},
         )
@@ -206,7 +249,7 @@ def _random_dataset(case: Case) -> Dataset:
         inputs = torch.randint(NUM_SYMBOLS, (total, CONTEXT), generator=rng, dtype=torch.uint8)
         num_labels = NUM_SYMBOLS
     else:
-        inputs, num_labels = torch.randn(total, 1, 28, 28, generator=rng), 10
+        inputs, num_labels = torch.randn(total, *case.image_shape, generator=rng), 10
     targets = torch.randint(num_labels, (total,), generator=rng)
     return Dataset(inputs, targets, inputs[:1], targets[:1], targets.numpy(), num_labels)
 

@@ -15,6 +15,7 @@ from configs.models import Execution
 from tasks.federated.local_training import _GROUP_BYTES, BEST_EXECUTION
 from tests.benchmarks.rounds import (
     CHAR_LSTM,
+    CIFAR10_CNN,
     LOGISTIC,
     MNIST_CNN,
     Case,
@@ -44,8 +45,8 @@ def threads(request: pytest.FixtureRequest) -> Iterator[int]:
 @pytest.mark.parametrize("threads", [1, ALL_CORES], indirect=True)
 @pytest.mark.parametrize(
     ("case", "repetitions", "least_ratio"),
-    [(LOGISTIC, 50, 3.0), (MNIST_CNN, 5, 1.0), (CHAR_LSTM, 4, 0.95)],
-    ids=["logistic", "mnist_cnn", "char_lstm"],
+    [(LOGISTIC, 50, 3.0), (MNIST_CNN, 5, 1.0), (CIFAR10_CNN, 4, 1.0), (CHAR_LSTM, 4, 0.95)],
+    ids=["logistic", "mnist_cnn", "cifar10_cnn", "char_lstm"],
 )
 def test_round_beside_a_plain_loop(
     benchmark: BenchmarkFixture,
@@ -87,8 +88,8 @@ def test_round_beside_a_plain_loop(
 
 @pytest.mark.parametrize(
     ("case", "repetitions"),
-    [(MNIST_CNN, 2), (CHAR_LSTM, 1)],
-    ids=["mnist_cnn", "char_lstm"],
+    [(MNIST_CNN, 2), (CIFAR10_CNN, 2), (CHAR_LSTM, 1)],
+    ids=["mnist_cnn", "cifar10_cnn", "char_lstm"],
 )
 def test_ways_of_execution(
     benchmark: BenchmarkFixture,

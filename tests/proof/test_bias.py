@@ -108,19 +108,37 @@ def event_driven(
 
 
 FIVE = {"kind": "constant", "steps": 5}
+UP_TO_TEN = {"kind": "uniform", "low": 1, "high": 10}
 
 
-@pytest.mark.parametrize(("collect", "step"), [(1, 0.05), (3, 0.05), (3, 0.005)])
-def test_b_cd_goes_to_the_frequency_weighted_mean(collect: int, step: float) -> None:
-    """AFA-CD's mean is 20 * 10 / 28 = 7.142857, for any step and buffer."""
-    values = tail(8_000, 500, **event_driven("afa_cd", collect, step, FIVE, start=7.0))
+@pytest.mark.parametrize(
+    ("collect", "step", "steps", "simulated"),
+    [
+        (1, 0.05, FIVE, 0.784),
+        (1, 0.005, FIVE, 0.212),
+        (3, 0.05, FIVE, 0.444),
+        (3, 0.005, FIVE, 0.130),
+        (3, 0.005, UP_TO_TEN, 0.132),
+    ],
+)
+def test_b_cd_goes_to_the_frequency_weighted_mean(
+    collect: int, step: float, steps: object, simulated: float
+) -> None:
+    """AFA-CD's mean is 20 * 10 / 28 = 7.142857, for any step, buffer and law of K."""
+    values = tail(8_000, 500, **event_driven("afa_cd", collect, step, steps, start=7.0))
 
     error = standard_error(values, 750)
     assert abs(values.mean() - 200 / 28) < 3 * error
     assert error < 0.1
+    # Values 1 / a rounds apart count as independent for the spread: N = a * rounds of them give it
+    # to within 1 / sqrt(2 N). The simulated figures are one run of 15,000 rounds each.
+    num_independent = step * len(values), step * 15_000
+    uncertainty = math.sqrt(sum(1 / (2 * n) for n in num_independent))
+    assert uncertainty < 0.15  # and 0.05 for a = 0.05; a = 0.05 and 0.005 differ by a factor of 3.5
+    assert values.std() == pytest.approx(simulated, rel=3 * uncertainty)
 
 
-@pytest.mark.parametrize(("collect", "step"), [(1, 0.05), (3, 0.05), (3, 0.005)])
+@pytest.mark.parametrize(("collect", "step"), [(1, 0.05), (1, 0.005), (3, 0.05), (3, 0.005)])
 def test_b_cs_goes_to_the_optimum(collect: int, step: float) -> None:
     """AFA-CS comes to rest at 2, however much faster two workers are."""
     values = tail(4_000, 3_500, **event_driven("afa_cs", collect, step, FIVE, start=0.0))
@@ -130,8 +148,7 @@ def test_b_cs_goes_to_the_optimum(collect: int, step: float) -> None:
 
 def test_b_with_random_steps_cs_keeps_a_residual_of_the_order_of_drift() -> None:
     """K ~ U{1..10}: AFA-CS stays within 0.01 of the optimum; what remains is s(K)'s variation."""
-    steps = {"kind": "uniform", "low": 1, "high": 10}
-    values = tail(5_000, 2_500, **event_driven("afa_cs", 3, 0.005, steps, start=1.0))
+    values = tail(5_000, 2_500, **event_driven("afa_cs", 3, 0.005, UP_TO_TEN, start=1.0))
 
     assert abs(values.mean() - 2.0) < 1e-2
     assert 0 < values.std() < 1e-2

@@ -68,6 +68,12 @@ def contraction(steps: float, rate: float, curvature: float = 1.0) -> float:
     return (1.0 - distance) / (rate * steps)
 
 
+def standard_error(values: NDArray[np.float64], batch: int) -> float:
+    """Standard error of the mean by batch means; a batch is many relaxation times long."""
+    means = values[: len(values) // batch * batch].reshape(-1, batch).mean(axis=1)
+    return float(means.std(ddof=1) / math.sqrt(len(means)))
+
+
 def test_p1_one_worker_one_step_is_plain_sgd() -> None:
     """M = 1, K = 1: AFA is SGD with step eta * eta_L."""
     eta, eta_l, centre = 0.7, 0.3, 5.0
@@ -155,11 +161,43 @@ def test_p4_stationary_arrivals_fix_the_limit() -> None:
     cs_limit = float((s * centres).sum() / s.sum())
     tail = cd[1_000:, 0]
     # Batches of 800 rounds are 8 relaxation times long, hence nearly independent.
-    means = tail[: len(tail) // 800 * 800].reshape(-1, 800).mean(axis=1)
-    standard_error = means.std(ddof=1) / math.sqrt(len(means))
-    assert abs(tail.mean() - cd_limit) < 3 * standard_error + 0.02
-    assert standard_error < 0.5 < abs(cd_limit - cs_limit) / 10
+    error = standard_error(tail, 800)
+    assert abs(tail.mean() - cd_limit) < 3 * error + 0.02
+    assert error < 0.5 < abs(cd_limit - cs_limit) / 10
     assert abs(cs[-1, 0] - cs_limit) < 1e-6
+
+
+@pytest.mark.parametrize("algorithm", ["afa_cd", "afa_cs"])
+def test_p4_with_random_steps_their_mean_return_counts(algorithm: str) -> None:
+    """With K ~ U{1..10} each centre weighs E[s_i(K)], neither s_i(E[K]) nor the same for all."""
+    # Three kinds of workers, ten of each, the third the rarest; many returns a round average best.
+    centres, curvatures = np.repeat([0.0, 10.0, 40.0], 10), np.repeat([0.5, 2.0, 9.0], 10)
+    weights, eta_l, step = np.repeat([0.6, 0.3, 0.1], 10), 0.1, 0.05
+    simulator = build(
+        workers=30,
+        model=quadratic(centres.tolist(), curvatures.tolist(), start=20.0),
+        algorithm={"name": algorithm, "collect": 20, "server_lr": step / eta_l},
+        worker={"optimizer": "sgd", "lr": eta_l},
+        local_steps={"kind": "uniform", "low": 1, "high": 10},
+        arrivals={"kind": "weighted", "weights": weights.tolist()},
+    )
+
+    values = trajectory(simulator, 2_000)[200:, 0]
+
+    s = np.array([[contraction(k, eta_l, h) for k in range(1, 11)] for h in curvatures])
+    counts = weights if algorithm == "afa_cd" else np.ones(30)
+
+    def limit(mean_return: NDArray[np.float64]) -> float:
+        return float((counts * mean_return * centres).sum() / (counts * mean_return).sum())
+
+    # K is drawn independently of the model that it starts from, so the mean is exact for any step.
+    # Batches of 180 rounds are 9 relaxation times long, hence nearly independent.
+    error = standard_error(values, 180)
+    expected = limit(s.mean(axis=1))
+    assert abs(values.mean() - expected) < 3 * error
+    at_mean_steps = (1 - (1 - eta_l * curvatures) ** 5.5) / (eta_l * 5.5)
+    for wrong in (limit(at_mean_steps), limit(np.ones(30)), limit(curvatures)):
+        assert abs(wrong - expected) > 8 * error
 
 
 DIMENSIONS = 2_000

@@ -6,7 +6,8 @@ arXiv:1910.06378.
     c <- c + (1/M) * sum_{i in S_t} (c_i^new - c_i)
 
 so that c stays the mean of all workers' c_i. How c and c_i correct local steps, and the c_i
-themselves, are the worker side's. Two returns of one worker both count.
+themselves, are the worker side's. Of two returns of one worker in a buffer only the newest changes
+its c_i; the other comes with zeros.
 
 Memory: ``control``: c, shape (P,), beside the wrapped algorithm's. Each update makes a new tensor,
 so that workers under way can hold the c that they pulled.

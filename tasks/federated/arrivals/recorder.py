@@ -21,6 +21,7 @@ def trace_rows(arrivals: Arrivals) -> list[str]:
         arrivals.pulled_at_s.tolist(),
         arrivals.returned_at_s.tolist(),
         arrivals.num_steps.tolist(),
+        arrivals.sequence.tolist(),
     )
     return [",".join(map(repr, row)) for row in zip(*columns, strict=True)]
 

@@ -1,6 +1,11 @@
 """What a place in a configuration may hold, in words."""
 
+from collections.abc import Iterator
+from typing import get_args
+
+import annotated_types
 import pytest
+from pydantic import Strict
 
 from configs.allowed import Allowed, leaf_paths, paths_named
 from configs.federated import FederatedExperiment
@@ -18,15 +23,18 @@ def _at(path: str) -> Allowed:
     ("path", "words"),
     [
         ("workers", "a whole number from 1 to 10000000"),
-        ("rounds", "a whole number of at least 1"),
-        ("worker.sgd.lr", "a number above 0"),
+        ("rounds", "a whole number from 1 to 1000000000"),
+        ("worker.sgd.lr", "a number above 0, at most 1e+09"),
         ("arrivals.markov.turn_on", "a number above 0, at most 1"),
         ("algorithm.afa_cd.server.adam.beta1", "a number from 0 to below 1"),
-        ("service.mean_s", "a number above 0 or a list of numbers above 0"),
+        (
+            "service.mean_s",
+            "a number above 0, at most 1e+09 or a list of numbers above 0, at most 1e+09",
+        ),
         ("arrivals.weighted.weights", "a list of numbers of at least 0 with at least one entry"),
         (
             "arrivals.schedule.order",
-            "a list of whole numbers of at least 0 with at least one entry",
+            "a list of whole numbers from 0 to below 10000000 with at least one entry",
         ),
         ("dtype", "one of float32, float64"),
         ("record_trace", "true or false"),
@@ -53,3 +61,34 @@ def test_a_field_is_found_wherever_it_is() -> None:
     assert paths_named(FederatedExperiment, "lr") == ["worker.lr"]
     assert paths_named(FederatedExperiment, "min_samples") == ["data.partition.min_samples"]
     assert paths_named(FederatedExperiment, "nothing") == []
+
+
+def _scalars(annotation: object) -> Iterator[tuple[str, Allowed]]:
+    """Every number that a record can hold, with its path."""
+    allowed = Allowed.of(annotation)
+    if allowed.record:
+        for key, field in allowed.record.model_fields.items():
+            yield from ((f"{key}.{path}", number) for path, number in _scalars(field))
+    elif allowed.members:
+        for member in get_args(allowed.annotation):
+            yield from _scalars(member)
+    elif allowed.shape == "sequence":
+        yield from _scalars(get_args(allowed.annotation)[0])
+    elif allowed.annotation in {int, float}:
+        yield "", allowed
+
+
+def test_every_number_is_bounded_and_strict() -> None:
+    """No number is without both ends, and none is made of a word or a truth value.
+
+    Weights of arrivals alone may be as large as they like: they are only compared.
+    """
+    numbers = list(_scalars(FederatedExperiment))
+
+    assert len(numbers) > 50
+    for path, allowed in numbers:
+        kinds = [type(bound) for bound in allowed.metadata]
+        assert {annotated_types.Gt, annotated_types.Ge} & set(kinds), path
+        is_free = path == "arrivals.weights."
+        assert is_free or {annotated_types.Lt, annotated_types.Le} & set(kinds), path
+        assert Strict in kinds, path

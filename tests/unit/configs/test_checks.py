@@ -27,7 +27,9 @@ def test_a_missing_directory_is_reported_with_what_to_put_there(tmp_path: Path) 
     (fault,) = data_faults(Data(name="mnist", source=str(tmp_path / "absent")))
 
     assert fault.path == "data.source"
-    assert fault.message.startswith(f"{tmp_path / 'absent'} does not exist. Put a directory with")
+    assert fault.message.startswith(
+        f"mnist: {tmp_path / 'absent'} does not exist. Needed is a direct"
+    )
     assert "train-*.parquet" in fault.message
     assert "downloaded from the Hugging Face hub (ylecun/mnist)" in fault.message
 
@@ -46,7 +48,8 @@ def test_the_data_directory_must_hold_the_data_set(
     (fault,) = data_faults(data)
     (tmp_path / local).mkdir()
 
-    assert fault.message.startswith(f"WATERSHED_DATA is {tmp_path}, which holds no {local}. Put ")
+    expected = f"{name}: WATERSHED_DATA is {tmp_path}, which holds no {local}. Needed is a "
+    assert fault.message.startswith(expected)
     assert data_faults(data) == []
 
 
@@ -111,3 +114,86 @@ def test_an_unstable_step_is_warned_of() -> None:
 
     assert calm.warnings == []
     assert any("lr" in warning for warning in warned.warnings)
+
+
+def test_a_name_that_is_no_directory_is_said_to_be_of_the_hub() -> None:
+    """A misspelt directory is taken as a hub name, which the author is told."""
+    experiment = {"data": {"name": "mnist", "source": "mnits"}}
+
+    findings = check_study(Study.model_validate({"name": "s", "experiment": experiment}))
+
+    assert findings.faults == []
+    assert findings.notes == ["mnits: no such directory here; taken as a hub name"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "is_warned"),
+    [
+        ({}, True),
+        ({"arrivals": {"kind": "markov"}}, True),
+        ({"arrivals": "synchronous"}, False),
+        ({"arrivals": "event_driven"}, False),
+        ({"local_steps": "speed"}, False),
+    ],
+)
+def test_service_times_that_nothing_uses_are_warned_of(
+    settings: dict[str, object], *, is_warned: bool
+) -> None:
+    """Round-based arrivals have no service times, unless the local steps follow from them."""
+    experiment = {"data": "digits", "service": {"law": "constant"}} | settings
+
+    findings = check_study(Study.model_validate({"name": "s", "experiment": experiment}))
+
+    assert any("service is set" in warning for warning in findings.warnings) == is_warned
+
+
+def test_service_times_of_some_points_are_not_warned_of() -> None:
+    """A base may set service times for the synchronous points of a grid with others."""
+    study = Study.model_validate(
+        {
+            "name": "s",
+            "experiment": {"data": "digits", "service": {"law": "constant"}},
+            "grid": {"arrivals": ["synchronous", "uniform"]},
+        }
+    )
+
+    assert check_study(study).warnings == []
+
+
+def test_defaults_of_service_are_not_warned_of() -> None:
+    """Who does not set service times is not told that they are not used."""
+    study = Study.model_validate({"name": "s", "experiment": {"data": "digits"}})
+
+    assert check_study(study).warnings == []
+
+
+def test_models_in_flight_are_said_in_bytes() -> None:
+    """A thousand workers, each with an own version of the CNN, need gigabytes."""
+    experiment = {
+        "workers": 2000,
+        "rounds": 1000,
+        "model": "mnist_cnn",
+        "data": "mnist",
+        "arrivals": "event_driven",
+    }
+
+    findings = check_study(Study.model_validate({"name": "s", "experiment": experiment}))
+
+    # There are no more versions than rounds: 1000 x 582,026 x 4 bytes.
+    assert findings.notes == [
+        "models that workers still work on take up to 2,328,104,000 bytes (one of 582,026 "
+        "parameters for each version in flight)"
+    ]
+
+
+def test_the_size_of_a_text_model_is_an_estimate() -> None:
+    """The vocabulary is unknown before the text is read, so the bytes are 'about'."""
+    experiment = {
+        "model": "char_lstm",
+        "data": {"name": "shakespeare", "partition": "natural"},
+        "algorithm": "afa_cs",
+    }
+
+    (note,) = check_study(Study.model_validate({"name": "s", "experiment": experiment})).notes
+
+    assert note.startswith("afa_cs keeps about ")

@@ -7,6 +7,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from configs.algorithms import ServerAmsgrad
 from configs.faults import faults_in
 from configs.federated import FederatedExperiment
 from configs.study import Study
@@ -20,8 +21,8 @@ def _faults(text: str) -> list[str]:
     ("text", "expected"),
     [
         ("{data: digits, workers: 0}", "workers: 0 is not allowed; use a whole number from 1 to"),
-        ("{data: digits, rounds: null}", "rounds: null is not allowed; use a whole number of at"),
-        ("{data: digits, rounds: 2.5}", "rounds: 2.5 is not allowed; use a whole number of at"),
+        ("{data: digits, rounds: null}", "rounds: null is not allowed; use a whole number from"),
+        ("{data: digits, rounds: 2.5}", "rounds: 2.5 is not allowed; use a whole number from"),
         ("{data: digits, worker: {lr: -1}}", "worker.lr: -1 is not allowed; use a number above 0"),
         ("{data: digits, worker: {lr: .nan}}", "worker.lr: nan is not finite; use a number above"),
         ("{data: digits, worker: {lr: .inf}}", "worker.lr: inf is not finite; use a number above"),
@@ -39,7 +40,7 @@ def _faults(text: str) -> list[str]:
         ),
         (
             "{data: digits, service: {mean_s: -1}}",
-            "service.mean_s: -1 is not allowed; use a number above 0 or a list of numbers above 0",
+            "service.mean_s: -1 is not allowed; use a number above 0, at most 1e+09 or a list of",
         ),
         (
             "{data: digits, service: {mean_s: [1, fast]}}",
@@ -77,6 +78,29 @@ def _faults(text: str) -> list[str]:
         (
             "{data: digits, arrivals: {kind: trace, path: ''}}",
             "arrivals.path: '' is not allowed; use text that is not empty",
+        ),
+        ("{data: digits, workers: yes}", "workers: True is not allowed; use a whole number from 1"),
+        ("{data: digits, seed: '1'}", "seed: '1' is not allowed; use a whole number from 0 to"),
+        ("{data: digits, worker: {lr: '1'}}", "worker.lr: '1' is not allowed; use a number above"),
+        (
+            "{data: digits, arrivals: {kind: weighted, weights: ['1', 1]}}",
+            "arrivals.weights.0: '1' is not allowed; use a number of at least 0",
+        ),
+        (
+            "{data: digits, worker: {lr: 1.0e+300}}",
+            "worker.lr: 1e+300 is not allowed; use a number above 0, at most 1e+09",
+        ),
+        (
+            "{data: digits, arrivals: {max_delay: 1000001}}",
+            "arrivals.max_delay: 1000001 is not allowed; use a whole number from 0 to 1000000",
+        ),
+        (
+            "{data: digits, algorithm: {name: fadas, server: adam}}",
+            "algorithm.server: fadas takes amsgrad only, not 'adam'; use fedbuff for other",
+        ),
+        (
+            "{data: digits, algorithm: {name: fadas, server: {name: sgd}}}",
+            "algorithm.server: fadas takes amsgrad only, not 'sgd'; use fedbuff for other",
         ),
         ("{data: digits, record_trace: maybe}", "record_trace: 'maybe' is not allowed; use true"),
     ],
@@ -135,8 +159,8 @@ def test_a_faulty_field_is_named_with_what_is_allowed(text: str, expected: str) 
             "local_steps.kind: time_budget counts steps of known duration; set service.per to",
         ),
         (
-            "{data: digits, arrivals: {kind: periodic, groups: 1000000000000}}",
-            "algorithm.collect: 10 is more than the smallest of the 1000000000000 groups has",
+            "{data: digits, arrivals: {kind: periodic, groups: 10000000}}",
+            "algorithm.collect: 10 is more than the smallest of the 10000000 groups has",
         ),
         (
             "{data: digits, algorithm: {name: afa_cs, slots: wait}, arrivals: {never_return: [0]}}",
@@ -206,6 +230,16 @@ def test_a_tag_may_be_left_out() -> None:
 
     assert (experiment.worker.optimizer, experiment.worker.lr) == ("sgd", 0.5)
     assert (experiment.algorithm.name, experiment.algorithm.collect) == ("afa_cd", 3)
+
+
+@pytest.mark.parametrize("server", ["amsgrad", "{name: amsgrad}", "{}"])
+def test_fadas_takes_its_optimiser_as_a_bare_word(server: str) -> None:
+    """A bare word stands for the record with its defaults, as for every other algorithm."""
+    raw = yaml.safe_load(f"{{data: digits, algorithm: {{name: fadas, server: {server}}}}}")
+
+    experiment = FederatedExperiment.model_validate(raw)
+
+    assert experiment.algorithm.server == ServerAmsgrad()
 
 
 _KEYS = st.sampled_from(

@@ -156,3 +156,13 @@ def test_files_in_settings_are_found_from_the_working_directory(
 
     assert isinstance(study.experiment.data, Data)
     assert study.experiment.data.source == str(tmp_path / "here" / "mine")
+
+
+def test_exponents_need_no_dot(tmp_path: Path) -> None:
+    """``1e-3`` is a number, in the file and in a setting; YAML 1.1 would make it text."""
+    path = _write(tmp_path, "{data: digits, worker: {lr: 1e-3}, algorithm: {server_lr: 2E2}}")
+
+    experiment = load_study(path, ["model.l2=5e-4"]).experiment
+
+    assert (experiment.worker.lr, experiment.algorithm.server_lr) == (0.001, 200)
+    assert experiment.model.model_dump()["l2"] == 0.0005

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from configs.faults import faults_in
+from configs.federated import FederatedExperiment
 from configs.study import OverrideError, Study, set_path
 
 BASE = {"workers": 20, "data": "digits", "algorithm": {"name": "afa_cd", "collect": 5}}
@@ -80,11 +81,49 @@ def test_a_study_survives_json() -> None:
     assert [p.config_hash for p in copy.points()] == [p.config_hash for p in study.points()]
 
 
+def test_lists_survive_json() -> None:
+    """Tuples become JSON lists and tuples again, in a study and in an experiment."""
+    raw = {
+        "workers": 2,
+        "model": {"name": "quadratic", "centres": [[0, 1], [2.5, 3]], "curvatures": [1, 2]},
+        "algorithm": {"collect": 1},
+        "arrivals": {"kind": "weighted", "weights": [1, 2], "never_return": [0]},
+        "service": {"mean_s": [1, 0.5]},
+        "local_steps": {"kind": "per_worker", "steps": [1, 2]},
+    }
+    study = Study.model_validate({"name": "s", "experiment": raw})
+
+    as_text = Study.model_validate_json(study.model_dump_json())
+    as_values = Study.model_validate(study.model_dump(mode="json"))
+    experiment = FederatedExperiment.model_validate_json(study.experiment.model_dump_json())
+
+    assert as_text == as_values == study
+    assert experiment == study.experiment
+
+
+def test_labels_that_collide_are_numbered() -> None:
+    """Long lists that differ only behind the cut have labels of their own."""
+    orders = [[*range(19), last] for last in (0, 1, 2)]
+
+    points = _study(**{"arrivals.kind": ["schedule"], "arrivals.order": orders}).points()
+
+    labels = [point.coordinates["arrivals.order"] for point in points]
+    assert labels == [labels[0], f"{labels[0]} #2", f"{labels[0]} #3"]
+
+
 @pytest.mark.parametrize(
     ("grid", "expected"),
     [
         ({"seed": []}, "grid.seed: has no values; give at least one"),
         ({"seed": [1, 2, 1]}, "grid.seed: 1 stands twice; remove one"),
+        (
+            {"worker.lr": [1, 1.0]},
+            "grid.worker.lr: 'lr=1' and 'lr=1.0' are the same experiment; remove one",
+        ),
+        (
+            {"seed": [1, 2], "how": {"a": {"algorithm.name": "afa_cd"}, "b": {}}},
+            "grid.how: 'seed=1 · how=a' and 'seed=1 · how=b' are the same experiment; remove one",
+        ),
         ({"seed": 3}, "grid.seed: 3 is not allowed; use a list of values or a mapping of"),
         (
             {"algorithm.collect": [1, 30]},
@@ -97,7 +136,7 @@ def test_a_study_survives_json() -> None:
         ),
         (
             {"who": {"all": {"arrivals.max_delay": -3}}, "seed": [1, 2]},
-            "grid.who: arrivals.max_delay: -3 is not allowed; use a whole number of at least 0 "
+            "grid.who: arrivals.max_delay: -3 is not allowed; use a whole number from 0 to 1000000 "
             "(at 2 of 2 points, first: who=all · seed=1)",
         ),
         (

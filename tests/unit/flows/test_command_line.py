@@ -61,7 +61,7 @@ def test_settings_are_checked_too(capsys: pytest.CaptureFixture[str]) -> None:
     assert (good, bad) == (0, 2)
     assert told == [
         "good.yaml: seed: the grid axis 'seed' sets seed and would win; change it in the file",
-        "good.yaml: rounds: 0 is not allowed; use a whole number of at least 1",
+        "good.yaml: rounds: 0 is not allowed; use a whole number from 1 to 1000000000",
     ]
 
 
