@@ -2,7 +2,8 @@
 
 CSV with a header: ``worker,pull_time,return_time`` and, optionally, ``num_steps`` and ``sequence``
 (how many returns the worker had made before, which keys its random draws; it has gaps where returns
-were dropped as too old, which stand in no trace). Times are in virtual seconds. Without torch, so that ``watershed check`` sees what a run will see.
+were dropped as too old, which stand in no trace). Times are in virtual seconds. Without torch, so
+that ``watershed check`` sees what a run will see.
 """
 
 import csv

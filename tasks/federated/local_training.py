@@ -48,9 +48,9 @@ BEST_EXECUTION: dict[tuple[str, str], Execution] = {
 Measured with tests/benchmarks on two cores, never at run time: the same seed must give the same
 bits. CPU time of batched gradients over that of a loop: logistic regression 0.2; MNIST network 2 to
 3, as vmapped convolutions become grouped ones; character LSTM 4 to 5, as the fused layer has no
-batching rule (hence the last row; CUDA itself was not measured). Threads took 0.57 (MNIST), 0.45 (CIFAR-10) and 0.88
-(LSTM) of the CPU time of a loop that uses both cores inside each operation, and 0.65, 0.56 and 0.97
-of its wall time.
+batching rule (hence the last row; CUDA itself was not measured). Threads took 0.57 (MNIST), 0.45
+(CIFAR-10) and 0.88 (LSTM) of the CPU time of a loop that uses both cores inside each operation, and
+0.65, 0.56 and 0.97 of its wall time.
 """
 
 _GROUP_BYTES = {"cpu": 1 << 23, "cuda": 1 << 30}

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 
 from configs.models import Quadratic
-from configs.sizes import server_memory_bytes
+from configs.sizes import in_flight_bytes, server_memory_bytes
 from configs.stability import step_warnings
 from configs.study import Experiment
 from models.datasets import Dataset, load
@@ -255,12 +255,12 @@ def _device(experiment: Experiment) -> torch.device:
 
 def _check_memory(experiment: Experiment, num_parameters: int, device: torch.device) -> None:
     needed = server_memory_bytes(experiment, num_parameters)
+    in_flight = in_flight_bytes(experiment, num_parameters)
     if device.type == "cuda":
         has = int(torch.cuda.get_device_properties(device).total_memory)
     else:
         has = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if needed:
-        _say(f"{experiment.algorithm.name} keeps {needed:,} bytes for {experiment.workers} workers")
+    _say(f"keeps {needed:,} bytes of its workers, and at most {in_flight:,} of models in flight")
     if needed > has:
         raise JobError(
             "memory",

@@ -41,7 +41,7 @@ def test_local_steps_are_optional(tmp_path: Path) -> None:
     """Without the column num_steps, no return says how many steps it had."""
     path = _write(tmp_path, "worker,pull_time,return_time\n0,0,1\n")
 
-    assert read_trace(path, 1) == [TracedReturn(0, 0.0, 1.0, None)]
+    assert read_trace(path, 1) == [TracedReturn(0, 0.0, 1.0, None, sequence=0)]
 
 
 def test_all_faulty_rows_are_reported(tmp_path: Path) -> None:
@@ -77,7 +77,7 @@ def test_the_header_is_checked_first(tmp_path: Path) -> None:
     assert _faults(path) == [
         "line 1: the column return_time is missing",
         "line 1: unknown column 'num_step' (did you mean 'num_steps'?); known: worker, pull_time, "
-        "return_time, num_steps",
+        "return_time, num_steps, sequence",
         "line 1: the column worker stands there twice",
     ]
 
@@ -107,7 +107,7 @@ def test_a_missing_file_says_what_to_do(tmp_path: Path) -> None:
     (directory,) = _faults(tmp_path)
 
     assert absent == (
-        "no such file; set arrivals.path to a CSV of worker,pull_time,return_time,num_steps"
+        "no such file; set arrivals.path to a CSV of worker,pull_time,return_time,num_steps,sequence"
     )
     assert directory.startswith("cannot be read as CSV: ")
 
@@ -171,3 +171,10 @@ def test_a_good_trace_has_no_fault(tmp_path: Path) -> None:
 
     assert trace_faults(_experiment(path)) == []
     assert trace_faults(without) == []
+
+
+def test_sequence_numbers_are_taken_from_the_trace(tmp_path: Path) -> None:
+    """A gap, where a return was dropped as too old, stays a gap."""
+    path = _write(tmp_path, "worker,pull_time,return_time,sequence\n0,0,1,0\n0,1,2,2\n")
+
+    assert [row.sequence for row in read_trace(path, 1)] == [0, 2]

@@ -76,5 +76,5 @@ def test_a_file_shorter_than_its_checkpoint_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "trace.csv"
     path.write_text(f"{_HEADER}\n")
 
-    with pytest.raises(JobError, match="has 39 bytes, but the checkpoint was taken after 1000"):
+    with pytest.raises(JobError, match="has 48 bytes, but the checkpoint was taken after 1000"):
         TraceRecorder(path, 1000)
