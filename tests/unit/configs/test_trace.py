@@ -107,7 +107,8 @@ def test_a_missing_file_says_what_to_do(tmp_path: Path) -> None:
     (directory,) = _faults(tmp_path)
 
     assert absent == (
-        "no such file; set arrivals.path to a CSV of worker,pull_time,return_time,num_steps,sequence"
+        "no such file; set arrivals.path to a CSV of "
+        "worker,pull_time,return_time,num_steps,sequence"
     )
     assert directory.startswith("cannot be read as CSV: ")
 
