@@ -14,10 +14,10 @@ IS_SUPPORTED := import sys, ensurepip, venv; sys.exit(not (3, 11) <= sys.version
 help:  ## Say what can be made
 	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-run: $(STAMP)  ## Run the main study: anarchic federated averaging on handwritten digits (3 minutes)
+run: $(STAMP)  ## Run the main study: anarchic federated averaging on handwritten digits (90 s)
 	@$(BIN)/watershed run configs/studies/digits.yaml $(ARGS)
 
-test: $(STAMP)  ## Check style, types and import contracts, and run all tests (10 minutes)
+test: $(STAMP)  ## Check style, types and import contracts, and run all tests (5 minutes)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
