@@ -163,11 +163,13 @@ def _explained(source: Path | str, name: str) -> Iterator[None]:
 
     Raises:
         DatasetError: Reading failed.
+        MemoryError: The data do not fit; not translated, as no other place would help.
     """
     try:
         yield
-    except DatasetError:
+    except (DatasetError, MemoryError):
         raise
-    except Exception as error:
-        found = f"cannot read {source}: {type(error).__name__}: {str(error).splitlines()[0]}"
+    except Exception as error:  # the library raises whatever its many readers and clients raise
+        first_line = (str(error).splitlines() or ["no reason given"])[0]
+        found = f"cannot read {source}: {type(error).__name__}: {first_line}"
         raise DatasetError(how_to_provide(name, found)) from error
