@@ -26,6 +26,7 @@ from pydantic import Field, JsonValue, field_serializer, model_validator
 from configs.base import Fault, Record, raise_faults
 from configs.faults import faults_in
 from configs.federated import FederatedExperiment
+from configs.launchers import LauncherConfig, LocalLauncherConfig
 
 Experiment = FederatedExperiment
 """What a study varies; its ``kind`` says which (``training`` and ``scaling`` will join)."""
@@ -72,6 +73,9 @@ class Study(Record):
     )
     description: str = Field(default="", description="What the study asks, in a sentence or two.")
     experiment: Experiment = Field(description="The base; valid on its own.")
+    launcher: LauncherConfig = Field(
+        default=LocalLauncherConfig(), description="Where the jobs run."
+    )
     grid: dict[str, Axis] = Field(
         default={}, description="Axes: a dotted path with values, or a name with overrides."
     )

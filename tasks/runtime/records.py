@@ -54,11 +54,21 @@ class Result(Record):
 
 
 class Started(Record):
-    """``attempts/<k>/started.json``."""
+    """``attempts/<k>/started.json``: who claimed the attempt.
+
+    Attempts count all incarnations of a run; a submission (one call of sbatch) has one more of them
+    each time that Slurm requeues it.
+    """
 
     pid: int = Field(description="Process id on its host.")
     host: str = Field(description="Host name.")
     timestamp_ms: int = Field(description="Unix milliseconds.")
+    submission: int = Field(default=0, ge=0, description="From 1; 0 without Slurm.")
+    slurm_job: str = Field(default="", description="Slurm's id: 12, or 12_3 in an array.")
+    restarts: int = Field(default=0, ge=0, description="SLURM_RESTART_COUNT.")
+    cluster: str = Field(default="", description="SLURM_CLUSTER_NAME.")
+    partition: str = Field(default="", description="SLURM_JOB_PARTITION.")
+    node: str = Field(default="", description="SLURMD_NODENAME.")
 
 
 class Exit(Record):
@@ -66,6 +76,44 @@ class Exit(Record):
 
     code: int = Field(description="Exit code.")
     timestamp_ms: int = Field(description="Unix milliseconds.")
+    signals: tuple[str, ...] = Field(
+        default=(), description="What the attempt was sent, in order: SIGUSR1, SIGTERM, ..."
+    )
+    requeued: bool = Field(
+        default=False, description="The attempt has asked Slurm to queue the job again."
+    )
+    checkpoint_moved: bool = Field(
+        default=True, description="Whether the newest checkpoint is newer than at its start."
+    )
+
+
+class AttemptCost(Record):
+    """What one attempt cost, as Slurm accounts for it; None where the cluster does not tell."""
+
+    submission: int = Field(ge=1, description="From 1.")
+    slurm_job: str = Field(description="Slurm's id: 12, or 12_3 in an array.")
+    restarts: int = Field(default=0, ge=0, description="How often it had been requeued before.")
+    state: str = Field(description="Slurm's last state of it: COMPLETED, NODE_FAIL, ...")
+    nodes: int | None = Field(default=None, ge=0, description="Nodes that it had.")
+    partition: str = Field(default="", description="Where it ran.")
+    queue_wait_s: float | None = Field(default=None, ge=0, description="From eligible to start.")
+    elapsed_s: float | None = Field(default=None, ge=0, description="From start to end.")
+    node_hours: float | None = Field(default=None, ge=0, description="Nodes times elapsed.")
+    gpu_hours: float | None = Field(default=None, ge=0, description="GPUs times elapsed.")
+    max_rss_bytes: int | None = Field(default=None, ge=0, description="Largest of its tasks.")
+    cpu_efficiency: float | None = Field(
+        default=None, ge=0, description="CPU time over allocated CPUs times elapsed."
+    )
+    energy_j: float | None = Field(default=None, ge=0, description="Joules, where measured.")
+    lost_node_hours: float | None = Field(
+        default=None, ge=0, description="Node-hours behind its last checkpoint, computed again."
+    )
+
+
+class Costs(Record):
+    """``costs.json``: what all attempts of a run cost, oldest first."""
+
+    attempts: tuple[AttemptCost, ...] = Field(default=(), description="One each.")
 
 
 JOURNAL_LINE: TypeAdapter[JournalLine] = TypeAdapter(JournalLine)

@@ -61,6 +61,21 @@ class RunDirectory:
         """How far the journal has been sent, and to which tracking run."""
         return self.path / "tracking.json"
 
+    @property
+    def script(self) -> Path:
+        """The batch script; ``sbatch job.sh`` does what the flow did."""
+        return self.path / "job.sh"
+
+    @property
+    def slurm_output(self) -> Path:
+        """What Slurm itself and the batch script say; the job's own words are in ``stdout``."""
+        return self.path / "slurm.out"
+
+    @property
+    def costs(self) -> Path:
+        """What the attempts cost, once Slurm has told."""
+        return self.path / "costs.json"
+
     def attempt(self, number: int) -> Path:
         """Directory of one attempt, from 1."""
         return self.path / "attempts" / str(number)

@@ -1,5 +1,6 @@
 """How a job is started, watched and stopped, wherever it runs."""
 
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import NewType, Protocol
@@ -40,6 +41,17 @@ class Launcher(Protocol):
 
         Returns:
             The id to watch it by.
+        """
+        ...
+
+    def submit_all(self, plans: Sequence[JobPlan]) -> list[JobId]:
+        """Queue many jobs, with as few calls as the launcher can; see ``submit``.
+
+        Args:
+            plans: The jobs.
+
+        Returns:
+            Their ids, in the same order.
         """
         ...
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tasks.runtime.atomic_files import write_json
@@ -88,6 +89,10 @@ class LocalLauncher:
                 self._jobs[job] = _Job(plan, state)
             self._advance()
         return job
+
+    def submit_all(self, plans: Sequence[JobPlan]) -> list[JobId]:
+        """Queue many jobs; see ``Launcher``."""
+        return [self.submit(plan) for plan in plans]
 
     def poll(self, job: JobId) -> JobState:
         """Return where a job is now, without waiting."""

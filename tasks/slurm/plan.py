@@ -1,10 +1,16 @@
-"""What a launcher needs to know of a job."""
+"""What a launcher needs to know of a job, and of jobs that are submitted together."""
 
+import hashlib
+import json
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 
 from configs.base import Record
+from configs.launchers import SlurmResources
+
+_KEY_DIGITS = 12
 
 
 class JobPlan(Record):
@@ -17,8 +23,69 @@ class JobPlan(Record):
     )
     run_dir: Path = Field(description="The run directory, absolute; it holds job.json.")
     cpus: int | None = Field(
-        default=None, ge=1, description="Cores. Default: a fair share of the machine."
+        default=None,
+        ge=1,
+        description="Cores of a local job. Default: a fair share of the machine.",
     )
     environment: dict[str, str] = Field(
         default={}, description="Environment variables, on top of the launcher's own."
     )
+    resources: SlurmResources | None = Field(
+        default=None, description="What it asks of Slurm; local jobs need none."
+    )
+    code_dir: Path | None = Field(
+        default=None, description="Snapshot of the packages to run; None for the installed ones."
+    )
+    python: str | None = Field(
+        default=None, description="Python on the nodes. Default: the one that submits."
+    )
+
+    @property
+    def key(self) -> str:
+        """First 12 hexadecimal digits of the SHA-256 of module and run directory.
+
+        What identifies a job over its whole life. The rest of a plan may change between two
+        submissions (more memory, newer code); a run directory never has two live jobs.
+        """
+        return _digest([self.module, str(self.run_dir)])
+
+    @property
+    def plan_hash(self) -> str:
+        """First 12 hexadecimal digits of the SHA-256 of the plan's canonical JSON."""
+        return _digest(self.model_dump(mode="json"))
+
+
+class Batch(Record):
+    """Jobs that one call of sbatch submits; all share module, resources, code and environment."""
+
+    mode: Literal["single", "array", "allocation"] = Field(
+        description="One job; a task of an array each; or many processes in one job."
+    )
+    jobs: tuple[JobPlan, ...] = Field(
+        min_length=1, description="The jobs; number i is task i of the array."
+    )
+    directory: Path = Field(
+        description="Where job.sh and, but for a single job, runs.json lie, absolute."
+    )
+    max_running: int | None = Field(default=None, ge=1, description="Most that run at a time.")
+
+    @property
+    def key(self) -> str:
+        """Of a single job its own; else a digest of the keys of all."""
+        keys = [job.key for job in self.jobs]
+        return keys[0] if self.mode == "single" else _digest([self.mode, *keys])
+
+
+def job_name(key: str, submission: int) -> str:
+    """Return the name by which Slurm knows a submission: ``ws-<key>-<submission>``.
+
+    Args:
+        key: Of the batch.
+        submission: Number of the submission, from 1.
+    """
+    return f"ws-{key}-{submission}"
+
+
+def _digest(value: object) -> str:
+    text = json.dumps(value, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:_KEY_DIGITS]
