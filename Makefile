@@ -3,7 +3,7 @@
 #   make run ARGS="--set rounds=50"         further arguments for watershed, pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check bench setup constraints clean distclean
+.PHONY: help run test check bench setup cluster-packages constraints clean distclean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -12,12 +12,13 @@ STAMP := $(VENV)/.installed-$(shell cat pyproject.toml constraints.txt | cksum |
 IS_SUPPORTED := import sys, ensurepip, venv; sys.exit(not (3, 11) <= sys.version_info < (3, 14))
 
 help:  ## Say what can be made
-	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: $(STAMP)  ## Run the main study: anarchic federated averaging on handwritten digits (90 s)
 	@$(BIN)/watershed run configs/studies/digits.yaml $(ARGS)
 
 test: $(STAMP)  ## Check style, types and import contracts, and run all tests (5 minutes)
+	@tests/cluster/install-packages.sh || test "$$REQUIRE_SLURM" != 1
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -31,6 +32,9 @@ bench: $(STAMP)  ## Measure the speed beside a plain loop over the workers
 	$(BIN)/pytest tests/benchmarks --benchmark-only $(ARGS)
 
 setup: $(STAMP)  ## Make the virtual environment in .venv and install
+
+cluster-packages:  ## Install Slurm and MariaDB for tests/cluster (as root, on Debian or Ubuntu)
+	@tests/cluster/install-packages.sh
 
 $(STAMP):
 	@set -e; \

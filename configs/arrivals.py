@@ -1,7 +1,8 @@
 """Who returns when, how stale, and after how many local steps.
 
 Round-based processes draw the returns of every round directly; ``event_driven`` and ``trace`` let
-them follow from a virtual clock. In a round-based process a worker's delay is drawn too.
+them follow from a virtual clock. In a round-based process a worker's delay is drawn too. With
+``slurm`` nothing is drawn: the workers are jobs of a cluster.
 """
 
 from typing import Annotated, Literal
@@ -19,6 +20,7 @@ from configs.base import (
     WorkerId,
     tagged_by,
 )
+from configs.scripts import Word
 
 _LARGEST_DELAY = 1_000_000
 _MOST_STEPS = 100_000
@@ -165,7 +167,7 @@ class EventDriven(ArrivalsBase):
 
 
 class Trace(ArrivalsBase):
-    """A recorded trace: CSV with the columns worker, pull_time, return_time [, num_steps]."""
+    """A recorded trace: CSV with worker, pull_time, return_time and, better, further columns."""
 
     kind: Literal["trace"] = "trace"
     path: str = Field(min_length=1, description="The CSV file; relative to the study's directory.")
@@ -177,6 +179,66 @@ class Trace(ArrivalsBase):
     )
 
 
+class PartitionWorkers(Record):
+    """The workers of one partition."""
+
+    partition: Word = Field(description="Name of the partition.")
+    workers: Whole = Field(
+        ge=1, le=MOST_WORKERS, description="Workers there, each a job; those that never return too."
+    )
+
+
+class Slurm(ArrivalsBase):
+    """Real workers: client jobs that come and go as Slurm starts, preempts and ends them."""
+
+    kind: Literal["slurm"] = "slurm"
+    partitions: tuple[PartitionWorkers, ...] = Field(
+        min_length=1,
+        description="Where the workers are, in the order of their ids: the first has 0, 1, ...",
+    )
+    budget_s: PositiveFloat = Field(
+        default=10.0,
+        description=(
+            "Seconds of wall time for the local steps of a return; at least one step is done."
+        ),
+    )
+    max_steps: NumSteps = Field(
+        default=_MOST_STEPS, description="Most local steps of a return, however fast the worker."
+    )
+    max_delay: Whole | None = Field(
+        default=None,
+        ge=0,
+        le=_LARGEST_DELAY,
+        description="A return older than so many rounds is dropped and counted. Default: none is.",
+    )
+    server_patience_s: PositiveFloat = Field(
+        default=600.0,
+        description=(
+            "A worker that sees no sign of life of its server for so many seconds ends as "
+            "interrupted; started again, it goes on."
+        ),
+    )
+
+    def partition_of(self, worker: int) -> str:
+        """Return the partition of a worker.
+
+        Args:
+            worker: Its id, from 0.
+
+        Returns:
+            Name of the partition.
+
+        Raises:
+            IndexError: No partition has it.
+        """
+        behind = 0
+        for share in self.partitions:
+            behind += share.workers
+            if worker < behind:
+                return share.partition
+        raise IndexError(f"no partition has worker {worker}; ids run from 0 to {behind - 1}")
+
+
 Arrivals = Annotated[
     Synchronous
     | Uniform
@@ -186,7 +248,8 @@ Arrivals = Annotated[
     | Periodic
     | Markov
     | EventDriven
-    | Trace,
+    | Trace
+    | Slurm,
     tagged_by("kind", "uniform"),
     Field(discriminator="kind"),
 ]

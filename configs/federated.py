@@ -16,6 +16,7 @@ from configs.arrivals import (
     PerWorkerSteps,
     Schedule,
     Service,
+    Slurm,
     Synchronous,
     Uniform,
     UniformSteps,
@@ -35,7 +36,7 @@ DATASETS_OF_MODEL: dict[str, tuple[str, ...]] = {
 
 
 class FederatedExperiment(Record):
-    """An anarchic (or synchronous) federated training, simulated on a virtual clock."""
+    """An anarchic (or synchronous) federated training, simulated on a virtual clock or real."""
 
     kind: Literal["federated"] = Field(default="federated", description="Kind of the experiment.")
     workers: Whole = Field(
@@ -74,7 +75,10 @@ class FederatedExperiment(Record):
         ),
     )
     record_trace: bool = Field(
-        default=False, description="Write who returned when to trace.csv, which can be replayed."
+        default=False,
+        description=(
+            "Write who returned when to trace.csv, which can be replayed; arrivals slurm always do."
+        ),
     )
     checkpoint_every: Whole = Field(
         default=100, ge=1, le=MOST_ROUNDS, description="Rounds between two checkpoints."
@@ -88,6 +92,7 @@ class FederatedExperiment(Record):
     def _faults(self) -> Iterator[Fault]:
         yield from self._buffer_faults()
         yield from self._arrival_faults()
+        yield from self._slurm_faults()
         yield from self._length_faults()
         yield from self._data_faults()
 
@@ -211,6 +216,45 @@ class FederatedExperiment(Record):
                 path="local_steps.low",
                 message=f"{steps.low} is more than high={steps.high}; use 1 to {steps.high}",
                 related=("local_steps.high",),
+            )
+
+    def _slurm_faults(self) -> Iterator[Fault]:
+        """What real workers cannot do, or have no use for."""
+        arrivals = self.arrivals
+        if not isinstance(arrivals, Slurm):
+            return
+        names = [share.partition for share in arrivals.partitions]
+        if twice := [name for name in names if names.count(name) > 1]:
+            yield Fault(
+                path="arrivals.partitions", message=f"{twice[0]} stands twice; add up its workers"
+            )
+        placed = sum(share.workers for share in arrivals.partitions)
+        if placed != self.workers:
+            yield Fault(
+                path="arrivals.partitions",
+                message=(
+                    f"they have {placed} workers in all, but workers={self.workers}; give every "
+                    "worker one place"
+                ),
+                related=("workers",),
+            )
+        if self.worker.optimizer == "scaffold":
+            yield Fault(
+                path="worker.optimizer",
+                message=(
+                    "scaffold needs control variates, which real workers do not exchange; use sgd, "
+                    "momentum or fedprox"
+                ),
+                related=("arrivals.kind",),
+            )
+        if self.local_steps != ConstantSteps():
+            yield Fault(
+                path="local_steps",
+                message=(
+                    "real workers do as many steps as arrivals.budget_s and arrivals.max_steps "
+                    "allow; remove local_steps"
+                ),
+                related=("arrivals.kind",),
             )
 
     def _length_faults(self) -> Iterator[Fault]:

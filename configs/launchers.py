@@ -1,15 +1,24 @@
 """Where the jobs of a study run: on this machine, or on a Slurm cluster.
 
-Every value ends up in a batch script as one quoted word, so none of them may hold a line break;
-what a shell is to read as shell stands in ``setup`` and ``extra`` alone.
+Every value ends up in a batch script as one quoted word. What is read there as it stands, by the
+shell or by sbatch, is in ``setup`` and in ``extra`` alone.
 """
 
 import re
+from collections.abc import Iterator
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
-from configs.base import Record, Whole, tagged_by
+from configs.base import Fault, Record, Whole, raise_faults, tagged_by
+from configs.scripts import (
+    ShellLines,
+    Word,
+    environment_faults,
+    option_fault,
+    refused,
+    secret_fault,
+)
 
 _MOST_MINUTES = 365 * 24 * 60
 _TIME = re.compile(
@@ -46,21 +55,15 @@ def time_limit_s(text: str) -> int:
 
 
 def _checked_time(text: str) -> str:
-    time_limit_s(text)
+    try:
+        time_limit_s(text)
+    except ValueError as error:
+        raise refused(str(error)) from error
     return text
 
 
-def _without_line_break(text: str) -> str:
-    if any(ord(character) < 32 or ord(character) == 127 for character in text):
-        raise ValueError(f"{text!r} holds a line break or control character; remove it")
-    return text
-
-
-Word = Annotated[str, Field(min_length=1, max_length=1000), AfterValidator(_without_line_break)]
-"""One argument of Slurm: any text without control characters; it is quoted where it is used."""
 TimeLimit = Annotated[str, AfterValidator(_checked_time)]
 Memory = Annotated[str, Field(pattern=r"^\d{1,9}[KMGT]?$")]
-VariableName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 
 
 class Apptainer(Record):
@@ -68,6 +71,7 @@ class Apptainer(Record):
 
     kind: Literal["apptainer"] = "apptainer"
     image: Word = Field(description="Image file or address.")
+    python: Word = Field(default="python3", description="Python in the image.")
     binds: tuple[Word, ...] = Field(default=(), description="Paths to bind: SOURCE[:TARGET[:ro]].")
     flags: tuple[Word, ...] = Field(default=(), description="Further flags, such as --nv.")
 
@@ -77,6 +81,7 @@ class Pyxis(Record):
 
     kind: Literal["pyxis"] = "pyxis"
     image: Word = Field(description="Image: --container-image.")
+    python: Word = Field(default="python3", description="Python in the image.")
     mounts: tuple[Word, ...] = Field(default=(), description="--container-mounts.")
     flags: tuple[Word, ...] = Field(default=(), description="Further srun flags.")
 
@@ -128,17 +133,51 @@ class SlurmResources(Record):
     mail_user: Word | None = Field(default=None, description="Address for Slurm's mails.")
     mail_type: Word | None = Field(default=None, description="When to mail: END, FAIL, ALL, ...")
     extra: tuple[Word, ...] = Field(
-        default=(), description="Further options of sbatch, one each, such as --comment=night."
+        default=(), description="Further options of sbatch, one each, such as --nice=100."
     )
     modules: tuple[Word, ...] = Field(default=(), description="Environment modules to load.")
-    environment: dict[VariableName, str] = Field(
+    environment: dict[str, str] = Field(
         default={},
         description="Environment variables of the job. Not for secrets: they stand in job.sh.",
     )
-    setup: tuple[str, ...] = Field(
+    setup: tuple[ShellLines, ...] = Field(
         default=(), description="Lines of shell that run before the job, as they stand here."
     )
     container: Container | None = Field(default=None, description="Image to run in.")
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> "SlurmResources":
+        raise_faults(type(self).__name__, list(self._faults()))
+        return self
+
+    def _faults(self) -> Iterator[Fault]:
+        """Find what does not go together, and what must not stand in a script."""
+        limit_s = time_limit_s(self.time_limit)
+        if self.signal_before_s >= limit_s:
+            message = (
+                f"{self.signal_before_s} s before a time limit of {limit_s} s is before the start"
+            )
+            message += "; use less (30 at least), or a longer time_limit"
+            yield Fault(path="signal_before_s", message=message, related=("time_limit",))
+        if self.gpu_type is not None and not self.gpus_per_node:
+            message = f"{self.gpu_type!r} is asked for, but no GPU; set gpus_per_node"
+            yield Fault(path="gpu_type", message=message, related=("gpus_per_node",))
+        if self.mail_user is not None and self.mail_type is None:
+            message = "set, but no mail is asked for; set mail_type, such as END,FAIL"
+            yield Fault(path="mail_user", message=message, related=("mail_type",))
+        yield from environment_faults(self.environment)
+        for number, line in enumerate(self.setup):
+            if message := secret_fault(line):
+                yield Fault(path=f"setup.{number}", message=message)
+        for number, line in enumerate(self.extra):
+            if message := option_fault(line):
+                yield Fault(path=f"extra.{number}", message=message)
+        if self.memory is not None and any(line.startswith("--mem-per-") for line in self.extra):
+            message = "memory is also set by an option in extra; keep one of the two"
+            yield Fault(path="memory", message=message, related=("extra",))
+        for number, flag in enumerate(self.container.flags if self.container else ()):
+            if message := secret_fault(flag):
+                yield Fault(path=f"container.flags.{number}", message=message)
 
 
 class LocalLauncherConfig(Record):
@@ -155,18 +194,23 @@ class SlurmLauncherConfig(SlurmResources):
         default="array",
         description=(
             "array: the points of the grid are an array; single: a job each; allocation: many "
-            "points share one job, one process each."
+            "points share one job on one node, tasks_per_node of them at a time."
         ),
     )
     max_running: Whole | None = Field(
-        default=None, ge=1, description="Most points that run at a time (array: %N)."
+        default=None,
+        ge=1,
+        description="Most points that run at a time (not with pack: allocation).",
     )
     points_per_job: Whole = Field(
         default=16, ge=1, le=10_000, description="Points of one job (pack: allocation)."
     )
     python: Word | None = Field(
         default=None,
-        description="Python on the nodes, absolute. Default: the one that runs watershed.",
+        description=(
+            "Python on the nodes: absolute, or a name that modules put on PATH. Default: the one "
+            "that runs watershed."
+        ),
     )
     max_retries: Whole = Field(
         default=3, ge=0, le=100, description="Retries of a job whose node or launch failed."
@@ -177,6 +221,25 @@ class SlurmLauncherConfig(SlurmResources):
     call_burst: Whole = Field(
         default=60, ge=4, le=10_000, description="Size of the bucket of calls to Slurm."
     )
+
+    def _faults(self) -> Iterator[Fault]:
+        yield from super()._faults()
+        if self.python is not None and "/" in self.python and not self.python.startswith("/"):
+            message = f"{self.python!r} is relative; write the whole path"
+            yield Fault(path="python", message=message)
+        if self.pack != "allocation":
+            return
+        if self.max_running is not None:
+            message = "an allocation runs tasks_per_node points at a time; set that instead"
+            yield Fault(path="max_running", message=message, related=("pack",))
+        if self.nodes > 1:
+            message = "the points of an allocation run on one node; use 1, or pack: array"
+            yield Fault(path="nodes", message=message, related=("pack",))
+        if self.gpus_per_node % self.tasks_per_node:
+            message = f"{self.gpus_per_node} GPUs cannot be dealt to {self.tasks_per_node} points "
+            message += "at a time (tasks_per_node); use a multiple"
+            related = ("pack", "tasks_per_node")
+            yield Fault(path="gpus_per_node", message=message, related=related)
 
 
 LauncherConfig = Annotated[

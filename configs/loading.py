@@ -15,8 +15,8 @@ from configs.study import OverrideError, Study, set_path
 _TRACE, _SOURCE = "arrivals.path", "data.source"
 _FILE_FIELDS = (_TRACE, _SOURCE)
 """Fields of an experiment that name files."""
-_OF_STUDY = {"name", "description"}
-"""Fields that ``--set`` finds in the study itself; all others are of its experiment."""
+_OF_STUDY = {"name", "description", "launcher"}
+"""Fields of the study itself; all others that ``--set`` names are of its experiment."""
 
 
 class ConfigError(Exception):
@@ -50,7 +50,8 @@ def load_study(path: Path, settings: Sequence[str] = ()) -> Study:
     """
     raw = _read(path)
     if "experiment" not in raw:
-        raw = {"experiment": raw}
+        above = {key: raw.pop(key) for key in _OF_STUDY & raw.keys()}
+        raw = {**above, "experiment": raw}
     raw.setdefault("name", path.stem)
     _resolve_files(raw, path.resolve().parent)
     faults = [fault for setting in settings for fault in _set(raw, setting)]
@@ -130,7 +131,7 @@ def _set(raw: dict[str, Any], setting: str) -> Iterator[Fault]:
         value = yaml.load(text, Loader=_StrictLoader)  # noqa: S506  safe
         if key in _FILE_FIELDS:
             value = _absolute(key, value, Path.cwd())
-        root = raw if key in _OF_STUDY else raw["experiment"]
+        root = raw if key.partition(".")[0] in _OF_STUDY else raw["experiment"]
         if isinstance(root, dict):  # else that is a fault of the file, reported as such
             set_path(root, key, value)
     except yaml.YAMLError as error:

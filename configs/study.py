@@ -110,16 +110,33 @@ class Study(Record):
             for fault in faults:
                 seen.setdefault(fault, []).append(label_of(coordinates))
         if not seen and not clashes:
-            yield from self._twins()
+            points = self.points()
+            yield from self._twins(points)
+            yield from self._launcher_faults(points)
         for fault, labels in seen.items():
             where = "" if num_points == 1 else f" (at {len(labels)} of {num_points} points, first: "
             where += f"{labels[0]})" if where else ""
             yield self._on_axis(fault, where)
 
-    def _twins(self) -> Iterator[Fault]:
+    def _launcher_faults(self, points: Iterable[Point]) -> Iterator[Fault]:
+        """Real workers are jobs of a cluster."""
+        if self.launcher.kind != "slurm" and any(
+            point.experiment.arrivals.kind == "slurm" for point in points
+        ):
+            yield Fault(
+                path="launcher",
+                message=(
+                    f"arrivals slurm are jobs of a cluster, but the launcher is "
+                    f"{self.launcher.kind}; use launcher: {{kind: slurm, ...}}, or simulate with "
+                    "arrivals event_driven"
+                ),
+                related=("experiment.arrivals", "grid"),
+            )
+
+    def _twins(self, points: Iterable[Point]) -> Iterator[Fault]:
         """Find points that differ in words only, such as rates 1 and 1.0."""
         first: dict[str, Point] = {}
-        for point in self.points():
+        for point in points:
             twin = first.setdefault(point.config_hash, point)
             if twin is not point:
                 axes = [a for a in self.grid if twin.coordinates[a] != point.coordinates[a]]

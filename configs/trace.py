@@ -1,9 +1,11 @@
 """A recorded trace of returns: read and checked whole, replayed into buffers.
 
-CSV with a header: ``worker,pull_time,return_time`` and, optionally, ``num_steps`` and ``sequence``
-(how many returns the worker had made before, which keys its random draws; it has gaps where returns
-were dropped as too old, which stand in no trace). Times are in virtual seconds. Without torch, so
-that ``watershed check`` sees what a run will see.
+CSV with a header: ``worker,pull_time,return_time`` and, optionally, ``num_steps``, ``sequence``
+(which keys the random draws of a worker's return, by default how many it had made before; it has
+gaps where returns were dropped, which stand in no trace) and ``version`` (the model that was
+pulled; without it the times say which, as only a virtual clock can: real ones differ from node to
+node). Times are in virtual seconds. Without torch, so that ``watershed check`` sees what a run will
+see.
 """
 
 import csv
@@ -15,12 +17,12 @@ from pathlib import Path
 from typing import TextIO
 
 from configs.arrivals import Trace
-from configs.base import Fault
+from configs.base import MOST_ROUNDS, Fault
 from configs.faults import nearest
 from configs.federated import FederatedExperiment
 
-COLUMNS = ("worker", "pull_time", "return_time", "num_steps", "sequence")
-_OPTIONAL = {"num_steps", "sequence"}
+COLUMNS = ("worker", "pull_time", "return_time", "num_steps", "sequence", "version")
+_OPTIONAL = {"num_steps", "sequence", "version"}
 _MOST_RETURNS = 2**62
 _MOST_STEPS = 100_000  # as for every law of configs.arrivals.LocalSteps
 _MOST_FAULTS_SHOWN = 20
@@ -54,6 +56,7 @@ class TracedReturn:
         num_steps: Local steps, at least 1; None if the trace does not say.
         sequence: How many returns that worker had made before; None if the trace does not say and
             they have not been counted yet.
+        version: The model version that was pulled; None if the trace does not say.
     """
 
     worker: int
@@ -61,6 +64,7 @@ class TracedReturn:
     returned_at_s: float
     num_steps: int | None
     sequence: int | None = None
+    version: int | None = None
 
 
 @dataclass(frozen=True)
@@ -117,8 +121,9 @@ def replay(
 ) -> Iterator[TracedBuffer]:
     """Divide a trace into buffers: every ``collect`` returns make a version.
 
-    A worker pulls the newest version of that moment; an update at the very moment of the pull comes
-    first, as a worker that completes a buffer pulls what it has made.
+    A worker pulls the version that the trace says, else the newest one of that moment; an update at
+    the very moment of the pull comes first, as a worker that completes a buffer pulls what it has
+    made.
 
     Args:
         returns: The returns by time of return.
@@ -128,6 +133,9 @@ def replay(
 
     Yields:
         The buffers; a rest that fills none is left over.
+
+    Raises:
+        ValueError: A return has pulled a version that was not there yet.
     """
     updated_at_s: list[float] = []
     taken: list[TracedReturn] = []
@@ -136,7 +144,15 @@ def replay(
     for row in returns:
         if row.worker in absent:
             continue
-        version = bisect_right(updated_at_s, row.pulled_at_s)
+        version = row.version
+        if version is None:
+            version = bisect_right(updated_at_s, row.pulled_at_s)
+        elif version > len(updated_at_s):
+            raise ValueError(
+                f"worker {row.worker} returns version {version} at {row.returned_at_s} s, when "
+                f"only {len(updated_at_s)} rounds of collect={collect} are done; set "
+                "algorithm.collect as it was recorded, or remove the column version"
+            )
         if max_delay is not None and len(updated_at_s) - version > max_delay:
             num_dropped += 1
             continue
@@ -159,14 +175,17 @@ def read_buffers(config: Trace, experiment: FederatedExperiment) -> list[TracedB
         One buffer a round.
 
     Raises:
-        TraceError: The trace cannot be read, has faults, or is too short for the rounds.
+        TraceError: The trace cannot be read, has faults, does not fit to the size of the buffers,
+            or is too short for the rounds.
     """
     path = Path(config.path)
     returns = read_trace(path, experiment.workers)
     collect = experiment.algorithm.collect
-    buffers = list(
-        replay(returns, collect, max_delay=config.max_delay, absent=frozenset(config.never_return))
-    )
+    absent = frozenset(config.never_return)
+    try:
+        buffers = list(replay(returns, collect, max_delay=config.max_delay, absent=absent))
+    except ValueError as error:
+        raise TraceError(path, [str(error)]) from error
     if len(buffers) < experiment.rounds:
         raise TraceError(
             path,
@@ -227,6 +246,7 @@ def _read_rows(file: TextIO, workers: int) -> tuple[list[TracedReturn], list[str
             if "num_steps" in header
             else None,
             sequence=fields.integer("sequence", 0, _MOST_RETURNS) if "sequence" in header else None,
+            version=fields.integer("version", 0, MOST_ROUNDS) if "version" in header else None,
         )
         if row.returned_at_s < row.pulled_at_s:
             fields.faults.append(

@@ -14,27 +14,32 @@ from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
-from pydantic import ValidationError
 from rich.text import Text
 
-from configs.allowed import leaf_paths
-from configs.base import Fault
-from configs.checks import check_study
-from configs.federated import FederatedExperiment
-from configs.loading import ConfigError, load_study
-from configs.study import Study
+from flows.arguments import (
+    EXIT_CONFIGURATION,
+    EXIT_FAILED,
+    EXIT_INTERRUPTED,
+    File,
+    Files,
+    Parallel,
+    Run,
+    RunsDir,
+    Settings,
+    checked_study,
+    found_study,
+    give_up,
+    leave,
+    say,
+)
 from flows.console import make_console, show_lines, show_live
-from flows.finding import find_study, is_complete, known_runs
+from flows.finding import is_complete
 from flows.orchestration import last_words, snapshots, started_flow, stop_requests
 from flows.summary import print_run, print_summary, program
 from tasks.runtime.run_directory import RunDirectory
 from tasks.slurm.liveness import is_alive
 from tasks.steps.creation import create_study_directory
 from tasks.tracking.study_directory import StudyDirectory
-
-EXIT_FAILED = 1
-EXIT_CONFIGURATION = 2
-EXIT_INTERRUPTED = 130
 
 app = typer.Typer(
     name="watershed",
@@ -45,50 +50,6 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-
-def _complete_setting(incomplete: str) -> list[str]:
-    return [f"{path}=" for path in leaf_paths(FederatedExperiment) if path.startswith(incomplete)]
-
-
-def _complete_run(context: typer.Context, incomplete: str) -> list[str]:
-    runs_dir = Path(context.params.get("runs_dir") or "runs")
-    names = [run.path.name for run in known_runs(runs_dir)]
-    return [name for name in reversed(names) if name.startswith(incomplete)]
-
-
-Files = Annotated[
-    list[Path], typer.Argument(metavar="FILE...", help="Studies, or single experiments, in YAML.")
-]
-File = Annotated[
-    Path, typer.Argument(metavar="FILE", help="A study, or a single experiment, in YAML.")
-]
-Settings = Annotated[
-    list[str],
-    typer.Option(
-        "--set",
-        metavar="PATH=VALUE",
-        help="Change a field of the base experiment, such as algorithm.server_lr=0.5; the value is "
-        "YAML. Can be given again.",
-        autocompletion=_complete_setting,
-    ),
-]
-Run = Annotated[
-    str | None,
-    typer.Argument(
-        metavar="[RUN]",
-        help="A run's directory or its name, or a study's name for its newest run. Default: the "
-        "newest run of all.",
-        autocompletion=_complete_run,
-    ),
-]
-RunsDir = Annotated[
-    Path, typer.Option("--runs-dir", metavar="DIR", help="Directory of all runs, and of MLflow's.")
-]
-Parallel = Annotated[
-    int | None,
-    typer.Option("--parallel", min=1, metavar="N", help="Most jobs at a time. Default: the cores."),
-]
 
 
 def _print_version(wanted: bool) -> None:  # noqa: FBT001  as typer calls it
@@ -116,13 +77,13 @@ def check(files: Files, settings: Settings = []) -> None:  # noqa: B006  as type
     """
     has_faults = False
     for path in files:
-        study = _checked(path, settings)
+        study = checked_study(path, settings)
         has_faults = has_faults or study is None
         if study is not None:
             num_points = len(study.points())
             typer.echo(f"{path}: ok, {num_points} run{'s' if num_points > 1 else ''}")
     if has_faults:
-        _exit(EXIT_CONFIGURATION)
+        leave(EXIT_CONFIGURATION)
 
 
 @app.command(
@@ -140,13 +101,13 @@ def run(
     continue it. Exit codes: 0 all points finished, 1 some failed, 2 the configuration is faulty,
     130 interrupted.
     """
-    study = _checked(file, settings)
+    study = checked_study(file, settings, must_be_launchable=True)
     if study is None:
-        _exit(EXIT_CONFIGURATION)
+        leave(EXIT_CONFIGURATION)
     try:
         directory = create_study_directory(study, runs_dir, datetime.now().astimezone())
     except OSError as error:
-        _give_up(f"cannot make a directory in {runs_dir}: {error.strerror}", EXIT_FAILED)
+        give_up(f"cannot make a directory in {runs_dir}: {error.strerror}", EXIT_FAILED)
     _run_to_the_end(directory, parallel)
 
 
@@ -156,7 +117,7 @@ def resume(name: Run = None, runs_dir: RunsDir = Path("runs"), parallel: Paralle
 
     Points that have finished are kept.
     """
-    directory = _found(name, runs_dir)
+    directory = found_study(name, runs_dir)
     if is_complete(directory):
         print_summary(make_console(), directory)
         typer.echo("All points have finished; there is nothing to resume.")
@@ -174,7 +135,7 @@ def show(name: Run = None, runs_dir: RunsDir = Path("runs")) -> None:
     if name is not None and (Path(name) / "job.json").is_file():
         print_run(console, RunDirectory(Path(name)))
         return
-    directory = _found(name, runs_dir)
+    directory = found_study(name, runs_dir)
     is_running = is_alive(RunDirectory(directory.path))
     state = "is running" if is_running else "is not running"
     console.print(Text.assemble((directory.path.name, "bold"), f" {state}"))
@@ -186,7 +147,7 @@ def show(name: Run = None, runs_dir: RunsDir = Path("runs")) -> None:
 def _run_to_the_end(directory: StudyDirectory, parallel: int | None) -> NoReturn:
     """Run what has not finished, show it, sum it up, and exit."""
     if is_alive(RunDirectory(directory.path)):
-        _give_up(
+        give_up(
             f"{directory.path} is running already; see how it stands with: "
             f"{program('watershed')} show {directory.path}",
             EXIT_FAILED,
@@ -201,62 +162,17 @@ def _run_to_the_end(directory: StudyDirectory, parallel: int | None) -> NoReturn
     rows = print_summary(console, directory)
     states = {row.state for row in rows}
     if states <= {"finished"}:
-        _exit(0)
+        leave(0)
     if not stops and not states & {"failed"}:
-        _say(f"The flow itself has stopped: {last_words(directory, process.returncode)}")
+        say(f"The flow itself has stopped: {last_words(directory, process.returncode)}")
         if api := os.environ.get("PREFECT_API_URL"):
-            _say(f"Is a Prefect server at {api}? Without PREFECT_API_URL a temporary one is used.")
+            say(f"Is a Prefect server at {api}? Without PREFECT_API_URL a temporary one is used.")
     _say_how_to_resume(directory)
-    _exit(EXIT_INTERRUPTED if stops else EXIT_FAILED)
-
-
-def _checked(path: Path, settings: list[str]) -> Study | None:
-    """Read and check a study; print what is to be said about it."""
-    try:
-        study = load_study(path, settings)
-    except ConfigError as error:
-        _print_faults(path, error.faults)
-        return None
-    findings = check_study(study)
-    for note in findings.notes:
-        typer.echo(f"{path}: note: {note}")
-    for warning in findings.warnings:
-        typer.echo(f"{path}: warning: {warning}")
-    _print_faults(path, findings.faults)
-    return None if findings.faults else study
-
-
-def _print_faults(path: Path, faults: list[Fault]) -> None:
-    for fault in faults:
-        _say(f"{path}: {fault}")
-
-
-def _found(name: str | None, runs_dir: Path) -> StudyDirectory:
-    try:
-        directory = find_study(name, runs_dir)
-        directory.read_study()
-    except LookupError as error:
-        _give_up(str(error.args[0]), EXIT_CONFIGURATION)
-    except ValidationError:
-        _give_up(f"{directory.study} is no study of this version", EXIT_CONFIGURATION)
-    return directory
+    leave(EXIT_INTERRUPTED if stops else EXIT_FAILED)
 
 
 def _say_how_to_resume(directory: StudyDirectory) -> None:
     typer.echo(f"Continue with: {program('watershed')} resume {directory.path}")
-
-
-def _say(message: str) -> None:
-    typer.echo(message, err=True)
-
-
-def _give_up(message: str, code: int) -> NoReturn:
-    _say(message)
-    _exit(code)
-
-
-def _exit(code: int) -> NoReturn:
-    raise typer.Exit(code)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -277,7 +193,7 @@ def main(argv: list[str] | None = None) -> int:
             "w", prefix="watershed-", suffix=".log", delete=False
         ) as file:
             traceback.print_exc(file=file)
-        _say(f"internal error: {type(error).__name__}: {error}\nPlease report it, with {file.name}")
+        say(f"internal error: {type(error).__name__}: {error}\nPlease report it, with {file.name}")
         return EXIT_FAILED
     return 0
 

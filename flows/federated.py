@@ -1,20 +1,34 @@
 """The flow of a federated study: every point of the grid a job, then a report."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
 from prefect import State, flow
+from prefect.futures import PrefectFuture
 from prefect.runtime import flow_run
 from prefect.states import Cancelled, Completed, Failed
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from configs.study import Study
+from tasks.runtime.clients import make_client_directories
 from tasks.runtime.run_directory import RunDirectory
-from tasks.slurm.local import LocalLauncher, num_cores
+from tasks.slurm.launcher import JobId, Launcher
+from tasks.slurm.local import num_cores
+from tasks.steps.anarchic import blocks_of, follow_rounds, run_workers
+from tasks.steps.cancelling import cancelled_by_prefect
 from tasks.steps.creation import create_study_directory
 from tasks.steps.federated import report_study, run_point
 from tasks.steps.flow_record import FlowRecord, write_flow_record
 from tasks.steps.following import comparison_address, followed
+from tasks.steps.launching import (
+    copy_code,
+    is_anarchic,
+    launch_faults,
+    make_launcher,
+    point_plan,
+    worker_plans,
+)
 from tasks.tracking.store import default_tracking_uri
 from tasks.tracking.study_directory import StudyDirectory
 from tasks.tracking.tracker import StudyTracker
@@ -36,17 +50,21 @@ def federated_study(
     """Run every point of a study that has not finished, and report.
 
     A failed point does not stop the others. What is interrupted or fails continues from its last
-    checkpoint when the flow runs again with the same ``study_dir``.
+    checkpoint when the flow runs again with the same ``study_dir``. Cancelled in Prefect, or
+    interrupted, the flow stops its jobs.
 
     Args:
         study: The study.
         runs_dir: Where a new study's directory is made.
         study_dir: A directory that was made for this study before. Default: a new one.
-        num_parallel: Most jobs at a time. Default: one a core.
+        num_parallel: Most local jobs at a time. Default: one a core.
 
     Returns:
         Completed, Failed (some points have; the message names them) or Cancelled.
     """
+    faults = launch_faults(study)
+    if faults:
+        return Failed(message="; ".join(map(str, faults)), data="")
     if study_dir is None:
         directory = create_study_directory(study, runs_dir, datetime.now().astimezone())
     else:
@@ -54,24 +72,9 @@ def federated_study(
     tracking_uri = default_tracking_uri(directory.path.parent)
     record = FlowRecord(flow_run_id=str(flow_run.get_id()), tracking_uri=tracking_uri)
     write_flow_record(directory.path, record)
-    launcher = LocalLauncher(num_parallel or num_cores())
     tracker = StudyTracker(directory.path, tracking_uri, flow_run_id=record.flow_run_id)
-    was_interrupted = False
     with followed(tracker):
-        futures = [
-            run_point.submit(run.read_job().point, run.path, launcher)
-            for run in directory.points()
-            if not _has_finished(run)
-        ]
-        try:
-            for future in futures:
-                future.wait()
-        except KeyboardInterrupt:
-            was_interrupted = True
-        finally:
-            launcher.close()
-        for future in futures:
-            future.wait()
+        was_interrupted = _run_points(study, directory, num_parallel, record.flow_run_id)
     report_study(directory.path, tracking_uri)
     sent = tracker.close(0.0 if was_interrupted else _PATIENCE_S)
     write_flow_record(
@@ -84,6 +87,52 @@ def federated_study(
         ),
     )
     return _final_state(directory)
+
+
+def _run_points(
+    study: Study, directory: StudyDirectory, num_parallel: int | None, flow_run_id: str
+) -> bool:
+    """Run what has not finished; return whether Ctrl-C ended it."""
+    runs = [run for run in directory.points() if not _has_finished(run)]
+    code_dir = copy_code(study, directory)
+    launcher = make_launcher(study, directory, num_parallel)
+    futures: list[PrefectFuture[State[str]]] = []
+    was_interrupted = False
+    with cancelled_by_prefect(flow_run_id, launcher.close):
+        try:
+            jobs = launcher.submit_all(
+                [point_plan(study, run.read_job(), run, code_dir) for run in runs]
+            )
+            for run, job in zip(runs, jobs, strict=True):
+                futures.append(run_point.submit(run.read_job().point, run.path, launcher, job))
+                if is_anarchic(run.read_job()):
+                    make_client_directories(run)
+                    plans = worker_plans(study, run.read_job(), run, code_dir)
+                    futures += _follow_workers(run, launcher, job, launcher.submit_all(plans))
+            for future in futures:
+                future.wait()
+        except KeyboardInterrupt:
+            was_interrupted = True
+        finally:
+            launcher.close()
+        for future in futures:
+            future.wait()
+    return was_interrupted
+
+
+def _follow_workers(
+    run: RunDirectory, launcher: Launcher, server: JobId, workers: Sequence[JobId]
+) -> list[PrefectFuture[State[str]]]:
+    """Look after the workers of a server, and show its rounds in blocks."""
+    job = run.read_job()
+    futures = [run_workers.submit(job.point, launcher, server, workers)]
+    for first, last in blocks_of(job.experiment.rounds):
+        before = futures[1:]
+        block: PrefectFuture[State[str]] = follow_rounds.submit(  # type: ignore[call-overload]  # wait_for
+            first, last, run.path, launcher, server, wait_for=before
+        )
+        futures.append(block)
+    return futures
 
 
 def _has_finished(run: RunDirectory) -> bool:

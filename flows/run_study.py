@@ -16,6 +16,9 @@ from tasks.tracking.study_directory import StudyDirectory
 EXIT_ALREADY_RUNNING = 75
 EXIT_INTERRUPTED = 130
 
+_MOST_WAITING = 1000
+"""Tasks that wait for jobs of Slurm at a time; each is a thread that sleeps."""
+
 
 def main(argv: list[str] | None = None) -> int:
     """Run the flow of a study that has its directory.
@@ -49,13 +52,15 @@ def _run(directory: StudyDirectory, num_parallel: int | None) -> int:
     from flows.federated import federated_study  # noqa: PLC0415
     from tasks.slurm.local import num_cores  # noqa: PLC0415
 
+    study = directory.read_study()
     num_parallel = num_parallel or num_cores()
+    num_threads = num_parallel if study.launcher.kind == "local" else _MOST_WAITING
     configured = federated_study.with_options(
         flow_run_name=directory.path.name,
-        task_runner=ThreadPoolTaskRunner(max_workers=num_parallel),  # type: ignore[arg-type]  # generic
+        task_runner=ThreadPoolTaskRunner(max_workers=num_threads),  # type: ignore[arg-type]  # generic
     )
     state = configured(
-        directory.read_study(),
+        study,
         study_dir=directory.path,
         num_parallel=num_parallel,
         return_state=True,

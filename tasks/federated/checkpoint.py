@@ -1,7 +1,6 @@
 """Checkpoints of a simulation: one safetensors file each, whole or absent."""
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,8 +9,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from tasks.runtime.atomic_files import sync_directory
 from tasks.runtime.errors import JobError
+from tasks.runtime.fence import UNFENCED, Fence
 
 _KEPT = 2
 
@@ -34,25 +33,32 @@ class Checkpoint:
         return {k[len(start) :]: v for k, v in self.tensors.items() if k.startswith(start)}
 
 
-def save(directory: Path, checkpoint: Checkpoint) -> None:
+def save(directory: Path, checkpoint: Checkpoint, fence: Fence = UNFENCED) -> None:
     """Write a checkpoint atomically, then remove all but the newest two.
 
     Args:
         directory: Where the checkpoints of the run are; made if absent.
         checkpoint: What to keep.
+        fence: Of the attempt that saves.
 
     Raises:
+        Overtaken: There is a newer attempt; nothing has changed.
         OSError: It could not be written; earlier checkpoints are untouched.
     """
     directory.mkdir(exist_ok=True)
     path = directory / f"round-{checkpoint.facts['version']:010d}.safetensors"
-    save_tensors(path, checkpoint.tensors, metadata={"facts": json.dumps(checkpoint.facts)})
+    metadata = {"facts": json.dumps(checkpoint.facts)}
+    save_tensors(path, checkpoint.tensors, metadata=metadata, fence=fence)
     for old in _newest_first(directory)[_KEPT:]:
         old.unlink(missing_ok=True)
 
 
 def save_tensors(
-    path: Path, tensors: dict[str, Tensor], *, metadata: dict[str, str] | None = None
+    path: Path,
+    tensors: dict[str, Tensor],
+    *,
+    metadata: dict[str, str] | None = None,
+    fence: Fence = UNFENCED,
 ) -> None:
     """Write a safetensors file that is there whole or not at all.
 
@@ -60,23 +66,19 @@ def save_tensors(
         path: The file; its directory must exist.
         tensors: Named tensors, on any device.
         metadata: Texts for its header.
+        fence: Of the attempt that saves.
 
     Raises:
+        Overtaken: There is a newer attempt; an earlier file of that name is untouched.
         OSError: It could not be written; an earlier file of that name is untouched.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    try:
-        save_file(on_cpu, temporary, metadata=metadata)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except (OSError, SafetensorError) as error:
-        failure: OSError = _as_os_error(error, path)
-        raise failure from error
-    finally:
-        temporary.unlink(missing_ok=True)  # gone already if all went well
-    sync_directory(path.parent)
+    with fence.replacement(path) as temporary:
+        try:
+            save_file(on_cpu, temporary, metadata=metadata)
+        except SafetensorError as error:
+            failure = _as_os_error(error, path)
+            raise failure from error
 
 
 def remove_temporaries(directory: Path) -> None:
@@ -126,15 +128,21 @@ def load_newest(directory: Path, config_hash: str) -> Checkpoint | None:
     return None
 
 
+def kept_versions(directory: Path) -> list[int]:
+    """List the rounds after which there is a checkpoint, oldest first.
+
+    Args:
+        directory: Where the checkpoints of the run are; may be absent.
+    """
+    return [int(path.stem.rpartition("-")[2]) for path in reversed(_newest_first(directory))]
+
+
 def _newest_first(directory: Path) -> list[Path]:
     return sorted(directory.glob("round-*.safetensors"), reverse=True)
 
 
-def _as_os_error(error: OSError | SafetensorError, path: Path) -> OSError:
+def _as_os_error(error: SafetensorError, path: Path) -> OSError:
     """Recover the error number that safetensors' native writer puts only into its message."""
-    if isinstance(error, OSError):
-        error.filename = error.filename or str(path)
-        return error
     text = str(error)
     number = text.rpartition("os error ")[2].partition(")")[0]
     return OSError(int(number) if number.isdigit() else 0, text, str(path))

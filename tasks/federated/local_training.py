@@ -16,7 +16,7 @@ depend on which others are computed beside it.
 Symbols: n returns of a round, K local steps, B samples a batch, P parameters, M workers, N samples.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
@@ -95,6 +95,7 @@ class LocalTrainer:
         # One thread a core gives the same bits on any number of cores, and small products
         # are slower on two. A return alone has no other way to use the cores.
         self._intra_op_threads = torch.get_num_threads() if execution == "looped" else 1
+        self._threads_alone = 1 if execution == "batched" else torch.get_num_threads()
         num_threads = torch.get_num_threads() if execution == "threads" else 1
         self._pool = (
             ThreadPoolExecutor(num_threads, initializer=torch.set_num_threads, initargs=(1,))
@@ -120,6 +121,32 @@ class LocalTrainer:
             (x_K - x_0) / K, shape (n, P). A gradient that is not finite shows in it.
         """
         return self._train(start, worker, sequence, num_steps, correction=None)
+
+    def train_until(
+        self,
+        start: Tensor,
+        worker: int,
+        sequence: int,
+        *,
+        most_steps: int,
+        is_enough: Callable[[], bool],
+    ) -> tuple[Tensor, int]:
+        """Compute one return with as many local steps as there is time for.
+
+        Args:
+            start: The model that the worker pulled, x_0, shape (P,); not changed.
+            worker: Worker id.
+            sequence: As for ``train``.
+            most_steps: Never more, at least 1.
+            is_enough: Asked after each step; True ends the return.
+
+        Returns:
+            (x_K - x_0) / K, shape (P,), and K: what ``train`` gives for that K.
+        """
+        group = Group(start[None], np.array([worker]), np.array([sequence]), np.array([most_steps]))
+        with _intra_op_threads(self._threads_alone):
+            change, num_steps = self._walk(group, is_enough)
+        return change.div_(num_steps)[0], num_steps
 
     def train_with_control(
         self,
@@ -170,7 +197,8 @@ class LocalTrainer:
                 num_steps[rows],
                 None if correction is None else correction[index],
             )
-            delta[index] = self._train_group(group)
+            change, _ = self._walk(group)
+            delta[index] = change.div_(torch.from_numpy(group.num_steps).to(change)[:, None])
 
         groups = [order[i : i + self._group_size] for i in range(0, len(order), self._group_size)]
         with _intra_op_threads(self._intra_op_threads):
@@ -182,13 +210,17 @@ class LocalTrainer:
                     pass
         return delta
 
-    def _train_group(self, group: Group) -> Tensor:
+    def _walk(
+        self, group: Group, is_enough: Callable[[], bool] = lambda: False
+    ) -> tuple[Tensor, int]:
+        """Do the local steps of a group; return the changes x_K - x_0 and how many steps."""
         params = group.start.clone()
         gradients = torch.empty_like(params)
         velocity = torch.zeros_like(params) if isinstance(self._worker, WorkerMomentum) else None
         minibatches = self._minibatches.of(group)
         noises = self._noises(group)
         active, gradient = params, gradients
+        num_steps = 0
         for inputs, targets in minibatches:
             if inputs.shape[0] < active.shape[0]:
                 active, gradient = params[: inputs.shape[0]], gradients[: inputs.shape[0]]
@@ -196,8 +228,10 @@ class LocalTrainer:
             if noises is not None:
                 gradient.add_(next(noises))
             self._step(active, gradient, group, velocity)
-        num_steps = torch.from_numpy(group.num_steps).to(params)
-        return params.sub_(group.start).div_(num_steps[:, None])
+            num_steps += 1
+            if is_enough():
+                break
+        return params.sub_(group.start), num_steps
 
     def _step(
         self, params: Tensor, gradient: Tensor, group: Group, velocity: Tensor | None

@@ -25,6 +25,8 @@ Ints = NDArray[np.int64]
 
 _HELD_BYTES = 1 << 24
 """Draws of a group that are held at once; those of later steps are drawn when it comes to them."""
+_FIRST_STEPS = 64
+"""Steps drawn for at first, then twice as many each time: a return may end long before its K."""
 
 
 @dataclass(frozen=True)
@@ -85,8 +87,9 @@ class Draws:
         """
         generators = self._generators(stream, group)
         num_active = group.num_active
-        window = max(1, _HELD_BYTES // (8 * size * len(generators)))
-        for begin in range(0, len(num_active), window):
+        most_held = max(1, _HELD_BYTES // (8 * size * len(generators)))
+        begin, window = 0, min(_FIRST_STEPS, most_held)
+        while begin < len(num_active):
             num_steps = np.minimum(group.num_steps - begin, window)
             drawn = [
                 draw(generators[row], row, (num_steps[row], size))
@@ -98,6 +101,7 @@ class Draws:
             on_device = torch.from_numpy(block).to(group.start.device)
             for step in range(len(block)):
                 yield on_device[step, : num_active[begin + step]]
+            begin, window = begin + window, min(2 * window, most_held)
 
     def _generators(self, stream: Stream, group: Group) -> list[np.random.Generator]:
         """One generator a return; this thread's earlier ones are used again, as that is cheaper."""
@@ -108,6 +112,16 @@ class Draws:
         for existing, (worker, sequence) in zip(pool, keys, strict=False):
             rekey(existing, self._seed, stream, worker, sequence)
         return pool[: len(keys)]
+
+
+def samples_of_step(shards: Shards, batch_size: int) -> int:
+    """Return how many samples a local step uses: B, or 1 if nobody holds more than one.
+
+    Args:
+        shards: Which worker holds which samples.
+        batch_size: B, as configured.
+    """
+    return 1 if int(shards.counts.max()) == 1 else batch_size
 
 
 class Minibatches:
@@ -125,8 +139,8 @@ class Minibatches:
         self._targets = dataset.train_targets
         self._shards = shards
         self._draws = draws
+        self.batch_size = samples_of_step(shards, batch_size)
         self._is_single = int(shards.counts.max()) == 1
-        self.batch_size = 1 if self._is_single else batch_size
 
     @property
     def num_bytes(self) -> int:

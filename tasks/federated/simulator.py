@@ -90,9 +90,42 @@ class Totals:
             Metric.LOCAL_STEPS_MEAN: self.steps_sum / self.num_returns,
         }
 
+    def line(self) -> dict[str, float]:
+        """What a line of the journal says of returns."""
+        return self.since_line() | {
+            Metric.RETURNS_REFUSED: sum(self.refused.values()),
+            Metric.RETURNS_DROPPED: self.num_dropped,
+            Metric.VIRTUAL_S: self.virtual_s,
+            Metric.SAMPLES_TOTAL: self.num_samples,
+        }
+
     def start_line(self) -> None:
         """Begin to count for the next journal line."""
         self.delay_sum = self.delay_max = self.steps_sum = self.num_returns = 0
+
+
+def advance(algorithm: ServerAlgorithm, state: ServerState, returns: Returns) -> ServerState:
+    """Do one server update.
+
+    Args:
+        algorithm: The server algorithm.
+        state: Its state; not to be used again.
+        returns: The buffer, finite.
+
+    Returns:
+        The next state.
+
+    Raises:
+        JobError: Its model is no longer finite.
+    """
+    following = algorithm.aggregate(state, returns)
+    if not math.isfinite(float(following.model.abs().max())):
+        raise JobError(
+            "diverged",
+            f"the model overflowed at round {following.version}; lower algorithm.server_lr or "
+            "worker.lr",
+        )
+    return following
 
 
 class Simulator:
@@ -146,14 +179,7 @@ class Simulator:
         returns = self._compute(arrivals, version)
         kept = self._refuse_non_finite(returns)
         if len(kept):
-            kept = self._remember_control(kept)
-            self.state = self._algorithm.aggregate(self.state, kept)
-            if not math.isfinite(float(self.state.model.abs().max())):
-                raise JobError(
-                    "diverged",
-                    f"the model overflowed at round {version + 1}; lower algorithm.server_lr or "
-                    "worker.lr",
-                )
+            self.state = advance(self._algorithm, self.state, self._remember_control(kept))
         else:
             self.state = replace(self.state, version=version + 1)
         self._publish()

@@ -2,12 +2,42 @@
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+
+
+@contextmanager
+def replacement(path: Path, staging: Path | None = None) -> Iterator[Path]:
+    """Write a file so that a reader, or a crash at any moment, sees the old or the new content.
+
+    Args:
+        path: The file; its directory must exist.
+        staging: Directory on the same file system to write it in; default: where it is to lie.
+
+    Yields:
+        Where to write it; it takes its place when the block ends well.
+
+    Raises:
+        OSError: The content could not be written; the old file is untouched.
+    """
+    temporary = (staging or path.parent) / f".{path.name}.{os.getpid()}"
+    try:
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        if error.filename is None or str(error.filename) == str(temporary):
+            error.filename = str(path)
+        raise
+    finally:
+        temporary.unlink(missing_ok=True)  # gone already if all went well
+    sync_directory(path.parent)
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that a reader, or a crash at any moment, sees the old or the new content.
+    """Write a whole file, see ``replacement``.
 
     Args:
         path: The file; its directory must exist.
@@ -16,22 +46,20 @@ def write_atomically(path: Path, content: bytes) -> None:
     Raises:
         OSError: The content could not be written; the old file is untouched.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        error.filename = error.filename or str(path)
-        raise
-    finally:
-        temporary.unlink(missing_ok=True)  # gone already if all went well
-    sync_directory(path.parent)
+    with replacement(path) as temporary:
+        temporary.write_bytes(content)
 
 
-def write_json(path: Path, value: Any) -> None:  # noqa: ANN401  anything that JSON can say
+def as_json(value: object) -> bytes:
+    """Return a value as indented JSON with a line end.
+
+    Args:
+        value: What ``json.dumps`` takes.
+    """
+    return (json.dumps(value, indent=2, sort_keys=False) + "\n").encode()
+
+
+def write_json(path: Path, value: object) -> None:
     """Write a value as indented JSON, atomically.
 
     Args:
@@ -41,7 +69,7 @@ def write_json(path: Path, value: Any) -> None:  # noqa: ANN401  anything that J
     Raises:
         OSError: The content could not be written; the old file is untouched.
     """
-    write_atomically(path, (json.dumps(value, indent=2, sort_keys=False) + "\n").encode())
+    write_atomically(path, as_json(value))
 
 
 def sync_directory(directory: Path) -> None:

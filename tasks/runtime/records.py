@@ -18,6 +18,41 @@ class JobFile(Record):
     experiment: Experiment = Field(description="The experiment.")
 
 
+class ClientJobFile(Record):
+    """``job.json`` of a client: one real worker of an anarchic run."""
+
+    study: str = Field(description="Name of the study.")
+    point: str = Field(description="Label of the grid point.")
+    worker: int = Field(ge=0, description="Id of the worker.")
+    server_dir: str = Field(
+        description="Run directory of the server; a relative path begins at this file's directory."
+    )
+    config_hash: str = Field(description="Hash of the experiment.")
+    experiment: Experiment = Field(description="The experiment, the same as the server's.")
+
+
+class ReturnLine(Record):
+    """One line of ``returns.jsonl``: a return that the server has taken, for good.
+
+    Times are seconds since the beginning of the run; those of the client are by its own clock.
+    """
+
+    round: int = Field(ge=1, description="The round (server update) that it takes part in.")
+    worker: int = Field(ge=0, description="Id of the worker.")
+    sequence: int = Field(
+        ge=0, description="With the worker it names the return; it rises, with gaps."
+    )
+    pulled: int = Field(ge=0, description="The version that the worker pulled.")
+    num_steps: int = Field(ge=1, description="Local steps.")
+    delay: int = Field(ge=0, description="Rounds between the pull and the use.")
+    token: int = Field(ge=0, description="Attempt of the client that computed it.")
+    partition: str = Field(default="", description="Where it was computed.")
+    slurm_job: str = Field(default="", description="Slurm's id of the client.")
+    pulled_at_s: float = Field(ge=0, description="When the client pulled.")
+    returned_at_s: float = Field(ge=0, description="When the client returned.")
+    taken_at_s: float = Field(ge=0, description="When the server took it; never decreasing.")
+
+
 class JournalLine(Record):
     """One line of ``metrics.jsonl``: what was measured at one round.
 
@@ -116,4 +151,5 @@ class Costs(Record):
     attempts: tuple[AttemptCost, ...] = Field(default=(), description="One each.")
 
 
+RETURN_LINE: TypeAdapter[ReturnLine] = TypeAdapter(ReturnLine)
 JOURNAL_LINE: TypeAdapter[JournalLine] = TypeAdapter(JournalLine)

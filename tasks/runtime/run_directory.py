@@ -1,12 +1,15 @@
 """The files of one run. This is the only place that knows their names."""
 
-from dataclasses import dataclass
+from __future__ import annotations
+
 from pathlib import Path
 
-from tasks.runtime.records import JobFile, Result
+# The wrapper on the node starts with this file: no Pydantic, no dataclasses, no typing.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from tasks.runtime.records import ClientJobFile, JobFile, Result
 
 
-@dataclass(frozen=True)
 class RunDirectory:
     """One run: its input, its attempts, its journal, its result.
 
@@ -14,7 +17,19 @@ class RunDirectory:
         path: The directory.
     """
 
-    path: Path
+    __slots__ = ("path",)
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, RunDirectory) and self.path == other.path
+
+    def __hash__(self) -> int:
+        return hash(self.path)
+
+    def __repr__(self) -> str:
+        return f"RunDirectory({self.path!r})"
 
     @property
     def job(self) -> Path:
@@ -50,6 +65,20 @@ class RunDirectory:
     def trace(self) -> Path:
         """Who returned when: a CSV that a ``trace`` arrival process can replay."""
         return self.path / "trace.csv"
+
+    @property
+    def returns(self) -> Path:
+        """The returns that a server has taken from real workers, one JSON line each."""
+        return self.path / "returns.jsonl"
+
+    @property
+    def spool(self) -> Path:
+        """Directory in which a server and its real workers exchange models and returns."""
+        return self.path / "spool"
+
+    def worker(self, worker: int) -> RunDirectory:
+        """Run directory of a real worker of this server."""
+        return RunDirectory(self.path / "workers" / str(worker))
 
     @property
     def lock(self) -> Path:
@@ -88,10 +117,20 @@ class RunDirectory:
 
     def read_job(self) -> JobFile:
         """Read ``job.json``."""
+        from tasks.runtime.records import JobFile  # noqa: PLC0415  see above
+
         return JobFile.model_validate_json(self.job.read_bytes())
+
+    def read_client_job(self) -> ClientJobFile:
+        """Read ``job.json`` of a real worker."""
+        from tasks.runtime.records import ClientJobFile  # noqa: PLC0415  see above
+
+        return ClientJobFile.model_validate_json(self.job.read_bytes())
 
     def read_result(self) -> Result | None:
         """Read ``result.json``; None while there is none."""
+        from tasks.runtime.records import Result  # noqa: PLC0415  see above
+
         try:
             return Result.model_validate_json(self.result.read_bytes())
         except FileNotFoundError:

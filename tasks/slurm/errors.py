@@ -36,3 +36,7 @@ class SlurmBusy(SlurmError):  # noqa: N818
 
 class NoAccounting(SlurmError):  # noqa: N818
     """The cluster keeps no accounting that ``sacct`` could read."""
+
+
+class NotScriptable(SlurmError):  # noqa: N818
+    """A path holds what a batch script cannot express."""

@@ -1,32 +1,23 @@
-"""Whether a job is alive, whoever started it: it holds the lock of its run directory."""
-
-import fcntl
+"""Whether a run is alive, whoever started it."""
 
 from tasks.runtime.run_directory import RunDirectory
+from tasks.runtime.signs import is_beating, is_locked
 
 
 def is_alive(directory: RunDirectory) -> bool:
-    """Say whether an attempt holds the lock of a run directory.
+    """Say whether a process on this machine, or a job of Slurm, is at work on a run.
 
-    The lock goes with its process, however that ends. Asking holds it for an instant, so ask only
-    where no job is being started.
+    The former holds the run's lock, which goes with the process, however that ends. The latter has
+    a fresh heartbeat; for a minute after its node has died it still seems to be alive. Asking holds
+    the lock for an instant, so ask only where no job is being started.
 
     Args:
         directory: The run directory.
 
     Returns:
-        Whether the lock is held; False if there is none yet.
+        Whether one is.
 
     Raises:
-        OSError: The lock file cannot be opened, for another reason than that it is absent.
+        OSError: The run's files cannot be looked at, for another reason than that they are absent.
     """
-    try:
-        lock = directory.lock.open("rb")
-    except FileNotFoundError:
-        return False
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
+    return is_locked(directory) or is_beating(directory)

@@ -23,6 +23,7 @@ from tasks.runtime.run_directory import RunDirectory
 from tasks.slurm.launcher import JobId, JobState, id_of
 from tasks.slurm.liveness import is_alive
 from tasks.slurm.plan import JobPlan
+from tasks.slurm.results import STOPPED, write_result
 
 _POLL_S = 0.1
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
@@ -224,15 +225,12 @@ def _cause_of(code: int) -> str:
 
 def _write_result(entry: _Job, state: JobState, code: int | None, cause: str) -> None:
     directory = entry.directory
-    if state is JobState.INTERRUPTED:
-        result = Result(status="interrupted", message="stopped; continue with: watershed resume")
-    else:
+    result = STOPPED
+    if state is not JobState.INTERRUPTED:
         message = f"the job {cause}; see {directory.stdout}, continue with: watershed resume"
         result = Result(status="failed", reason="killed", message=message)
-    earlier = directory.read_result()
+    write_result(directory, result)
     with contextlib.suppress(OSError):  # the disk may be full; the state stands without the file
-        wall_s = earlier.wall_s if earlier else 0.0
-        write_json(directory.result, result.model_copy(update={"wall_s": wall_s}).model_dump())
         attempt = directory.attempt(entry.num_attempts + 1)
         attempt.mkdir(parents=True, exist_ok=True)  # the job may have died before it made one
         exit_code = EXIT_FAILED if code is None else code

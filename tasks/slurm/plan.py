@@ -2,15 +2,22 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from configs.base import Record
+from configs.base import Record, raise_faults
 from configs.launchers import SlurmResources
+from configs.scripts import environment_faults
 
+NAME_PREFIX = "ws-"
+"""Of the names of all our jobs."""
 _KEY_DIGITS = 12
+
+BatchMode = Literal["single", "array", "allocation"]
+"""One job; a task of an array each; or many processes in one job."""
 
 
 class JobPlan(Record):
@@ -40,6 +47,11 @@ class JobPlan(Record):
         default=None, description="Python on the nodes. Default: the one that submits."
     )
 
+    @model_validator(mode="after")
+    def _environment_can_be_set(self) -> "JobPlan":
+        raise_faults("JobPlan", list(environment_faults(self.environment)))
+        return self
+
     @property
     def key(self) -> str:
         """First 12 hexadecimal digits of the SHA-256 of module and run directory.
@@ -58,7 +70,7 @@ class JobPlan(Record):
 class Batch(Record):
     """Jobs that one call of sbatch submits; all share module, resources, code and environment."""
 
-    mode: Literal["single", "array", "allocation"] = Field(
+    mode: BatchMode = Field(
         description="One job; a task of an array each; or many processes in one job."
     )
     jobs: tuple[JobPlan, ...] = Field(
@@ -72,8 +84,21 @@ class Batch(Record):
     @property
     def key(self) -> str:
         """Of a single job its own; else a digest of the keys of all."""
-        keys = [job.key for job in self.jobs]
-        return keys[0] if self.mode == "single" else _digest([self.mode, *keys])
+        return batch_key(self.mode, self.jobs)
+
+
+def batch_key(mode: BatchMode, jobs: Sequence[JobPlan]) -> str:
+    """Return the key of a batch of these jobs.
+
+    Args:
+        mode: How they are batched.
+        jobs: The jobs, in order.
+
+    Returns:
+        Of a single job its own key; else 12 hexadecimal digits of a digest of the keys of all.
+    """
+    keys = [job.key for job in jobs]
+    return keys[0] if mode == "single" else _digest([mode, *keys])
 
 
 def job_name(key: str, submission: int) -> str:
@@ -83,7 +108,7 @@ def job_name(key: str, submission: int) -> str:
         key: Of the batch.
         submission: Number of the submission, from 1.
     """
-    return f"ws-{key}-{submission}"
+    return f"{NAME_PREFIX}{key}-{submission}"
 
 
 def _digest(value: object) -> str:

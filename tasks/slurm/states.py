@@ -40,6 +40,31 @@ class SlurmState(StrEnum):
     UNKNOWN = "unknown"
     """Nobody has answered, or what was answered cannot be read. Never a reason for anything."""
 
+    @property
+    def is_final(self) -> bool:
+        """Whether Slurm has done with the job.
+
+        So say its base states alone. The others that it shows are flags beside a base state
+        (LAUNCH_FAILED and RECONFIG_FAIL too: such a job is queued again), which is shown by itself
+        later.
+        """
+        return self in _FINAL
+
+
+_FINAL = frozenset(
+    {
+        SlurmState.BOOT_FAIL,
+        SlurmState.CANCELLED,
+        SlurmState.COMPLETED,
+        SlurmState.DEADLINE,
+        SlurmState.FAILED,
+        SlurmState.NODE_FAIL,
+        SlurmState.OUT_OF_MEMORY,
+        SlurmState.PREEMPTED,
+        SlurmState.TIMEOUT,
+    }
+)
+
 
 class Evidence(StrEnum):
     """What the newest attempt of a submission has left in the run directory."""
@@ -59,7 +84,11 @@ class Evidence(StrEnum):
     STUCK = "stuck"
     """exit.json: code 143 at the time limit, and no newer checkpoint than at the start."""
     FAILED = "failed"
-    """exit.json: any other code; result.json says why where the engine could."""
+    """exit.json: a code from 1 to 127; result.json says why where the engine could."""
+    KILLED = "killed"
+    """exit.json: 128 + a signal that nobody was to expect; the engine could not say why."""
+    UNREADABLE = "unreadable"
+    """The file system does not answer. Never a reason for anything."""
 
 
 class FailureClass(StrEnum):

@@ -5,7 +5,7 @@ import tempfile
 from datetime import datetime
 from pathlib import Path
 
-from configs.study import Study
+from configs.study import Point, Study
 from tasks.runtime.atomic_files import sync_directory, write_json
 from tasks.runtime.records import JobFile
 from tasks.tracking.study_directory import StudyDirectory
@@ -45,14 +45,23 @@ def _fill(directory: StudyDirectory, study: Study) -> None:
     for point in study.points():
         run = directory.point(point.index, point.label)
         run.path.mkdir(parents=True)
-        job = JobFile(
-            study=study.name,
-            point=point.label,
-            coordinates=dict(point.coordinates),
-            config_hash=point.config_hash,
-            experiment=point.experiment,
-        )
-        write_json(run.job, job.model_dump(mode="json"))
+        write_json(run.job, job_file(study, point).model_dump(mode="json"))
+
+
+def job_file(study: Study, point: Point) -> JobFile:
+    """Return what the job of a grid point is to do.
+
+    Args:
+        study: The study.
+        point: One of its points.
+    """
+    return JobFile(
+        study=study.name,
+        point=point.label,
+        coordinates=dict(point.coordinates),
+        config_hash=point.config_hash,
+        experiment=point.experiment,
+    )
 
 
 def _move(draft: Path, wanted: Path) -> Path:

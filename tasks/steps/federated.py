@@ -10,32 +10,33 @@ from prefect.cache_policies import NO_CACHE
 from prefect.states import Cancelled, Completed, Failed
 
 from tasks.runtime.run_directory import RunDirectory
-from tasks.slurm.launcher import JobState, Launcher
-from tasks.slurm.plan import JobPlan
+from tasks.slurm.launcher import JobId, JobState, Launcher
 from tasks.tracking.report import write_report
 from tasks.tracking.study_directory import StudyDirectory
-
-ENGINE = "tasks.federated.simulate_job"
-"""Module of the job. It loads torch, so it is named, not imported."""
 
 _WAIT_S = 60.0
 _FIGURE = re.compile(r"\]\((?P<name>[\w.-]+\.png)\)")
 
 
 @task(task_run_name="{label}", cache_policy=NO_CACHE)
-def run_point(label: str, run_dir: Path, launcher: Launcher) -> State[str]:
-    """Run the job of one grid point to its end.
+def run_point(
+    label: str,  # noqa: ARG001  names the task run
+    run_dir: Path,
+    launcher: Launcher,
+    job: JobId,
+) -> State[str]:
+    """Wait for the job of one grid point.
 
     Args:
         label: What varies at the point; the task run is named so.
         run_dir: The run directory, with ``job.json``.
-        launcher: Where to run it.
+        launcher: Where it was submitted.
+        job: Its id there.
 
     Returns:
         The task's state, whose data is how the job ended; a failed one says why.
     """
     directory = RunDirectory(run_dir)
-    job = launcher.submit(JobPlan(name=label, module=ENGINE, run_dir=run_dir))
     while not (state := launcher.wait(job, _WAIT_S)).is_final:
         pass
     result = directory.read_result()

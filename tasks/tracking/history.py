@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from tasks.runtime.journal import read_journal
 from tasks.runtime.metrics import Metric
-from tasks.runtime.records import JobFile, Result
+from tasks.runtime.records import Exit, JobFile, Result
 from tasks.runtime.run_directory import RunDirectory
 
 RunState = Literal["waiting", "running", "finished", "failed", "interrupted"]
@@ -114,11 +114,15 @@ def read_state(directory: RunDirectory, result: Result | None) -> RunState:
         result: Its result, if there is one.
 
     Returns:
-        How its last attempt ended, or that it has not.
+        How its last attempt ended, or that it has not; waiting also if Slurm has queued it again.
     """
     attempts = directory.attempts()
     if not attempts:
         return "waiting"
-    if result is None or not (attempts[-1] / "exit.json").exists():
+    try:
+        ended = Exit.model_validate_json((attempts[-1] / "exit.json").read_bytes())
+    except FileNotFoundError:
         return "running"
-    return result.status
+    if ended.requeued:
+        return "waiting"
+    return "running" if result is None else result.status

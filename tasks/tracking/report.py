@@ -10,6 +10,7 @@ from configs.study import Study
 from tasks.runtime.atomic_files import write_atomically
 from tasks.runtime.metrics import Metric
 from tasks.tracking.axes import SEED_AXES, short_name, told
+from tasks.tracking.costs import TotalCost, read_costs, total
 from tasks.tracking.figures import draw_curves
 from tasks.tracking.history import RunHistory, read_history
 from tasks.tracking.rates import RateFit, Speedup, fit_rate_over_seeds
@@ -55,6 +56,7 @@ def write_report(study_dir: Path, *, tracking_uri: str | None = None) -> Path:
         _over_seeds(histories),
         _speedup_section(speedups, directory.speedup.name),
         _failures(rows),
+        _costs(histories),
         _warnings(rows),
         _next(directory, study, rows, tracking_uri),
     ]
@@ -217,6 +219,39 @@ def _failures(rows: Sequence[Row]) -> str:
         if row.state in {"failed", "interrupted"}
     ]
     return "## What went wrong\n\n" + "\n".join(told) if told else ""
+
+
+def _costs(histories: Sequence[RunHistory]) -> str:
+    """What Slurm accounted for, a run a line, and the sum; nothing for local runs."""
+    attempts = {history.job.point: read_costs(history.directory) for history in histories}
+    if not any(attempts.values()):
+        return ""
+    totals = {label: total(costs) for label, costs in attempts.items()}
+    if len(totals) > 1:
+        totals["**all**"] = total(cost for costs in attempts.values() for cost in costs)
+    columns: list[tuple[str, Callable[[TotalCost], str]]] = [
+        ("attempts", lambda cost: str(cost.num_attempts)),
+        ("in the queue", lambda cost: _seconds(cost.queue_wait_s)),
+        ("running", lambda cost: _seconds(cost.elapsed_s)),
+        ("node-hours", lambda cost: _number(cost.node_hours, 3)),
+        ("GPU-hours", lambda cost: _number(cost.gpu_hours or None, 3)),
+        ("of these lost", lambda cost: _number(cost.lost_node_hours or None, 3)),
+        ("peak memory", lambda cost: _mebibytes(cost.max_rss_bytes)),
+        ("CPU efficiency", lambda cost: _percent(cost.cpu_efficiency)),
+        ("energy", lambda cost: "" if cost.energy_j is None else f"{cost.energy_j:.3g} J"),
+    ]
+    known = [(label, cost) for label, cost in totals.items() if cost is not None]
+    shown = [(name, text) for name, text in columns if any(text(cost) for _, cost in known)]
+    table = _markdown_table(
+        ["run", *(name for name, _ in shown)],
+        [[label, *(text(cost) for _, text in shown)] for label, cost in known],
+    )
+    note = "As Slurm accounts for it; lost is what restarts had to compute again."
+    return f"## What it cost\n\n{table}\n\n{note}"
+
+
+def _mebibytes(value: int | None) -> str:
+    return "" if value is None else f"{value / 2**20:.0f} MiB"
 
 
 def _warnings(rows: Sequence[Row]) -> str:

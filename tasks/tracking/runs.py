@@ -9,7 +9,9 @@ import subprocess
 from pathlib import Path
 
 from configs.study import Study
+from tasks.runtime.records import AttemptCost
 from tasks.runtime.run_directory import RunDirectory
+from tasks.tracking.costs import TotalCost, read_costs, total
 from tasks.tracking.cursor import read_cursor, write_cursor
 from tasks.tracking.history import RunState, read_history
 from tasks.tracking.parameters import flatten
@@ -177,10 +179,36 @@ def end_study_run(
     store.log_files(
         run_id, [directory.study, directory.report, directory.curves, directory.speedup]
     )
+    _send_costs(store, directory, run_id)
     worst: RunStatus = "FINISHED"
     for status in ("RUNNING", "KILLED", "FAILED"):
         worst = status if status in statuses else worst
     store.set_status(run_id, "KILLED" if worst == "RUNNING" else worst)
+
+
+def _send_costs(store: Store, directory: StudyDirectory, study_run_id: str) -> None:
+    """Send what the attempts cost: each point's to its run, the sum to the study's.
+
+    At the very end, since Slurm's accounting lags behind the jobs.
+    """
+    all_attempts: list[AttemptCost] = []
+    newest_ms = 0
+    for point in directory.points():
+        attempts = read_costs(point)
+        cost, run_id = total(attempts), read_cursor(point, store.tracking_uri).run_id
+        if cost is None:
+            continue
+        all_attempts += attempts
+        timestamp_ms = read_history(point).last_timestamp_ms
+        newest_ms = max(newest_ms, timestamp_ms)
+        if run_id:
+            store.log_points(run_id, _cost_points(cost, timestamp_ms))
+    if cost := total(all_attempts):
+        store.log_points(study_run_id, _cost_points(cost, newest_ms))
+
+
+def _cost_points(cost: TotalCost, timestamp_ms: int) -> list[MetricPoint]:
+    return [MetricPoint(name, value, timestamp_ms, 0) for name, value in cost.metrics().items()]
 
 
 def _result_metrics(row: Row) -> dict[str, float | None]:

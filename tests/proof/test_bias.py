@@ -14,7 +14,7 @@ from tasks.federated.simulation import assemble
 def tail(rounds: int, burn_in: int, **settings: object) -> NDArray[np.float64]:
     """Return x_t for t in burn_in .. rounds of a scalar quadratic experiment."""
     raw = {"dtype": "float64", "local_steps": {"kind": "constant", "steps": 1}, **settings}
-    simulator = assemble(FederatedExperiment.model_validate(raw)).simulator
+    simulator = assemble(FederatedExperiment.model_validate(raw)).engine
     values = []
     for _ in range(rounds):
         simulator.step()
@@ -158,7 +158,7 @@ def test_b_with_random_steps_cs_keeps_a_residual_of_the_order_of_drift() -> None
 def test_b_mean_delay_is_m_minus_one_over_m(collect: int) -> None:
     """With every worker always busy, the mean delay is (M - 1) / m."""
     raw = event_driven("afa_cd", collect, 0.005, FIVE, start=0.0)
-    simulator = assemble(FederatedExperiment.model_validate({"dtype": "float64", **raw})).simulator
+    simulator = assemble(FederatedExperiment.model_validate({"dtype": "float64", **raw})).engine
     for _ in range(3_000):
         simulator.step()
 

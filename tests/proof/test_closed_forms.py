@@ -35,7 +35,7 @@ ALL_ALGORITHMS = [
 def build(**settings: object) -> Simulator:
     """Return the simulator of a quadratic experiment in double precision."""
     raw = {"dtype": "float64", "local_steps": {"kind": "constant", "steps": 1}, **settings}
-    return assemble(FederatedExperiment.model_validate(raw)).simulator
+    return assemble(FederatedExperiment.model_validate(raw)).engine
 
 
 def quadratic(

@@ -7,6 +7,7 @@ from types import TracebackType
 from configs.trace import COLUMNS
 from tasks.federated.arrivals.interface import Arrivals
 from tasks.runtime.errors import JobError
+from tasks.runtime.fence import UNFENCED, Fence
 
 _FLUSH_BYTES = 1 << 16
 
@@ -22,6 +23,7 @@ def trace_rows(arrivals: Arrivals) -> list[str]:
         arrivals.returned_at_s.tolist(),
         arrivals.num_steps.tolist(),
         arrivals.sequence.tolist(),
+        arrivals.pulled.tolist(),
     )
     return [",".join(map(repr, row)) for row in zip(*columns, strict=True)]
 
@@ -32,22 +34,23 @@ class TraceRecorder:
     Args:
         path: The CSV file; made if absent.
         num_bytes: How much of it the checkpoint knows; what stands behind that is cut off.
+        fence: Of the attempt that writes.
 
     Raises:
+        Overtaken: There is a newer attempt.
         JobError: The file is shorter than the checkpoint says.
         OSError: The file cannot be opened.
     """
 
-    def __init__(self, path: Path, num_bytes: int = 0) -> None:
-        self._file = path.open("ab")
-        if (found := self._file.tell()) < num_bytes:
-            self._file.close()
+    def __init__(self, path: Path, num_bytes: int = 0, fence: Fence = UNFENCED) -> None:
+        found = path.stat().st_size if path.exists() else 0
+        if found < num_bytes:
             raise JobError(
                 "trace",
                 f"{path} has {found} bytes, but the checkpoint was taken after {num_bytes}; remove "
                 "the run's checkpoints to compute it from the beginning",
             )
-        self._file.truncate(num_bytes)
+        self._file = os.fdopen(fence.continue_file(path, num_bytes), "ab")
         self._pending = b"" if num_bytes else (",".join(COLUMNS) + "\n").encode()
 
     def add(self, arrivals: Arrivals) -> None:

@@ -9,6 +9,7 @@ from configs.arrivals import (
     Markov,
     Periodic,
     Schedule,
+    Slurm,
     Synchronous,
     Trace,
     Uniform,
@@ -46,7 +47,7 @@ def build(
         The process.
 
     Raises:
-        JobError: The trace cannot be used.
+        JobError: The trace cannot be used, or the workers are real.
         ValueError: ``label_correlated`` without label shares.
     """
     service = ServiceTimes(experiment.service, workers=experiment.workers, seed=experiment.seed)
@@ -76,6 +77,12 @@ def build(
                 return ReplayedArrivals(read_buffers(config, experiment), draw_steps)
             except TraceError as error:
                 raise JobError("trace", str(error)) from error
+        case Slurm():
+            raise JobError(
+                "arrivals",
+                "arrivals slurm cannot be simulated: their workers are jobs of a cluster, with a "
+                "server job; use launcher: slurm, or arrivals event_driven, or the trace of a run",
+            )
 
 
 def label_weights(config: LabelCorrelated, label_shares: NDArray[np.floating] | None) -> Floats:

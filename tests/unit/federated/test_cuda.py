@@ -43,7 +43,7 @@ def test_a_gpu_gives_the_model_that_a_cpu_gives(algorithm: str, worker: str) -> 
                 "arrivals": "event_driven",
             }
         )
-        simulator = assemble(experiment).simulator
+        simulator = assemble(experiment).engine
         for _ in range(20):
             simulator.step()
         models.append(simulator.state.model.cpu())

@@ -17,7 +17,7 @@ def test_a_worker_that_is_often_there_twice_does_not_explode() -> None:
             "arrivals": {"kind": "weighted", "weights": [0.9, 0.025, 0.025, 0.025, 0.025]},
         }
     )
-    simulator = assemble(experiment).simulator
+    simulator = assemble(experiment).engine
 
     for _ in range(2_500):
         simulator.step()

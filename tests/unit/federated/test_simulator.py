@@ -31,7 +31,7 @@ def build(curvatures: list[float], **settings: object) -> Simulator:
             "steps": [50 if curvature == OVERFLOWS else 2 for curvature in curvatures],
         },
     }
-    return assemble(FederatedExperiment.model_validate(raw | settings)).simulator
+    return assemble(FederatedExperiment.model_validate(raw | settings)).engine
 
 
 def kept_versions(simulator: Simulator, prefix: str = "models") -> set[int]:
@@ -109,7 +109,7 @@ def test_totals_equal_a_hand_calculation() -> None:
         "local_steps": {"kind": "per_worker", "steps": [1, 2, 4]},
         "arrivals": {"kind": "schedule", "max_delay": 2, "delay": "constant"},
     }
-    simulator = assemble(FederatedExperiment.model_validate(raw)).simulator
+    simulator = assemble(FederatedExperiment.model_validate(raw)).engine
     assert simulator.totals.since_line() == {}
     for _ in range(4):
         simulator.step()

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tasks.steps.federated import ENGINE, with_figures
+from tasks.steps.federated import with_figures
 from tasks.steps.flow_record import FlowRecord, read_flow_record, write_flow_record
 
 
@@ -16,13 +16,6 @@ def test_figures_are_put_into_the_report(tmp_path: Path) -> None:
     assert shown == (
         "# R\n\n![c](data:image/png;base64,iVBORw==)\n\n![s](speedup.png) [x](other.md)"
     )
-
-
-def test_the_engine_is_named_as_it_is() -> None:
-    """The module that the step names is there; it is not imported, as it loads torch."""
-    path = Path(__file__).parents[3].joinpath(*ENGINE.split(".")).with_suffix(".py")
-
-    assert path.is_file()
 
 
 def test_the_record_of_a_flow_is_read_back(tmp_path: Path) -> None:

@@ -1,0 +1,87 @@
+"""Finds single points of a run, and shows a point's output while it grows."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from flows.finding import find_study
+from tasks.runtime.run_directory import RunDirectory
+from tasks.tracking.history import read_state
+from tasks.tracking.study_directory import StudyDirectory
+
+_POLL_S = 0.5
+_CHUNK_BYTES = 1 << 16
+_MOST_SHOWN = 10
+
+
+def find_points(typed: str | None, point: str | None, runs_dir: Path) -> list[RunDirectory]:
+    """Find the run directories that a user means.
+
+    Args:
+        typed: A point's directory, or what ``find_study`` takes.
+        point: Number of the point in the grid, or a part of its label; None for all.
+        runs_dir: Directory of all runs.
+
+    Returns:
+        The points, in the order of the grid; at least one.
+
+    Raises:
+        LookupError: There is none; the message names those that there are.
+        OSError: A ``job.json`` cannot be read.
+        ValidationError: A ``job.json`` is not what it should be.
+    """
+    if typed is not None and (Path(typed) / "job.json").is_file():
+        return [RunDirectory(Path(typed).resolve())]
+    study = StudyDirectory(find_study(typed, runs_dir).path.resolve())
+    labels = {run: run.read_job().point for run in study.points()}
+    if point is None:
+        return list(labels)
+    if point.isdigit() and int(point) < len(labels):
+        return [list(labels)[int(point)]]
+    found = [run for run, label in labels.items() if point in label]
+    if not found:
+        known = [f"{number} ({label})" for number, label in enumerate(labels.values())]
+        more = f" and {len(known) - _MOST_SHOWN} more" if len(known) > _MOST_SHOWN else ""
+        raise LookupError(
+            f"no point '{point}' in {study.path.name}; there are "
+            + ", ".join(known[:_MOST_SHOWN])
+            + more
+        )
+    return found
+
+
+def output_of(run: RunDirectory, *, follow: bool) -> Iterator[str]:
+    """Read a point's output: what Slurm said, then what the engine says.
+
+    Args:
+        run: The run directory.
+        follow: Go on while the run does.
+
+    Yields:
+        Pieces of text.
+
+    Raises:
+        OSError: A file cannot be read.
+        ValidationError: ``result.json`` is not what it should be.
+    """
+    offsets = dict.fromkeys((run.slurm_output, run.stdout), 0)
+    while True:
+        is_over = read_state(run, run.read_result()) in {"finished", "failed", "interrupted"}
+        for path, offset in offsets.items():
+            for text, end in _pieces(path, offset):
+                offsets[path] = end
+                yield text
+        if is_over or not follow:
+            return
+        time.sleep(_POLL_S)
+
+
+def _pieces(path: Path, offset: int) -> Iterator[tuple[str, int]]:
+    """Read a file from an offset on; an absent one is empty."""
+    if not path.exists():
+        return
+    with path.open("rb") as file:
+        file.seek(offset)
+        while chunk := file.read(_CHUNK_BYTES):
+            offset += len(chunk)
+            yield chunk.decode(errors="replace"), offset

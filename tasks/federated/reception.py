@@ -1,0 +1,304 @@
+"""The server's door: takes returns out of the spool, each at most once, and loses none.
+
+A return is taken in three steps: it is read and checked; its line is written to ``returns.jsonl``
+and made durable; its file is moved to ``taken/``, which tells the client that it may send another.
+A server that is killed between two of them finds, when it starts again, either no line, and the
+file is still to be taken, or the line, and the file counts as taken wherever it lies. Files stay in
+``taken/`` until no kept checkpoint needs them.
+"""
+
+import contextlib
+import os
+import time
+from collections import Counter, defaultdict
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+from torch import Tensor
+
+from configs.arrivals import Slurm
+from configs.federated import FederatedExperiment
+from tasks.federated.messages import Refusal, Refused, ReturnHeader, read_return
+from tasks.federated.published import PublishedModels
+from tasks.runtime.atomic_files import write_json
+from tasks.runtime.errors import JobError
+from tasks.runtime.fence import Fence
+from tasks.runtime.records import ReturnLine
+from tasks.runtime.returns import ReturnsLog
+from tasks.runtime.spool import ReturnName, Spool
+
+_MOST_KEPT = 100
+"""Refused returns that are kept whole; of all others only the reason is."""
+_HARMLESS = {Refusal.DUPLICATE, Refusal.TOO_OLD}
+"""Nothing is wrong with these, so there is nothing to look at."""
+
+
+@dataclass(frozen=True)
+class Taken:
+    """A return that counts.
+
+    Attributes:
+        line: What the log says of it.
+        end: Bytes of the log up to that line's end.
+        start: The model that the worker pulled, shape (P,).
+        delta: The normalised change, shape (P,).
+    """
+
+    line: ReturnLine
+    end: int
+    start: Tensor
+    delta: Tensor
+
+
+class Reception:
+    """Takes, or refuses, what the workers hand in.
+
+    Args:
+        experiment: With arrivals ``slurm``.
+        config_hash: Of the experiment; other returns are refused.
+        spool: Where returns lie.
+        log: Where they are written down.
+        models: The versions that can be pulled.
+        fence: Of the server's attempt.
+        began_s: When the run began, Unix seconds.
+
+    Attributes:
+        last: Worker -> sequence number and token of the last return taken.
+        refusals: How many returns were refused, by reason.
+        not_finite: How many returns of each worker were refused as not finite.
+        num_barren: Returns refused as not finite since one was taken.
+    """
+
+    def __init__(
+        self,
+        experiment: FederatedExperiment,
+        config_hash: str,
+        *,
+        spool: Spool,
+        log: ReturnsLog,
+        models: PublishedModels,
+        fence: Fence,
+        began_s: float,
+    ) -> None:
+        if not isinstance(experiment.arrivals, Slurm):
+            raise TypeError(f"arrivals {experiment.arrivals.kind} have no real workers")
+        self._max_delay = experiment.arrivals.max_delay
+        self._workers = set(range(experiment.workers)) - set(experiment.arrivals.never_return)
+        self._config_hash = config_hash
+        self._spool, self._log, self._models, self._fence = spool, log, models, fence
+        self._began_s, self._now_s = began_s, 0.0
+        self._round_of: dict[ReturnName, int] = {}
+        self.last: dict[int, tuple[int, int]] = {}
+        self.refusals: Counter[str] = Counter()
+        self.not_finite: Counter[int] = Counter()
+        self.num_barren = 0
+
+    def open(self, version: int, lines: list[tuple[ReturnLine, int]]) -> None:
+        """Bring the spool in line with the log, after a server was ended anyhow.
+
+        Args:
+            version: The round after which the server continues.
+            lines: What the log has behind that, each with the offset of its end.
+        """
+        for path in self._spool.refused.glob("*.json"):
+            self._count(*_parse_refused(path.name))
+        self.num_barren = 0
+        tail = {_name_of(line): line.round for line, _ in lines}
+        for name in set(self._spool.names(self._spool.returns)) & tail.keys():
+            self._move(name, self._spool.returns, self._spool.taken)
+        before = (name for name in self._spool.names(self._spool.taken) if self._is_before(name))
+        self._round_of = dict.fromkeys(before, version) | tail
+        self._give_back()
+
+    def again(self, line: ReturnLine, end: int) -> Taken:
+        """Take a return that the log has.
+
+        Args:
+            line: Its line.
+            end: Bytes of the log up to the line's end.
+
+        Returns:
+            The return.
+
+        Raises:
+            JobError: Its file, or the version that it started from, is no longer there.
+        """
+        path = self._spool.taken / str(_name_of(line))
+        start = self._models.get(line.pulled)
+        try:
+            _, delta = read_return(path, self._models.like)
+        except (Refused, FileNotFoundError) as error:
+            raise JobError("returns", f"{path} cannot be used again: {error}") from error
+        if start is None:
+            missing = self._spool.model(line.pulled)
+            raise JobError("returns", f"{missing} is gone, from which {path.name} started")
+        self._remember(line)
+        return Taken(line, end, start, delta)
+
+    def take(self, version: int, most: int) -> list[Taken]:
+        """Take returns that lie there, earliest first.
+
+        Args:
+            version: The server's version; they help to make the next one.
+            most: How many it can use.
+
+        Returns:
+            The returns, written down for good; empty if nothing usable lies there.
+
+        Raises:
+            Overtaken: There is a newer server.
+            OSError: A file cannot be read, written or moved.
+        """
+        self._fence.check()  # what is refused here must not be another server's to take
+        taken: list[tuple[ReturnHeader, ReturnLine, Tensor, Tensor]] = []
+        for path in self._waiting():
+            if len(taken) == most:
+                break
+            try:
+                header, start, delta = self._admit(path, version)
+            except Refused as refusal:
+                self._refuse(path, refusal)
+                continue
+            line = self._line(header, version)
+            self._remember(line)
+            taken.append((header, line, start, delta))
+        if not taken:
+            return []
+        self._log.append([line for _, line, _, _ in taken])
+        end = self._log.num_bytes
+        for header, line, _, _ in taken:
+            self._move(header.name, self._spool.returns, self._spool.taken)
+            self._round_of[header.name] = line.round
+        self.num_barren = 0
+        return [Taken(line, end, start, delta) for _, line, start, delta in taken]
+
+    def forget(self, version: int) -> None:
+        """Remove the files of returns that no checkpoint needs any more.
+
+        Args:
+            version: The oldest version that a server could continue from.
+        """
+        for name in [name for name, round_ in self._round_of.items() if round_ <= version]:
+            (self._spool.taken / str(name)).unlink(missing_ok=True)
+            del self._round_of[name]
+        self._give_back()
+
+    def _give_back(self) -> None:
+        """Lay back what a server that was overtaken has moved, but could not write down."""
+        for name in set(self._spool.names(self._spool.taken)) - self._round_of.keys():
+            if not self._is_before(name):
+                self._move(name, self._spool.taken, self._spool.returns)
+
+    def _is_before(self, name: ReturnName) -> bool:
+        """Whether a return, or a later one of its worker, was taken."""
+        return name.worker in self.last and name.sequence <= self.last[name.worker][0]
+
+    def _waiting(self) -> list[Path]:
+        """List what lies there by the time it came; returns of one worker in their order."""
+        found: list[tuple[int, Path]] = []
+        with os.scandir(self._spool.returns) as entries:
+            for entry in entries:
+                if not entry.name.startswith("."):
+                    with contextlib.suppress(FileNotFoundError):
+                        modified_ns = entry.stat(follow_symlinks=False).st_mtime_ns
+                        found.append((modified_ns, Path(entry.path)))
+        paths = [path for _, path in sorted(found)]
+        in_order: dict[int, list[ReturnName]] = defaultdict(list)
+        for name in sorted(filter(None, (ReturnName.parse(path.name) for path in paths))):
+            in_order[name.worker].append(name)
+        names = (ReturnName.parse(path.name) for path in paths)
+        return [
+            self._spool.returns / str(in_order[name.worker].pop(0)) if name else path
+            for name, path in zip(names, paths, strict=True)
+        ]
+
+    def _admit(self, path: Path, version: int) -> tuple[ReturnHeader, Tensor, Tensor]:
+        """Read a return, and the model that it started from.
+
+        Raises:
+            Refused: It must not be used.
+        """
+        name = ReturnName.parse(path.name)
+        if name is None:
+            raise Refused(Refusal.HEADER, "its name is no return's")
+        if name.worker not in self._workers:
+            raise Refused(Refusal.WORKER, f"no worker {name.worker} takes part")
+        sequence, token = self.last.get(name.worker, (-1, 0))
+        if self._is_before(name):
+            raise Refused(Refusal.DUPLICATE, f"return {sequence} of its worker was taken before")
+        if name.token < token:
+            raise Refused(Refusal.OVERTAKEN, f"attempt {token} of its client has returned before")
+        header, delta = read_return(path, self._models.like)
+        if header.config_hash != self._config_hash:
+            raise Refused(
+                Refusal.CONFIG, f"of experiment {header.config_hash}, not {self._config_hash}"
+            )
+        if self._max_delay is not None and version - header.pulled > self._max_delay:
+            raise Refused(
+                Refusal.TOO_OLD, f"{version - header.pulled} rounds old, {self._max_delay} allowed"
+            )
+        start = self._models.get(header.pulled) if header.pulled <= version else None
+        if start is None:
+            raise Refused(Refusal.VERSION, f"version {header.pulled} is not kept at {version}")
+        return header, start, delta
+
+    def _line(self, header: ReturnHeader, version: int) -> ReturnLine:
+        self._now_s = max(self._now_s, time.time() - self._began_s)
+        pulled_at_s = min(max(header.pulled_at_s - self._began_s, 0.0), self._now_s)
+        returned_at_s = min(max(header.returned_at_s - self._began_s, pulled_at_s), self._now_s)
+        return ReturnLine(
+            round=version + 1,
+            worker=header.worker,
+            sequence=header.sequence,
+            pulled=header.pulled,
+            num_steps=header.num_steps,
+            delay=version - header.pulled,
+            token=header.token,
+            partition=header.partition,
+            slurm_job=header.slurm_job,
+            pulled_at_s=pulled_at_s,
+            returned_at_s=returned_at_s,
+            taken_at_s=self._now_s,
+        )
+
+    def _remember(self, line: ReturnLine) -> None:
+        self.last[line.worker] = line.sequence, line.token
+        self._now_s = max(self._now_s, line.taken_at_s)
+
+    def _refuse(self, path: Path, refusal: Refused) -> None:
+        """Put a return aside, with the reason.
+
+        The reason is written first: killed in between, the same return is refused once more, and
+        overwrites it.
+        """
+        name = ReturnName.parse(path.name)
+        kept_name = path.name if name else sha256(os.fsencode(path.name)).hexdigest()[:16]
+        kept = self._spool.refused / f"{refusal.reason}-{kept_name}"
+        said = {"file": path.name, "reason": refusal.reason, "message": str(refusal)}
+        write_json(kept.with_name(f"{kept.name}.json"), said)
+        self._count(refusal.reason, name)
+        is_kept = refusal.reason not in _HARMLESS and self.refusals.total() <= _MOST_KEPT
+        if path.is_file() and not is_kept:
+            path.unlink()
+        else:
+            path.rename(kept)
+
+    def _count(self, reason: str, name: ReturnName | None) -> None:
+        self.refusals[reason] += 1
+        if reason == Refusal.NOT_FINITE and name:
+            self.not_finite[name.worker] += 1
+            self.num_barren += 1
+
+    @staticmethod
+    def _move(name: ReturnName, source: Path, target: Path) -> None:
+        (source / str(name)).rename(target / str(name))
+
+
+def _name_of(line: ReturnLine) -> ReturnName:
+    return ReturnName(line.worker, line.sequence, line.pulled, line.token)
+
+
+def _parse_refused(name: str) -> tuple[str, ReturnName | None]:
+    reason, _, rest = name.removesuffix(".json").partition("-")
+    return reason, ReturnName.parse(rest)

@@ -1,0 +1,44 @@
+"""The run directories of real workers, below that of their server."""
+
+from pathlib import Path
+
+from configs.arrivals import Slurm
+from tasks.runtime.atomic_files import write_atomically
+from tasks.runtime.records import ClientJobFile
+from tasks.runtime.run_directory import RunDirectory
+
+
+def make_client_directories(server: RunDirectory) -> dict[str, list[Path]]:
+    """Make the run directory of every worker that ever returns, each with its ``job.json``.
+
+    Directories that are there already stay, so that a run can go on.
+
+    Args:
+        server: The server's run directory, with ``job.json``.
+
+    Returns:
+        Partition -> the directories of its workers, by worker id; no partition without workers.
+
+    Raises:
+        TypeError: The experiment's workers are not real.
+        OSError: A directory or file cannot be made.
+    """
+    job = server.read_job()
+    arrivals = job.experiment.arrivals
+    if not isinstance(arrivals, Slurm):
+        raise TypeError(f"arrivals {arrivals.kind} have no real workers; only slurm has")
+    directories: dict[str, list[Path]] = {}
+    for worker in sorted(set(range(job.experiment.workers)) - set(arrivals.never_return)):
+        client = server.worker(worker)
+        client.path.mkdir(parents=True, exist_ok=True)
+        client_job = ClientJobFile(
+            study=job.study,
+            point=job.point,
+            worker=worker,
+            server_dir="../..",
+            config_hash=job.config_hash,
+            experiment=job.experiment,
+        )
+        write_atomically(client.job, client_job.model_dump_json().encode())
+        directories.setdefault(arrivals.partition_of(worker), []).append(client.path)
+    return directories

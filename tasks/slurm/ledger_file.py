@@ -1,0 +1,199 @@
+"""The file of the ledger: SQLite, made to be shared by processes and to survive their death.
+
+On a local disk it is kept in WAL mode. WAL needs memory that all processes share, which hosts of a
+network file system do not: there, a rollback journal is used, and every commit waits for the disk.
+"""
+
+import contextlib
+import logging
+import os
+import sqlite3
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+_VERSION = 1
+_BUSY_TIMEOUT_S = 30.0
+_MOUNTS = Path("/proc/mounts")
+_NETWORK_FILE_SYSTEMS = {
+    "9p", "afs", "beegfs", "ceph", "cifs", "fuse.sshfs", "glusterfs", "gpfs", "lustre", "nfs",
+    "nfs4", "orangefs", "panfs", "smb3", "vastnfs", "wekafs",
+}  # fmt: skip
+
+_log = logging.getLogger(__name__)
+
+# No STRICT, no RETURNING: Python 3.11 is still built against the SQLite 3.26 of older systems.
+_SCHEMA = """
+CREATE TABLE studies (study_dir TEXT PRIMARY KEY, launcher TEXT NOT NULL);
+CREATE TABLE jobs (
+    run_dir TEXT PRIMARY KEY,
+    study_dir TEXT NOT NULL,
+    plan TEXT NOT NULL,
+    state TEXT NOT NULL,
+    submission INTEGER NOT NULL DEFAULT 0,
+    first_submission INTEGER NOT NULL DEFAULT 1,
+    name TEXT NOT NULL DEFAULT '',
+    mode TEXT NOT NULL DEFAULT 'single',
+    task INTEGER,
+    throttle INTEGER,
+    slurm_job TEXT NOT NULL DEFAULT '',
+    slurm_state TEXT NOT NULL DEFAULT '',
+    reason TEXT NOT NULL DEFAULT '',
+    restarts INTEGER NOT NULL DEFAULT 0,
+    nodes TEXT NOT NULL DEFAULT '',
+    failure TEXT NOT NULL DEFAULT '',
+    message TEXT NOT NULL DEFAULT '',
+    exclude TEXT NOT NULL DEFAULT '',
+    wish_cancel INTEGER NOT NULL DEFAULT 0,
+    needs_costs INTEGER NOT NULL DEFAULT 0,
+    not_before_s REAL NOT NULL DEFAULT 0,
+    submitting_s REAL NOT NULL DEFAULT 0,
+    changed_s REAL NOT NULL DEFAULT 0
+);
+CREATE INDEX jobs_by_state ON jobs (state);
+CREATE INDEX jobs_by_study ON jobs (study_dir);
+CREATE INDEX jobs_by_name ON jobs (name);
+CREATE INDEX wishes ON jobs (wish_cancel) WHERE wish_cancel;
+CREATE INDEX owed_costs ON jobs (needs_costs) WHERE needs_costs;
+CREATE TABLE submissions (
+    run_dir TEXT NOT NULL,
+    name TEXT NOT NULL,
+    submission INTEGER NOT NULL,
+    slurm_job TEXT NOT NULL DEFAULT '',
+    submitting_s REAL NOT NULL,
+    ended_s REAL,
+    failure TEXT NOT NULL DEFAULT '',
+    node TEXT NOT NULL DEFAULT '',
+    moved INTEGER NOT NULL DEFAULT 0,
+    words TEXT NOT NULL DEFAULT '',
+    PRIMARY KEY (run_dir, name)
+);
+CREATE INDEX submissions_by_name ON submissions (name);
+CREATE TABLE bucket (tokens REAL NOT NULL, updated_s REAL NOT NULL);
+"""
+
+
+class LedgerError(Exception):
+    """The ledger cannot be used; the message says what to do."""
+
+
+def state_directory(cluster: str) -> Path:
+    """Return where ledger and leader's lock of a cluster lie.
+
+    Args:
+        cluster: The cluster's name.
+
+    Returns:
+        A directory below ``$WATERSHED_STATE_DIR``, else below ``~/.local/state/watershed``.
+    """
+    root = os.environ.get("WATERSHED_STATE_DIR") or "~/.local/state/watershed"
+    return Path(root).expanduser() / cluster
+
+
+def is_on_network(path: Path, mounts: str) -> bool:
+    """Say whether a directory is on a file system that several hosts share.
+
+    Args:
+        path: The directory.
+        mounts: The text of ``/proc/mounts``.
+
+    Returns:
+        Whether the file system of the longest matching mount point is a network file system.
+    """
+    best, found = -1, ""
+    for line in mounts.splitlines():
+        _, mount_point, kind, *_ = line.split()
+        mount_point = mount_point.encode().decode("unicode_escape")  # a space is written \040
+        if path.is_relative_to(mount_point) and len(mount_point) >= best:
+            best, found = len(mount_point), kind
+    return found in _NETWORK_FILE_SYSTEMS
+
+
+class LedgerFile:
+    """A connection to the file; may be used from several threads, one at a time.
+
+    Args:
+        path: The file; made, with its directory, if absent.
+
+    Raises:
+        LedgerError: It cannot be opened, or a newer Watershed has written it.
+        OSError: Its directory cannot be made.
+    """
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path.parent.chmod(0o700)
+        self._lock = threading.RLock()
+        self._is_on_network = is_on_network(path.parent.resolve(), _read_mounts())
+        try:
+            self._connection = sqlite3.connect(
+                path, timeout=_BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
+            )
+            self._prepare(path)
+        except sqlite3.Error as error:
+            raise LedgerError(
+                f"{path} cannot be used: {error}; move it away, or set WATERSHED_STATE_DIR to "
+                "another directory"
+            ) from error
+
+    def _prepare(self, path: Path) -> None:
+        if self._is_on_network:
+            _log.warning(
+                "%s is on a network file system: no WAL, every commit waits for the disk; "
+                "WATERSHED_STATE_DIR may name a local directory if there is one login host only",
+                path.parent,
+            )
+        mode = "DELETE" if self._is_on_network else "WAL"
+        self._connection.execute(f"PRAGMA journal_mode = {mode}")
+        with self.transaction() as connection:
+            (version,) = connection.execute("PRAGMA user_version").fetchone()
+            if version > _VERSION:
+                raise LedgerError(
+                    f"{path} was written by a newer Watershed (version {version}, known is "
+                    f"{_VERSION}); use that one, or set WATERSHED_STATE_DIR to another directory"
+                )
+            if version == 0:
+                for statement in _SCHEMA.split(";"):  # executescript would commit
+                    connection.execute(statement)
+                connection.execute(f"PRAGMA user_version = {_VERSION}")
+
+    @contextmanager
+    def transaction(self, *, is_durable: bool = False) -> Iterator[sqlite3.Connection]:
+        """Write: all of it, or, if the block raises, nothing.
+
+        Args:
+            is_durable: Whether it must survive a power cut once it is committed.
+
+        Yields:
+            The connection.
+        """
+        with self._lock:
+            level = "FULL" if is_durable or self._is_on_network else "NORMAL"
+            self._connection.execute(f"PRAGMA synchronous = {level}")
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._connection
+                self._connection.execute("COMMIT")
+            except BaseException:
+                with contextlib.suppress(sqlite3.Error):  # a full disk has rolled it back already
+                    self._connection.execute("ROLLBACK")
+                raise
+
+    def read(self, query: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+        """Return the rows of a query."""
+        with self._lock:
+            return self._connection.execute(query, values).fetchall()
+
+    def close(self) -> None:
+        """Close the connection; other processes are not disturbed."""
+        with self._lock:
+            self._connection.close()
+
+
+def _read_mounts() -> str:
+    try:
+        return _MOUNTS.read_text()
+    except OSError:  # not Linux
+        return ""

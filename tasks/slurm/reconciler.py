@@ -1,0 +1,154 @@
+"""The reconciler: makes what is written in the ledger true, step by step.
+
+One in every process that has jobs; only the leader's does anything. A step asks little: wishes and
+plans from the ledger, some run directories, and Slurm where the agenda says so. What a step does is
+written down before and after, so that the process may be killed anywhere: its successor finds the
+jobs by their names.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from tasks.runtime.signs import file_system_now
+from tasks.slurm.agenda import Agenda
+from tasks.slurm.bucket import Rate, TokenBucket, Urgency
+from tasks.slurm.calls import Calls, Clock, Listing
+from tasks.slurm.cancelling import Canceller
+from tasks.slurm.costing import Costing
+from tasks.slurm.desk import Desk
+from tasks.slurm.doubts import Doubts
+from tasks.slurm.following import Follower
+from tasks.slurm.leader import RENEWED_EVERY_S, Leadership
+from tasks.slurm.leader_ledger import LeaderLedger
+from tasks.slurm.ledger_file import LedgerFile
+from tasks.slurm.sightings import Slurm
+from tasks.slurm.submitting import Submitter
+from tasks.slurm.watching import Watch
+
+STEP_S = 0.2
+"""Longest pause between two steps: wishes and plans of other processes are found by asking."""
+_ATTEND_EVERY_S = 1.0
+_ASK_BUCKET_EVERY_S = 1.0
+
+
+class Reconciler:
+    """Leads, if nobody else does; to be used by one thread.
+
+    Args:
+        slurm: The commands.
+        file: The ledger's file.
+        leadership: The lock.
+        clock: The time.
+        file_now: Tells the time by the clock of a directory's file system.
+    """
+
+    def __init__(
+        self,
+        slurm: Slurm,
+        file: LedgerFile,
+        leadership: Leadership,
+        *,
+        clock: Clock | None = None,
+        file_now: Callable[[Path], float] = file_system_now,
+    ) -> None:
+        self._clock = clock or Clock()
+        self._leadership = leadership
+        self._ledger = LeaderLedger(file)
+        self._calls = Calls(slurm, TokenBucket(file), self._clock)
+        self._file_now = file_now
+        self._lead()
+
+    def _lead(self) -> None:
+        """Begin with a clean desk: whoever led before us has moved things."""
+        watch = Watch(self._file_now)
+        desk = Desk(self._ledger, self._calls, watch, Agenda(), self._clock)
+        self._desk = desk
+        self._canceller = Canceller(desk)
+        self._doubts = Doubts(desk)
+        self._follower = Follower(desk)
+        self._submitter = Submitter(desk)
+        self._costing = Costing(desk)
+        self._renewed_s = self._reckoned_s = self._attended_s = self._clock.steady()
+        self._may_pay_s = 0.0
+        self._has_jobs = False
+        self._is_outdated = False
+        if self._leadership.is_held:
+            self._reckon()
+            self._attend()
+
+    def step(self) -> float:
+        """Do what is to be done now.
+
+        Returns:
+            Seconds after which to step again, at most ``STEP_S``; 0 if there may be more to do.
+
+        Raises:
+            OSError: The leader's lock cannot be opened.
+            sqlite3.Error: The ledger cannot be read or written.
+        """
+        if not self._leadership.is_held:
+            if not self._leadership.acquire():
+                return STEP_S
+            self._lead()
+        now_s = self._clock.steady()
+        if now_s - self._renewed_s >= RENEWED_EVERY_S:
+            self._leadership.renew()
+            self._renewed_s = now_s
+        if now_s - self._reckoned_s >= 1.0:
+            self._reckon()
+        self._canceller.hear()
+        self._follower.hear(self._desk.watch.news())
+        self._look_if_due()
+        pause_s = self._submitter.submit_next()
+        if pause_s == 0:
+            self._has_jobs = self._is_outdated = True
+        if self._is_outdated and now_s - self._attended_s >= _ATTEND_EVERY_S:
+            self._attend()
+        self._costing.write_some()
+        return min(pause_s, STEP_S)
+
+    def _look_if_due(self) -> None:
+        now_s = self._clock.steady()
+        urgency = self._desk.agenda.due(now_s)
+        if urgency is None or (now_s < self._may_pay_s and urgency is not Urgency.CANCEL):
+            return
+        if not self._has_jobs and not self._calls.trouble:
+            self._desk.agenda.looked(now_s, self._calls.rate, is_answered=True)
+            return
+        if wait_s := self._calls.pay(urgency):
+            self._may_pay_s = now_s + min(wait_s, _ASK_BUCKET_EVERY_S)
+            return
+        listing = self._calls.queue()
+        now_s = self._clock.steady()
+        self._desk.agenda.looked(now_s, self._calls.rate, is_answered=listing is not None)
+        if listing is None:
+            return
+        self._use(listing)
+        self._attend()
+
+    def _use(self, listing: Listing) -> None:
+        excess = self._doubts.settle(listing)
+        self._follower.culled(excess)
+        finished = self._follower.follow(listing)
+        self._canceller.cancel(listing, [*excess, *finished])
+
+    def _attend(self) -> None:
+        """Watch the run directories of all jobs that Slurm has, or may have."""
+        self._attended_s = self._clock.steady()
+        self._is_outdated = False
+        followed = self._ledger.followed()
+        self._has_jobs = bool(followed)
+        self._desk.watch.set(followed)
+
+    def _reckon(self) -> None:
+        """Keep to the narrowest limits of all studies that have jobs."""
+        self._reckoned_s = self._clock.steady()
+        if launchers := self._ledger.launchers():
+            self._calls.rate = Rate(
+                capacity=min(one.call_burst for one in launchers),
+                per_minute=min(one.calls_per_minute for one in launchers),
+            )
+
+    def resign(self) -> None:
+        """Lead no more; jobs go on, and the next leader follows them."""
+        self._leadership.release()

@@ -1,0 +1,232 @@
+"""Submits what is planned: every batch is written down before Slurm hears of it."""
+
+import logging
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from configs.launchers import SlurmLauncherConfig, SlurmResources
+from tasks.runtime.run_directory import RunDirectory
+from tasks.runtime.signs import is_locked
+from tasks.slurm.batches import divide, write_batch
+from tasks.slurm.bucket import Urgency
+from tasks.slurm.concluding import Conclusions
+from tasks.slurm.desk import Desk
+from tasks.slurm.entries import Entry
+from tasks.slurm.errors import (
+    NotScriptable,
+    SlurmBusy,
+    SlurmError,
+    SlurmMissing,
+    SlurmRefused,
+)
+from tasks.slurm.evidence import NOTHING
+from tasks.slurm.judgement import DONE, Told, Verdict
+from tasks.slurm.launcher import JobState
+from tasks.slurm.plan import Batch, JobPlan, job_name
+from tasks.slurm.states import Evidence, FailureClass, SlurmState
+
+_log = logging.getLogger(__name__)
+
+_LOOK_AFTER_S = 1.0
+_IDLE_S = 5.0
+_HELD_S = 10.0
+_BUSY_S = (2.0, 30.0, 60.0, 120.0)
+_MOST_TASKS = 10**9
+_REFUSED = Verdict(JobState.FAILED, FailureClass.SUBMIT_REFUSED)
+_UNFINISHED = {Evidence.ALIVE, Evidence.SILENT, Evidence.REQUEUED}
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """A batch, ready to be submitted.
+
+    Attributes:
+        batch: The jobs.
+        number: Of the submission.
+    """
+
+    batch: Batch
+    number: int
+
+
+class Submitter:
+    """Submits one batch at a time, of each study in turn.
+
+    Args:
+        desk: The leader's desk.
+    """
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+        self._conclusions = Conclusions(desk.ledger, desk.clock)
+        self._ready: dict[str, deque[_Ready]] = {}
+        self._queued: set[str] = set()
+        self._held_until_s: dict[str, float] = {}
+        self._num_busy: dict[str, int] = {}
+        self._most_tasks: dict[str, int] = {}
+
+    def submit_next(self) -> float:
+        """Submit a batch, if there is one, and the bucket and the limits allow it.
+
+        Returns:
+            Seconds after which it is worth calling again; 0 if there may be more to do at once.
+        """
+        if self._desk.calls.trouble:
+            return _IDLE_S
+        self._queue()
+        for study_dir, ready in list(self._ready.items()):
+            if not self._may_submit(study_dir, ready[0].batch):
+                continue
+            if wait_s := self._desk.calls.pay(Urgency.SUBMIT):
+                return wait_s
+            one = ready.popleft()
+            del self._ready[study_dir]
+            if ready:  # last of all studies now
+                self._ready[study_dir] = ready
+            self._queued -= {str(job.run_dir) for job in one.batch.jobs}
+            self._submit(study_dir, one)
+            return 0.0
+        return _IDLE_S
+
+    # --- what is ready
+
+    def _queue(self) -> None:
+        """Divide what has been planned since the last time."""
+        due = self._desk.ledger.due(self._desk.clock.unix())
+        fresh: dict[str, list[tuple[Entry, int]]] = {}
+        for run_dir in due:
+            if run_dir in self._queued or (entry := self._desk.ledger.entry(run_dir)) is None:
+                continue
+            if number := self._next_number(entry):
+                fresh.setdefault(entry.study_dir, []).append((entry, number))
+        for study_dir, jobs in fresh.items():
+            try:
+                ready = self._divided(study_dir, jobs)
+            except SlurmError as error:
+                self._desk.calls.suspect(error)
+                continue
+            self._queued.update(entry.run_dir for entry, _ in jobs)
+            self._ready.setdefault(study_dir, deque()).extend(ready)
+
+    def _next_number(self, entry: Entry) -> int | None:
+        """Return the number of a job's next submission; None if it must not be submitted now.
+
+        What the ledger does not know, a run started by hand or from another ledger, is told by the
+        run directory.
+        """
+        directory = RunDirectory(Path(entry.run_dir))
+        if is_locked(directory):  # a local process has it; there is room when it is done
+            return None
+        found = self._desk.watch.found(replace(entry, submission=0))
+        if found.evidence is Evidence.UNREADABLE:
+            return None
+        if found.evidence is Evidence.FINISHED:
+            self._conclusions.conclude(entry, DONE, Told(SlurmState.UNKNOWN), found)
+            return None
+        started = found.started
+        if started is None or started.submission <= entry.submission:
+            return entry.submission + 1
+        if found.evidence in _UNFINISHED and started.slurm_job:
+            self._desk.ledger.adopt(entry, started.slurm_job, started.submission)
+            self._desk.agenda.ask(Urgency.LOOK, self._desk.clock.steady())
+            return None
+        return started.submission + 1
+
+    def _divided(self, study_dir: str, jobs: Sequence[tuple[Entry, int]]) -> list[_Ready]:
+        config = self._desk.ledger.launcher(study_dir)
+        max_array_size = 1
+        if config.pack == "array" and len(jobs) > 1:
+            max_array_size = self._desk.calls.slurm.max_array_size()
+        numbers = {entry.run_dir: number for entry, number in jobs}
+        plans = self._desk.ledger.plans(numbers)
+        batches = divide(
+            [
+                _sparing(plan, entry.exclude, config)
+                for plan, (entry, _) in zip(plans, jobs, strict=True)
+            ],
+            config,
+            batches_dir=Path(study_dir) / "batches",
+            max_array_size=min(max_array_size, self._most_tasks.get(study_dir, _MOST_TASKS)),
+        )
+        return [
+            _Ready(batch, max(numbers[str(job.run_dir)] for job in batch.jobs)) for batch in batches
+        ]
+
+    def _may_submit(self, study_dir: str, batch: Batch) -> bool:
+        if self._desk.clock.steady() < self._held_until_s.get(study_dir, 0.0):
+            return False
+        limit = self._desk.ledger.launcher(study_dir).max_running
+        if limit is None:
+            return True
+        running = self._desk.ledger.most_running(study_dir)
+        most = min(len(batch.jobs), batch.max_running or len(batch.jobs))
+        return running == 0 or running + most <= limit
+
+    # --- one submission
+
+    def _submit(self, study_dir: str, ready: _Ready) -> None:
+        desk, batch = self._desk, ready.batch
+        try:
+            script = write_batch(batch, ready.number)
+        except NotScriptable as error:
+            self._refuse(batch, str(error))
+            return
+        except OSError as error:
+            _log.warning("the script of %s cannot be written: %s", batch.directory, error)
+            self._hold(study_dir, _HELD_S)
+            return
+        if not desk.ledger.begin(batch, ready.number, desk.clock.unix()):
+            return  # one of the jobs has been cancelled; the others are divided again
+        name = job_name(batch.key, ready.number)
+        try:
+            slurm_job = desk.calls.slurm.submit(script)
+        except SlurmRefused as error:
+            self._refuse(batch, str(error))
+        except (SlurmBusy, SlurmMissing) as error:
+            self._postpone(study_dir, batch, name, error)
+        except SlurmError as error:
+            # It may have been accepted: nothing more is submitted before it has been looked for.
+            desk.calls.suspect(error)
+            desk.agenda.ask(Urgency.LOOK, desk.clock.steady() + _LOOK_AFTER_S)
+        else:
+            desk.ledger.accept(name, slurm_job, desk.clock.unix())
+            self._num_busy.pop(study_dir, None)
+            if study_dir in self._most_tasks:
+                self._most_tasks[study_dir] = min(self._most_tasks[study_dir] * 2, _MOST_TASKS)
+
+    def _refuse(self, batch: Batch, words: str) -> None:
+        for job in batch.jobs:
+            entry = self._desk.ledger.entry(str(job.run_dir))
+            if entry is not None:
+                told = Told(SlurmState.UNKNOWN)
+                self._conclusions.conclude(entry, _REFUSED, told, NOTHING, words=words)
+
+    def _postpone(self, study_dir: str, batch: Batch, name: str, error: SlurmError) -> None:
+        """Plan a batch again that Slurm does not take now; of a large array, half at a time."""
+        now_s = self._desk.clock.unix()
+        self._desk.ledger.take_back(name, words=str(error), not_before_s=now_s, now_s=now_s)
+        num_busy = self._num_busy.get(study_dir, 0)
+        is_large = batch.mode == "array" and len(batch.jobs) > 1
+        if is_large:
+            self._most_tasks[study_dir] = len(batch.jobs) // 2
+        else:
+            self._num_busy[study_dir] = num_busy + 1
+        self._hold(study_dir, _BUSY_S[0 if is_large else min(num_busy + 1, len(_BUSY_S) - 1)])
+        for one in self._ready.pop(study_dir, ()):  # they are divided anew
+            self._queued -= {str(job.run_dir) for job in one.batch.jobs}
+
+    def _hold(self, study_dir: str, seconds: float) -> None:
+        self._held_until_s[study_dir] = self._desk.clock.steady() + seconds
+
+
+def _sparing(plan: JobPlan, exclude: str, config: SlurmLauncherConfig) -> JobPlan:
+    """Leave out the nodes that are to blame for earlier failures."""
+    if not exclude:
+        return plan
+    resources = plan.resources or SlurmResources(
+        **{name: getattr(config, name) for name in SlurmResources.model_fields}
+    )
+    nodes = ",".join(filter(None, (resources.exclude, exclude)))
+    return plan.model_copy(update={"resources": resources.model_copy(update={"exclude": nodes})})

@@ -1,0 +1,164 @@
+"""Steps of an anarchic run: a server job, client jobs that come and go, blocks of rounds to see."""
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import cast
+from uuid import UUID
+
+from prefect import State, get_run_logger, task
+from prefect.artifacts import (
+    create_progress_artifact,
+    create_table_artifact,
+    update_progress_artifact,
+)
+from prefect.cache_policies import NO_CACHE
+from prefect.states import Cancelled, Completed, Failed
+
+from tasks.runtime.records import ReturnLine
+from tasks.runtime.returns import read_returns
+from tasks.runtime.run_directory import RunDirectory
+from tasks.slurm.launcher import JobId, JobState, Launcher
+
+_POLL_S = 1.0
+_FAREWELL_S = 20.0
+"""How long clients may take to notice that the server has finished."""
+_MOST_SHOWN = 1000
+"""Returns in a table of Prefect."""
+
+
+def blocks_of(rounds: int, num_blocks: int = 10) -> list[tuple[int, int]]:
+    """Divide the rounds of a run into blocks of nearly the same length.
+
+    Args:
+        rounds: Rounds in all, at least 1.
+        num_blocks: Blocks, unless there are fewer rounds.
+
+    Returns:
+        First and last round of each block, counted from 1.
+    """
+    num_blocks = min(num_blocks, rounds)
+    ends = [rounds * (block + 1) // num_blocks for block in range(num_blocks)]
+    return list(zip([1, *(end + 1 for end in ends[:-1])], ends, strict=True))
+
+
+@task(task_run_name="rounds {first} to {last}", cache_policy=NO_CACHE)
+def follow_rounds(
+    first: int, last: int, run_dir: Path, launcher: Launcher, server: JobId
+) -> State[str]:
+    """Show a block of rounds while the server job does them: every return, and how far it is.
+
+    Args:
+        first: First round of the block, from 1.
+        last: Its last round.
+        run_dir: Run directory of the server.
+        launcher: Where its job runs.
+        server: The job.
+
+    Returns:
+        Completed with the delays and partitions in words; Cancelled if the server ended before.
+    """
+    logger = get_run_logger()
+    directory = RunDirectory(run_dir)
+    # A coroutine it is only where an event loop runs, which is not in a thread of a task.
+    progress = cast("UUID", create_progress_artifact(0.0, description=f"rounds {first} to {last}"))
+    lines: list[ReturnLine] = []
+    offset = 0
+    while True:
+        is_over = launcher.poll(server).is_final  # before the reading, so that nothing comes later
+        has_more = False
+        for line, end in read_returns(directory.returns, offset):
+            offset = end
+            if line.round > last:
+                has_more = True
+                break
+            if line.round >= first:
+                lines.append(line)
+                logger.info(
+                    "round %d: worker %d of %s, delay %d, %d local steps",
+                    line.round,
+                    line.worker,
+                    line.partition or "no partition",
+                    line.delay,
+                    line.num_steps,
+                )
+        done = max((line.round for line in lines), default=first - 1)
+        share = 100.0 * (done - first + 1) / (last - first + 1)
+        update_progress_artifact(progress, progress=share)
+        if has_more or is_over or _has_model_of(directory, last):
+            break
+        time.sleep(_POLL_S)
+    if lines:
+        create_table_artifact(
+            table=[line.model_dump(mode="json") for line in lines[:_MOST_SHOWN]],
+            description=f"Returns of rounds {first} to {last}",
+        )
+    told = told_of(lines)
+    if done < last:
+        return Cancelled(message=f"the server ended at round {done}: {told}", data=told)
+    return Completed(message=told, data=told)
+
+
+def told_of(lines: Sequence[ReturnLine]) -> str:
+    """Sum up returns in words: how many, how late, from where.
+
+    Args:
+        lines: The returns.
+    """
+    if not lines:
+        return "no returns"
+    delays = [line.delay for line in lines]
+    partitions = Counter(line.partition or "no partition" for line in lines)
+    where = ", ".join(f"{count} from {name}" for name, count in partitions.most_common())
+    return (
+        f"{len(lines)} returns, delay {sum(delays) / len(delays):.1f} on average and "
+        f"{max(delays)} at most; {where}"
+    )
+
+
+@task(task_run_name="workers of {label}", cache_policy=NO_CACHE)
+def run_workers(
+    label: str,  # noqa: ARG001  names the task run
+    launcher: Launcher,
+    server: JobId,
+    clients: Sequence[JobId],
+) -> State[str]:
+    """Keep the clients of a server until it has ended.
+
+    Workers that have ended for good are no fault, unless none is left: then the server, which would
+    wait for ever, is cancelled.
+
+    Args:
+        label: What varies at the point; the task run is named so.
+        launcher: Where the jobs are.
+        server: The server's job.
+        clients: The clients' jobs.
+
+    Returns:
+        How the clients ended.
+    """
+    while not launcher.poll(server).is_final:
+        if all(launcher.poll(client).is_final for client in clients):
+            launcher.cancel(server)
+            message = "all workers have ended before the server; see: watershed why"
+            return Failed(message=message, data="failed")
+        time.sleep(_POLL_S)
+    deadline = time.monotonic() + _FAREWELL_S
+    left = list(clients)
+    while left and time.monotonic() < deadline:
+        left = [client for client in left if not launcher.poll(client).is_final]
+        time.sleep(_POLL_S)
+    for client in left:
+        launcher.cancel(client)
+    for client in left:
+        launcher.wait(client, _FAREWELL_S)
+    counts = Counter(launcher.poll(client) for client in clients)
+    told = ", ".join(f"{counts[state]} {state.value}" for state in JobState if counts[state])
+    return Completed(message=told, data=told)
+
+
+def _has_model_of(directory: RunDirectory, last_round: int) -> bool:
+    """Whether the run has ended with this round or a later one."""
+    result = directory.read_result()
+    return result is not None and result.status == "finished" and result.rounds >= last_round

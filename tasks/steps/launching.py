@@ -1,0 +1,172 @@
+"""From a study to jobs: which launcher, which engine, what each job asks for."""
+
+from pathlib import Path
+
+from configs.arrivals import Slurm
+from configs.base import Fault
+from configs.launchers import SlurmLauncherConfig, SlurmResources
+from configs.study import Study
+from tasks.runtime.records import JobFile
+from tasks.runtime.run_directory import RunDirectory
+from tasks.slurm import preflight
+from tasks.slurm.commands import SlurmCli
+from tasks.slurm.errors import SlurmMissing, SlurmUnreachable
+from tasks.slurm.launcher import Launcher
+from tasks.slurm.local import LocalLauncher, num_cores
+from tasks.slurm.plan import JobPlan
+from tasks.slurm.slurm_launcher import SlurmLauncher
+from tasks.slurm.snapshot import take
+from tasks.tracking.study_directory import StudyDirectory
+
+# Engines load torch, so they are named, not imported.
+SIMULATION = "tasks.federated.simulate_job"
+SERVER = "tasks.federated.server_job"
+CLIENT = "tasks.federated.client_job"
+
+_PACKAGES_ROOT = Path(__file__).parents[2]
+
+
+def launch_faults(study: Study) -> list[Fault]:
+    """Find what the launcher of a study cannot do here, as far as Slurm tells before submission.
+
+    Args:
+        study: The study.
+
+    Returns:
+        The faults, with paths below ``launcher``; empty for a local launcher.
+    """
+    if not isinstance(study.launcher, SlurmLauncherConfig):
+        return []
+    try:
+        partitions = SlurmCli().partitions()
+        faults = dict.fromkeys(
+            fault
+            for resources in _asked_for(study, study.launcher)
+            for fault in preflight.faults(resources, partitions)
+        )
+        return list(faults)
+    except SlurmMissing as error:
+        message = f"{error}; go to a login node of the cluster, or run here with launcher: local"
+    except SlurmUnreachable as error:
+        message = f"{error}; try again when the controller is up, or run with launcher: local"
+    return [Fault(path="launcher", message=message)]
+
+
+def _asked_for(study: Study, launcher: SlurmLauncherConfig) -> list[SlurmResources]:
+    """Return what servers and simulations ask for, and what workers ask on their partitions."""
+    own = {
+        share.partition
+        for point in study.points()
+        if isinstance(point.experiment.arrivals, Slurm)
+        for share in point.experiment.arrivals.partitions
+    }
+    return [_resources(launcher), *(_resources(launcher, name) for name in sorted(own))]
+
+
+def make_launcher(study: Study, directory: StudyDirectory, num_parallel: int | None) -> Launcher:
+    """Return the launcher that a study names.
+
+    Args:
+        study: The study.
+        directory: Its directory.
+        num_parallel: Most local jobs at a time; None for one a core. Slurm has limits of its own.
+
+    Returns:
+        The launcher; to be closed.
+
+    Raises:
+        SlurmError: Slurm is not there, or does not answer.
+        OSError: The ledger cannot be opened.
+    """
+    if isinstance(study.launcher, SlurmLauncherConfig):
+        return SlurmLauncher(study.launcher, directory.path)
+    return LocalLauncher(num_parallel or num_cores())
+
+
+def copy_code(study: Study, directory: StudyDirectory) -> Path | None:
+    """Copy the code for the jobs of Slurm, so that editing the checkout changes none of them.
+
+    Args:
+        study: The study.
+        directory: Its directory.
+
+    Returns:
+        The copy; None for local jobs, which run what is installed.
+
+    Raises:
+        OSError: It cannot be copied.
+    """
+    if not isinstance(study.launcher, SlurmLauncherConfig):
+        return None
+    return take(_PACKAGES_ROOT, directory.path.resolve() / "code")
+
+
+def point_plan(study: Study, job: JobFile, run: RunDirectory, code_dir: Path | None) -> JobPlan:
+    """Return the job of a grid point: a simulation, or the server of real workers.
+
+    Args:
+        study: The study.
+        job: What the job is to do.
+        run: Its run directory.
+        code_dir: What ``copy_code`` gave.
+    """
+    module = SERVER if is_anarchic(job) else SIMULATION
+    plan = JobPlan(name=f"{study.name} {job.point}", module=module, run_dir=run.path.resolve())
+    return _on_slurm(study, plan, code_dir)
+
+
+def worker_plans(
+    study: Study, job: JobFile, server: RunDirectory, code_dir: Path | None
+) -> list[JobPlan]:
+    """Return the jobs of the real workers of a run, each on the partition where it belongs.
+
+    Args:
+        study: The study.
+        job: What the server's job is to do.
+        server: Its run directory.
+        code_dir: What ``copy_code`` gave.
+
+    Returns:
+        One job a worker that ever returns; none for a simulation.
+    """
+    arrivals = job.experiment.arrivals
+    if not isinstance(arrivals, Slurm):
+        return []
+    return [
+        _on_slurm(
+            study,
+            JobPlan(
+                name=f"{study.name} {job.point} worker {worker}",
+                module=CLIENT,
+                run_dir=server.worker(worker).path.resolve(),
+            ),
+            code_dir,
+            partition=arrivals.partition_of(worker),
+        )
+        for worker in sorted(set(range(job.experiment.workers)) - set(arrivals.never_return))
+    ]
+
+
+def is_anarchic(job: JobFile) -> bool:
+    """Say whether the workers of a job are real: jobs of their own beside a server's."""
+    return isinstance(job.experiment.arrivals, Slurm)
+
+
+def _on_slurm(
+    study: Study, plan: JobPlan, code_dir: Path | None, *, partition: str | None = None
+) -> JobPlan:
+    """Add what the study asks of Slurm, if it asks anything."""
+    launcher = study.launcher
+    if not isinstance(launcher, SlurmLauncherConfig):
+        return plan
+    update = {
+        "resources": _resources(launcher, partition),
+        "code_dir": code_dir,
+        "python": launcher.python,
+    }
+    return plan.model_copy(update=update)
+
+
+def _resources(launcher: SlurmLauncherConfig, partition: str | None = None) -> SlurmResources:
+    asked = {name: getattr(launcher, name) for name in SlurmResources.model_fields}
+    return SlurmResources(**asked | ({"partition": partition} if partition else {}))

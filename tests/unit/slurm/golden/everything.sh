@@ -1,0 +1,71 @@
+#!/bin/bash
+#
+# digits seed=0
+#
+# Submitted by: sbatch job.sh
+# Submitted once more it does nothing: the first submission has the run. To run what has
+# stopped again, from its last checkpoint, give it a higher number:
+#     WATERSHED_SUBMISSION=2 sbatch job.sh
+
+#SBATCH --job-name=ws-a8ae2aa51a22-1
+#SBATCH --comment="digits seed=0"
+#SBATCH --chdir=/data/runs/digits-20260101-120000/points/000
+#SBATCH --output=/data/runs/digits-20260101-120000/points/000/slurm.out
+#SBATCH --open-mode=append
+#SBATCH --partition=batch,debug
+#SBATCH --account="phy 123"
+#SBATCH --qos=normal
+#SBATCH --constraint="a100&nvme"
+#SBATCH --nodes=2
+#SBATCH --ntasks-per-node=4
+#SBATCH --cpus-per-task=8
+#SBATCH --gres=gpu:a100:4
+#SBATCH --mem=64G
+#SBATCH --time=1-12
+#SBATCH --nodelist="node[01-04]"
+#SBATCH --exclude=node03
+#SBATCH --reservation="friday's"
+#SBATCH --licenses=matlab:1
+#SBATCH --dependency=afterok:12
+#SBATCH --mail-user=someone@example.org
+#SBATCH --mail-type=END,FAIL
+#SBATCH --exclusive
+#SBATCH --no-requeue
+#SBATCH --signal=B:USR1@300
+#SBATCH --nice=100
+#SBATCH --switches="1@10:00"
+
+# A line that fails ends the job and is named. (No set -u: modules do not bear it.)
+set -e
+trap '' USR1  # sent before the time limit; what the job becomes, heeds it
+trap 'echo "job.sh, line $LINENO, has failed: $BASH_COMMAND" >&2' ERR
+
+# Threads; what follows may set others.
+export OMP_NUM_THREADS="${SLURM_CPUS_PER_TASK:-1}"
+export MKL_NUM_THREADS="${SLURM_CPUS_PER_TASK:-1}"
+
+# Modules
+command -v module >/dev/null || . /etc/profile || true
+module load python/3.11
+module load rocm/6.0
+
+# Environment
+export PLAIN=word
+export QUOTES='it'"'"'s "$(date)"'
+export STORY=$'one\ntwo\r\n\tthree\\'
+
+# Set-up lines, as they stand in the configuration
+source /sw/site.sh
+export HF_TOKEN="$(cat ~/.hf_token)"
+
+# The code: what stands in the directory of the job is not imported.
+export PYTHONPATH=/data/runs/digits-20260101-120000/code/0123456789ab${PYTHONPATH:+:$PYTHONPATH}
+export PYTHONSAFEPATH=1
+
+cd -- /data/runs/digits-20260101-120000/points/000
+exec /opt/venv/bin/python -m tasks.runtime.wrapper \
+    --submission "${WATERSHED_SUBMISSION:-1}" \
+    --run /data/runs/digits-20260101-120000/points/000 \
+    -- \
+    srun --export=ALL --kill-on-bad-exit=1 --cpus-per-task=8 \
+    /opt/venv/bin/python -m tasks.federated.simulate_job

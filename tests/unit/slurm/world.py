@@ -1,0 +1,160 @@
+"""A world for the orchestrator: a fake Slurm on a virtual clock, a ledger, processes that die.
+
+``World.begin`` starts an orchestrator process, as far as its state goes: a reconciler with its own
+connection and its own lock. A process may be killed at any command and at any commit; the files and
+the cluster stay.
+"""
+
+import sqlite3
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from subprocess import CompletedProcess
+
+from configs.launchers import SlurmLauncherConfig
+from tasks.runtime.run_directory import RunDirectory
+from tasks.slurm.calls import Clock
+from tasks.slurm.commands import SlurmCli
+from tasks.slurm.entries import Entry, LedgerState
+from tasks.slurm.leader import Leadership
+from tasks.slurm.leader_ledger import LeaderLedger
+from tasks.slurm.ledger_file import LedgerFile
+from tasks.slurm.plan import JobPlan
+from tasks.slurm.reconciler import Reconciler
+from tests.fakes.jobs import Incarnation, Work
+from tests.fakes.node import RunDirectoryNode
+from tests.fakes.slurm import FakeSlurm, Faults
+
+Point = Callable[[str], None]
+"""Called at each point where a process may die, with the point's name."""
+
+
+class Killed(BaseException):
+    """The process is dead: nothing in it may catch this."""
+
+
+class MortalFile(LedgerFile):
+    """A ledger's file in a process that may die before and after each commit."""
+
+    def __init__(self, path: Path, point: Point) -> None:
+        self._point = point
+        super().__init__(path)
+
+    @contextmanager
+    def transaction(self, *, is_durable: bool = False) -> Iterator[sqlite3.Connection]:
+        """Commit, with a chance to die before and after."""
+        with super().transaction(is_durable=is_durable) as connection:
+            before = connection.total_changes
+            yield connection
+            has_written = connection.total_changes > before
+            if has_written:
+                self._point("before a commit")
+        if has_written:
+            self._point("after a commit")
+
+
+class World:
+    """The cluster, the run directories and the ledger.
+
+    Args:
+        path: A directory for all files.
+        work: What an incarnation of a job does; default: a minute, then success.
+        faults: What goes wrong with Slurm.
+        seed: Of all chances.
+        config: How the study submits its jobs.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        work: Callable[[Incarnation], Work] | None = None,
+        faults: Faults | None = None,
+        seed: int = 0,
+        config: SlurmLauncherConfig | None = None,
+        **options: float,
+    ) -> None:
+        self.node = RunDirectoryNode(work)
+        self.slurm = FakeSlurm(seed, node=self.node, faults=faults, **options)
+        self.config = config or SlurmLauncherConfig(calls_per_minute=600, call_burst=1000)
+        self.study_dir = path / "study"
+        self.study_dir.mkdir(exist_ok=True)
+        self.path = path
+        self.ledger = LeaderLedger(LedgerFile(self._ledger_path))
+        self.reconciler: Reconciler | None = None
+        self._leadership: Leadership | None = None
+
+    @property
+    def now_s(self) -> float:
+        """The virtual time."""
+        return self.slurm.clock.now()
+
+    @property
+    def _ledger_path(self) -> Path:
+        return self.path / "state" / "ledger.sqlite"
+
+    def plan(self, name: str) -> JobPlan:
+        """Make a run directory and the plan of its job."""
+        run_dir = self.study_dir / "runs" / name
+        run_dir.mkdir(parents=True, exist_ok=True)
+        RunDirectory(run_dir).job.touch()
+        return JobPlan(name=name, module="toy.job", run_dir=run_dir, python="/usr/bin/python3")
+
+    def register(self, plans: Sequence[JobPlan], config: SlurmLauncherConfig | None = None) -> None:
+        """Plan jobs, as any process may."""
+        self.ledger.register(self.study_dir, config or self.config, plans, self.now_s)
+
+    def begin(self, point: Point = lambda _: None) -> Reconciler:
+        """Start a process; the one before must be dead, or have resigned."""
+
+        def run(argv: Sequence[str], timeout_s: float) -> "CompletedProcess[str]":
+            point(f"before {argv[0]}")
+            answer = self.slurm.run(argv, timeout_s)
+            point(f"after {argv[0]}")
+            return answer
+
+        self._leadership = Leadership(self.path / "state" / "leader.lock")
+        self.reconciler = Reconciler(
+            SlurmCli(run),
+            MortalFile(self._ledger_path, point),
+            self._leadership,
+            clock=Clock(unix=self.slurm.clock.now, steady=self.slurm.clock.now),
+            file_now=lambda _: self.slurm.clock.now(),
+        )
+        return self.reconciler
+
+    def die(self) -> None:
+        """End the process as SIGKILL does: its lock is free, all it remembers is gone."""
+        if self._leadership is not None:
+            self._leadership.release()
+        self.reconciler = self._leadership = None
+
+    def run(
+        self, until: Callable[[], bool] | float, limit_s: float = 100_000, stride_s: float = 0.2
+    ) -> None:
+        """Let the process step, and time pass, until something holds, or for some seconds."""
+        reconciler = self.reconciler or self.begin()
+        begun_s = self.now_s
+        if isinstance(until, float | int):
+            end_s, until = begun_s + until, lambda: self.now_s >= end_s
+        while not until():
+            assert self.now_s - begun_s < limit_s, self.describe()
+            pause_s = reconciler.step()
+            self.slurm.advance(stride_s if pause_s else 0.005)
+
+    def entries(self) -> list[Entry]:
+        """Return all jobs."""
+        return self.ledger.entries()
+
+    def states(self) -> list[LedgerState]:
+        """Return the states of all jobs."""
+        return [entry.state for entry in self.entries()]
+
+    def are_over(self) -> bool:
+        """Say whether all jobs are over."""
+        return all(state.job_state.is_final for state in self.states())
+
+    def describe(self) -> str:
+        """Describe what is not over, for the message of a failed test."""
+        waiting = [entry for entry in self.entries() if not entry.state.job_state.is_final]
+        return f"it did not come to that: {waiting[:3]}"

@@ -1,0 +1,61 @@
+"""Sums over what attempts cost."""
+
+from pathlib import Path
+
+import pytest
+
+from tasks.runtime.atomic_files import write_json
+from tasks.runtime.records import AttemptCost, Costs
+from tasks.runtime.run_directory import RunDirectory
+from tasks.tracking.costs import read_costs, total
+
+_FIRST = AttemptCost(
+    submission=1,
+    slurm_job="7",
+    state="PREEMPTED",
+    queue_wait_s=10,
+    elapsed_s=3600,
+    node_hours=2,
+    gpu_hours=16,
+    max_rss_bytes=5,
+    cpu_efficiency=0.5,
+    lost_node_hours=1,
+)
+_SECOND = AttemptCost(
+    submission=1,
+    slurm_job="7",
+    restarts=1,
+    state="COMPLETED",
+    queue_wait_s=20,
+    elapsed_s=10_800,
+    node_hours=6,
+    gpu_hours=48,
+    max_rss_bytes=9,
+    cpu_efficiency=0.9,
+)
+
+
+def test_sums_are_over_what_is_known() -> None:
+    """Times and hours add up, the peak is the largest, the efficiency is weighed by node-hours."""
+    sums = total([_FIRST, _SECOND])
+
+    assert sums is not None
+    assert (sums.num_attempts, sums.queue_wait_s, sums.elapsed_s) == (2, 30, 14_400)
+    assert (sums.node_hours, sums.gpu_hours, sums.lost_node_hours) == (8, 64, 1)
+    assert sums.max_rss_bytes == 9
+    assert sums.cpu_efficiency == pytest.approx((2 * 0.5 + 6 * 0.9) / 8)
+    assert sums.energy_j is None
+    assert "cost/energy_j" not in sums.metrics()
+    assert sums.metrics()["cost/node_hours"] == 8
+
+
+def test_a_run_without_slurm_has_no_costs(tmp_path: Path) -> None:
+    """No file, no attempts, no sum; a written file is read back."""
+    directory = RunDirectory(tmp_path)
+
+    before = read_costs(directory)
+    write_json(directory.costs, Costs(attempts=(_FIRST,)).model_dump(mode="json"))
+
+    assert before == ()
+    assert total(before) is None
+    assert read_costs(directory) == (_FIRST,)
