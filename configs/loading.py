@@ -64,6 +64,34 @@ def load_study(path: Path, settings: Sequence[str] = ()) -> Study:
     return Study.model_validate(raw)
 
 
+def with_settings(study: Study, settings: Sequence[str], *, only_below: str) -> Study:
+    """Change a study that runs already.
+
+    Args:
+        study: The study.
+        settings: Overrides ``dotted.path=value``.
+        only_below: The one field of the study that may be changed.
+
+    Returns:
+        The changed study.
+
+    Raises:
+        ConfigError: A setting is faulty, or is of another field.
+    """
+    raw = study.model_dump(mode="json", exclude_unset=True)
+    raw.setdefault("experiment", {})
+    faults = [
+        Fault(path=setting, message=f"cannot change any more; only {only_below}.* can")
+        for setting in settings
+        if setting.partition("=")[0].partition(".")[0] != only_below
+    ]
+    faults += [fault for setting in settings for fault in _set(raw, setting)]
+    faults = faults or faults_in(Study, raw)
+    if faults:
+        raise ConfigError(study.name, faults)
+    return Study.model_validate(raw)
+
+
 def _read(path: Path) -> dict[str, Any]:
     try:
         raw = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)  # noqa: S506  safe

@@ -33,6 +33,7 @@ from configs.arrivals import (
     EventDriven,
     PerWorkerSteps,
     RoundBased,
+    Slurm,
     SpeedSteps,
     Trace,
     UniformSteps,
@@ -148,7 +149,7 @@ def step_warnings(experiment: FederatedExperiment, smoothness: float | None) -> 
 
     They hold for SGD at the server, and for SGD and FedProx at the workers; nothing is said about
     others. FedAsync and AREA average models, which is stable at any delay, so only their workers'
-    steps are looked at.
+    steps are looked at; so it is with real workers, as nobody knows how many steps they will do.
 
     Args:
         experiment: A validated experiment.
@@ -163,10 +164,15 @@ def step_warnings(experiment: FederatedExperiment, smoothness: float | None) -> 
     if not curvatures or not isinstance(worker, (WorkerSgd, FedProx)):
         return []
     proximal = worker.mu if isinstance(worker, FedProx) else 0.0
-    if mean_steps(experiment) > 1 and worker.lr * (max(curvatures) + proximal) > 2:
+    is_real = isinstance(experiment.arrivals, Slurm)
+    if (is_real or mean_steps(experiment) > 1) and worker.lr * (max(curvatures) + proximal) > 2:
         # The closed forms of the server presuppose that the workers' steps contract.
         return [_local_warning(worker.lr, max(curvatures) + proximal)]
-    if isinstance(algorithm, (FedAsync, Area)) or not isinstance(algorithm.server, ServerSgd):
+    if (
+        is_real
+        or isinstance(algorithm, (FedAsync, Area))
+        or not isinstance(algorithm.server, ServerSgd)
+    ):
         return []
     return _server_warnings(experiment, _mean_contraction(experiment, curvatures, proximal))
 

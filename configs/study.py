@@ -119,18 +119,36 @@ class Study(Record):
             yield self._on_axis(fault, where)
 
     def _launcher_faults(self, points: Iterable[Point]) -> Iterator[Fault]:
-        """Real workers are jobs of a cluster."""
-        if self.launcher.kind != "slurm" and any(
-            point.experiment.arrivals.kind == "slurm" for point in points
-        ):
+        """Compare what the points need with what the launcher gives."""
+        launcher = self.launcher
+        is_anarchic = any(point.experiment.arrivals.kind == "slurm" for point in points)
+        if launcher.kind == "local":
+            if is_anarchic:
+                yield Fault(
+                    path="launcher",
+                    message=(
+                        "arrivals slurm are jobs of a cluster, but the launcher is local; use "
+                        "launcher: {kind: slurm, ...}, or simulate with arrivals event_driven"
+                    ),
+                    related=("experiment.arrivals", "grid"),
+                )
+            return
+        if is_anarchic and launcher.pack == "allocation":
             yield Fault(
-                path="launcher",
+                path="launcher.pack",
                 message=(
-                    f"arrivals slurm are jobs of a cluster, but the launcher is "
-                    f"{self.launcher.kind}; use launcher: {{kind: slurm, ...}}, or simulate with "
-                    "arrivals event_driven"
+                    "workers packed into one allocation would run one after another; use array"
                 ),
                 related=("experiment.arrivals", "grid"),
+            )
+        if launcher.nodes > 1 or (launcher.tasks_per_node > 1 and launcher.pack != "allocation"):
+            field = "nodes" if launcher.nodes > 1 else "tasks_per_node"
+            yield Fault(
+                path=f"launcher.{field}",
+                message=(
+                    f"{getattr(launcher, field)} is too many, a federated job is one process; use "
+                    "1 (and launcher.cpus_per_task for more cores)"
+                ),
             )
 
     def _twins(self, points: Iterable[Point]) -> Iterator[Fault]:

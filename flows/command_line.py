@@ -1,17 +1,16 @@
-"""The command line: ``watershed check | run | show | resume``.
+"""The command line: ``watershed check | run | show | resume``, and the commands for jobs.
 
 Prefect, MLflow and torch take seconds to import, and none of them is imported here: the flow runs
 in a process of its own.
 """
 
-import os
 import sys
 import tempfile
 import traceback
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
 from rich.text import Text
@@ -19,7 +18,6 @@ from rich.text import Text
 from flows.arguments import (
     EXIT_CONFIGURATION,
     EXIT_FAILED,
-    EXIT_INTERRUPTED,
     File,
     Files,
     Parallel,
@@ -32,14 +30,14 @@ from flows.arguments import (
     leave,
     say,
 )
-from flows.console import make_console, show_lines, show_live
+from flows.console import make_console
 from flows.finding import is_complete
-from flows.orchestration import last_words, snapshots, started_flow, stop_requests
-from flows.summary import print_run, print_summary, program
+from flows.job_commands import add_to
+from flows.running import run_in_background, run_to_the_end, say_how_to_resume
+from flows.summary import print_run, print_summary
 from tasks.runtime.run_directory import RunDirectory
 from tasks.slurm.liveness import is_alive
 from tasks.steps.creation import create_study_directory
-from tasks.tracking.study_directory import StudyDirectory
 
 app = typer.Typer(
     name="watershed",
@@ -94,6 +92,10 @@ def run(
     settings: Settings = [],  # noqa: B006  as typer wants it
     runs_dir: RunsDir = Path("runs"),
     parallel: Parallel = None,
+    *,
+    detach: Annotated[
+        bool, typer.Option("--detach", "-d", help="Run it in the background, and return at once.")
+    ] = False,
 ) -> None:
     """Run a study: every point of its grid a job, then a table, a figure and a report.
 
@@ -108,7 +110,10 @@ def run(
         directory = create_study_directory(study, runs_dir, datetime.now().astimezone())
     except OSError as error:
         give_up(f"cannot make a directory in {runs_dir}: {error.strerror}", EXIT_FAILED)
-    _run_to_the_end(directory, parallel)
+    if detach:
+        run_in_background(directory, parallel)
+        return
+    run_to_the_end(directory, parallel)
 
 
 @app.command(epilog="Example:  watershed resume digits")
@@ -122,7 +127,7 @@ def resume(name: Run = None, runs_dir: RunsDir = Path("runs"), parallel: Paralle
         print_summary(make_console(), directory)
         typer.echo("All points have finished; there is nothing to resume.")
         return
-    _run_to_the_end(directory, parallel)
+    run_to_the_end(directory, parallel)
 
 
 @app.command(epilog="Example:  watershed show digits")
@@ -141,38 +146,10 @@ def show(name: Run = None, runs_dir: RunsDir = Path("runs")) -> None:
     console.print(Text.assemble((directory.path.name, "bold"), f" {state}"))
     rows = print_summary(console, directory)
     if not is_running and any(row.state != "finished" for row in rows):
-        _say_how_to_resume(directory)
+        say_how_to_resume(directory)
 
 
-def _run_to_the_end(directory: StudyDirectory, parallel: int | None) -> NoReturn:
-    """Run what has not finished, show it, sum it up, and exit."""
-    if is_alive(RunDirectory(directory.path)):
-        give_up(
-            f"{directory.path} is running already; see how it stands with: "
-            f"{program('watershed')} show {directory.path}",
-            EXIT_FAILED,
-        )
-    console = make_console()
-    with stop_requests() as stops, started_flow(directory, parallel) as process:
-        seen = snapshots(directory, process, stops)
-        if console.is_terminal:
-            show_live(console, directory.path.name, seen)
-        else:
-            show_lines(console, seen)
-    rows = print_summary(console, directory)
-    states = {row.state for row in rows}
-    if states <= {"finished"}:
-        leave(0)
-    if not stops and not states & {"failed"}:
-        say(f"The flow itself has stopped: {last_words(directory, process.returncode)}")
-        if api := os.environ.get("PREFECT_API_URL"):
-            say(f"Is a Prefect server at {api}? Without PREFECT_API_URL a temporary one is used.")
-    _say_how_to_resume(directory)
-    leave(EXIT_INTERRUPTED if stops else EXIT_FAILED)
-
-
-def _say_how_to_resume(directory: StudyDirectory) -> None:
-    typer.echo(f"Continue with: {program('watershed')} resume {directory.path}")
+add_to(app)
 
 
 def main(argv: list[str] | None = None) -> int:

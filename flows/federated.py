@@ -46,6 +46,7 @@ def federated_study(
     runs_dir: Path = Path("runs"),
     study_dir: Path | None = None,
     num_parallel: int | None = None,
+    points: list[int] | None = None,
 ) -> State[str]:
     """Run every point of a study that has not finished, and report.
 
@@ -58,6 +59,7 @@ def federated_study(
         runs_dir: Where a new study's directory is made.
         study_dir: A directory that was made for this study before. Default: a new one.
         num_parallel: Most local jobs at a time. Default: one a core.
+        points: Numbers of the points to run, from 0. Default: all that have not finished.
 
     Returns:
         Completed, Failed (some points have; the message names them) or Cancelled.
@@ -74,7 +76,10 @@ def federated_study(
     write_flow_record(directory.path, record)
     tracker = StudyTracker(directory.path, tracking_uri, flow_run_id=record.flow_run_id)
     with followed(tracker):
-        was_interrupted = _run_points(study, directory, num_parallel, record.flow_run_id)
+        launcher = make_launcher(study, directory, num_parallel)
+        runs = [run for run in _chosen(directory, points) if not _has_finished(run)]
+        with cancelled_by_prefect(record.flow_run_id, launcher.close):
+            was_interrupted = _run_jobs(study, directory, launcher, runs)
     report_study(directory.path, tracking_uri)
     sent = tracker.close(0.0 if was_interrupted else _PATIENCE_S)
     write_flow_record(
@@ -89,34 +94,34 @@ def federated_study(
     return _final_state(directory)
 
 
-def _run_points(
-    study: Study, directory: StudyDirectory, num_parallel: int | None, flow_run_id: str
+def _chosen(directory: StudyDirectory, points: list[int] | None) -> list[RunDirectory]:
+    runs = directory.points()
+    return runs if points is None else [runs[number] for number in points]
+
+
+def _run_jobs(
+    study: Study, directory: StudyDirectory, launcher: Launcher, runs: Sequence[RunDirectory]
 ) -> bool:
-    """Run what has not finished; return whether Ctrl-C ended it."""
-    runs = [run for run in directory.points() if not _has_finished(run)]
-    code_dir = copy_code(study, directory)
-    launcher = make_launcher(study, directory, num_parallel)
+    """Run jobs to their ends; return whether Ctrl-C came before."""
     futures: list[PrefectFuture[State[str]]] = []
     was_interrupted = False
-    with cancelled_by_prefect(flow_run_id, launcher.close):
-        try:
-            jobs = launcher.submit_all(
-                [point_plan(study, run.read_job(), run, code_dir) for run in runs]
-            )
-            for run, job in zip(runs, jobs, strict=True):
-                futures.append(run_point.submit(run.read_job().point, run.path, launcher, job))
-                if is_anarchic(run.read_job()):
-                    make_client_directories(run)
-                    plans = worker_plans(study, run.read_job(), run, code_dir)
-                    futures += _follow_workers(run, launcher, job, launcher.submit_all(plans))
-            for future in futures:
-                future.wait()
-        except KeyboardInterrupt:
-            was_interrupted = True
-        finally:
-            launcher.close()
+    try:
+        code_dir = copy_code(study, directory)
+        plans = [point_plan(study, run.read_job(), run, code_dir) for run in runs]
+        for run, job in zip(runs, launcher.submit_all(plans), strict=True):
+            futures.append(run_point.submit(run.read_job().point, run.path, launcher, job))
+            if is_anarchic(run.read_job()):
+                make_client_directories(run)
+                workers = worker_plans(study, run.read_job(), run, code_dir)
+                futures += _follow_workers(run, launcher, job, launcher.submit_all(workers))
         for future in futures:
             future.wait()
+    except KeyboardInterrupt:
+        was_interrupted = True
+    finally:
+        launcher.close()
+    for future in futures:
+        future.wait()
     return was_interrupted
 
 

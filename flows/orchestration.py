@@ -35,27 +35,28 @@ _DATED_OR_INDENTED = re.compile(r"\s|\d\d:\d\d:|\d{4}/")
 """Lines of ordinary logging, and the middle of a traceback."""
 
 
-@contextmanager
-def started_flow(
-    directory: StudyDirectory, num_parallel: int | None
-) -> Iterator["subprocess.Popen[bytes]"]:
-    """Start a study's flow in a session of its own, and leave nothing of it behind.
+def start_flow(
+    directory: StudyDirectory, num_parallel: int | None, points: Sequence[int] | None = None
+) -> "subprocess.Popen[bytes]":
+    """Start a study's flow in a session of its own, which survives this process.
 
     Args:
         directory: The study's directory.
-        num_parallel: Most jobs at a time; None for one a core.
+        num_parallel: Most local jobs at a time; None for one a core.
+        points: Numbers of the points to run; None for all that have not finished.
 
-    Yields:
+    Returns:
         The process.
 
     Raises:
         OSError: It cannot be started.
     """
     command = [sys.executable, "-m", "flows.run_study", str(directory.path.resolve())]
-    command += [str(num_parallel)] if num_parallel else []
+    command += ["--parallel", str(num_parallel)] if num_parallel else []
+    command += ["--points", *map(str, points)] if points is not None else []
     environment = flow_environment(directory.path.parent, os.environ)
     with (directory.path / LOG_NAME).open("ab") as log:
-        process = subprocess.Popen(
+        return subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
             stdout=log,
@@ -63,6 +64,26 @@ def started_flow(
             env=environment | {"PYTHONSAFEPATH": "1"},
             start_new_session=True,
         )
+
+
+@contextmanager
+def started_flow(
+    directory: StudyDirectory, num_parallel: int | None, points: Sequence[int] | None = None
+) -> Iterator["subprocess.Popen[bytes]"]:
+    """Start a study's flow, see ``start_flow``, and leave nothing of it behind.
+
+    Args:
+        directory: As for ``start_flow``.
+        num_parallel: As for ``start_flow``.
+        points: As for ``start_flow``.
+
+    Yields:
+        The process.
+
+    Raises:
+        OSError: It cannot be started.
+    """
+    process = start_flow(directory, num_parallel, points)
     try:
         yield process
     finally:

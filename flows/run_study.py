@@ -5,6 +5,7 @@ alone: Prefect's output goes to a file, and Ctrl-C reaches the flow as one signa
 choosing, not the Prefect server beside it.
 """
 
+import argparse
 import fcntl
 import os
 import sys
@@ -24,13 +25,18 @@ def main(argv: list[str] | None = None) -> int:
     """Run the flow of a study that has its directory.
 
     Args:
-        argv: The directory, and the number of jobs at a time; default: the process's arguments.
+        argv: The directory, the number of local jobs at a time, the numbers of the points; default:
+            the process's arguments.
 
     Returns:
         0 finished, 1 some points failed, 75 another process runs this study, 130 interrupted.
     """
-    path, *rest = sys.argv[1:] if argv is None else argv
-    directory = StudyDirectory(Path(path).resolve())
+    parser = argparse.ArgumentParser(prog="flows.run_study")
+    parser.add_argument("directory", type=Path)
+    parser.add_argument("--parallel", type=int)
+    parser.add_argument("--points", type=int, nargs="*")
+    arguments = parser.parse_args(argv)
+    directory = StudyDirectory(arguments.directory.resolve())
     with RunDirectory(directory.path).lock.open("a+") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -40,12 +46,12 @@ def main(argv: list[str] | None = None) -> int:
         lock.write(f"{os.getpid()}\n")
         lock.flush()
         try:
-            return _run(directory, int(rest[0]) if rest else None)
+            return _run(directory, arguments.parallel, arguments.points)
         except KeyboardInterrupt:
             return EXIT_INTERRUPTED
 
 
-def _run(directory: StudyDirectory, num_parallel: int | None) -> int:
+def _run(directory: StudyDirectory, num_parallel: int | None, points: list[int] | None) -> int:
     # Prefect takes seconds to import; the lock is to be held by then.
     from prefect.task_runners import ThreadPoolTaskRunner  # noqa: PLC0415
 
@@ -63,6 +69,7 @@ def _run(directory: StudyDirectory, num_parallel: int | None) -> int:
         study,
         study_dir=directory.path,
         num_parallel=num_parallel,
+        points=points,
         return_state=True,
     )
     if state.is_completed():

@@ -59,6 +59,7 @@ def save_tensors(
     *,
     metadata: dict[str, str] | None = None,
     fence: Fence = UNFENCED,
+    is_durable: bool = True,
 ) -> None:
     """Write a safetensors file that is there whole or not at all.
 
@@ -67,13 +68,14 @@ def save_tensors(
         tensors: Named tensors, on any device.
         metadata: Texts for its header.
         fence: Of the attempt that saves.
+        is_durable: Whether it is to survive a power cut from now on.
 
     Raises:
         Overtaken: There is a newer attempt; an earlier file of that name is untouched.
         OSError: It could not be written; an earlier file of that name is untouched.
     """
     on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    with fence.replacement(path) as temporary:
+    with fence.replacement(path, is_durable=is_durable) as temporary:
         try:
             save_file(on_cpu, temporary, metadata=metadata)
         except SafetensorError as error:

@@ -1,11 +1,14 @@
 """The versions of the model that a server has published, and for how long it keeps them."""
 
+import contextlib
+import os
 from collections import OrderedDict
 from collections.abc import Iterable
 
 from torch import Tensor
 
 from tasks.federated.messages import read_model, write_model
+from tasks.runtime.atomic_files import sync_directory
 from tasks.runtime.fence import Fence
 from tasks.runtime.spool import Newest, Spool
 
@@ -31,6 +34,7 @@ class PublishedModels:
         self._spool, self._fence = spool, fence
         self._recent: OrderedDict[int, tuple[Tensor, str]] = OrderedDict()
         self._announced: int | None = None
+        self._not_synced: list[int] = []
         self.like = like
 
     def publish(self, version: int, model: Tensor) -> None:
@@ -48,6 +52,7 @@ class PublishedModels:
         existing = read_model(path, self.like) if path.exists() else None
         if existing is None:
             existing = model.clone(), write_model(path, model, self._fence)
+            self._not_synced.append(version)
         self._remember(version, existing)
 
     def announce(self, version: int) -> None:
@@ -64,6 +69,18 @@ class PublishedModels:
             newest = Newest(version=version, sha256=self._recent[version][1])
             self._spool.announce(newest, self._fence)
             self._announced = version
+
+    def sync(self) -> None:
+        """Make all versions survive a power cut: behind a checkpoint they are not made again.
+
+        Raises:
+            OSError: They cannot be written.
+        """
+        for version in self._not_synced:
+            with contextlib.suppress(FileNotFoundError), self._spool.model(version).open() as file:
+                os.fsync(file.fileno())
+        sync_directory(self._spool.models)
+        self._not_synced = []
 
     def get(self, version: int) -> Tensor | None:
         """Return a version; None if it is not kept."""

@@ -221,7 +221,11 @@ class Server:
         """Return everything needed to go on, beside the spool and the log.
 
         Returns that were taken for the next round already are in the log, and are found there.
+
+        Raises:
+            OSError: The versions that workers hold cannot be made durable.
         """
+        self._models.sync()
         tensors = {"server/model": self.state.model}
         tensors |= {f"server/memory/{k}": v for k, v in self.state.memory.items()}
         return tensors, {

@@ -8,12 +8,16 @@ from pathlib import Path
 
 
 @contextmanager
-def replacement(path: Path, staging: Path | None = None) -> Iterator[Path]:
+def replacement(
+    path: Path, staging: Path | None = None, *, is_durable: bool = True
+) -> Iterator[Path]:
     """Write a file so that a reader, or a crash at any moment, sees the old or the new content.
 
     Args:
         path: The file; its directory must exist.
         staging: Directory on the same file system to write it in; default: where it is to lie.
+        is_durable: Whether it is to survive a power cut from now on; if not, what is torn then must
+            be noticed by who reads it.
 
     Yields:
         Where to write it; it takes its place when the block ends well.
@@ -24,8 +28,9 @@ def replacement(path: Path, staging: Path | None = None) -> Iterator[Path]:
     temporary = (staging or path.parent) / f".{path.name}.{os.getpid()}"
     try:
         yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
+        if is_durable:
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
         if error.filename is None or str(error.filename) == str(temporary):
@@ -33,7 +38,8 @@ def replacement(path: Path, staging: Path | None = None) -> Iterator[Path]:
         raise
     finally:
         temporary.unlink(missing_ok=True)  # gone already if all went well
-    sync_directory(path.parent)
+    if is_durable:
+        sync_directory(path.parent)
 
 
 def write_atomically(path: Path, content: bytes) -> None:

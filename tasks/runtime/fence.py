@@ -105,11 +105,12 @@ class Fence:
             raise Overtaken(f"attempt {self._attempt} of {self._attempts.parent} was overtaken")
 
     @contextmanager
-    def replacement(self, path: Path) -> Iterator[Path]:
+    def replacement(self, path: Path, *, is_durable: bool = True) -> Iterator[Path]:
         """Write a file that is there whole or not at all, and only if this attempt is the newest.
 
         Args:
             path: The file, below the run directory's file system; its directory must exist.
+            is_durable: Whether it is to survive a power cut from now on.
 
         Yields:
             Where to write it; it takes its place when the block ends well.
@@ -121,24 +122,25 @@ class Fence:
         self.check()
         staging = self._attempts / str(self._attempt) / _OUTGOING if self._attempt else path.parent
         try:
-            with replacement(path, staging) as temporary:
+            with replacement(path, staging, is_durable=is_durable) as temporary:
                 yield temporary
         except OSError:
             self.check()  # the directory may have been taken away
             raise
 
-    def write(self, path: Path, content: bytes) -> None:
+    def write(self, path: Path, content: bytes, *, is_durable: bool = True) -> None:
         """Write a whole file, see ``replacement``.
 
         Args:
             path: The file; its directory must exist.
             content: The whole content.
+            is_durable: Whether it is to survive a power cut from now on.
 
         Raises:
             Overtaken: There is a newer attempt; the file is as that one has it.
             OSError: It could not be written; the old file is untouched.
         """
-        with self.replacement(path) as temporary:
+        with self.replacement(path, is_durable=is_durable) as temporary:
             temporary.write_bytes(content)
 
     def continue_file(self, path: Path, num_bytes: int) -> int:

@@ -53,8 +53,11 @@ def _parse(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:
     options: dict[str, str] = {}
     left = iter(arguments)
     for name in left:
-        if name == "--" and (command := list(left)):
-            return options, command
+        if name == "--":
+            command = list(left)
+            if command:
+                return options, command
+            break
         if name in _ALONE:
             options[name] = ""
         elif name in _WITH_VALUE:

@@ -106,6 +106,17 @@ class Started(Record):
     node: str = Field(default="", description="SLURMD_NODENAME.")
 
 
+class Heartbeat(Record):
+    """``attempts/<k>/heartbeat.json``: the attempt was alive then."""
+
+    timestamp_ms: int = Field(description="Unix milliseconds.")
+    child_pid: int = Field(description="Process that does the work, on the attempt's host.")
+    checkpoint_ms: int | None = Field(
+        default=None,
+        description="When the newest checkpoint was written, Unix milliseconds; None if untold.",
+    )
+
+
 class Exit(Record):
     """``attempts/<k>/exit.json``."""
 

@@ -80,6 +80,13 @@ class RunDirectory:
         """Run directory of a real worker of this server."""
         return RunDirectory(self.path / "workers" / str(worker))
 
+    def workers(self) -> list[RunDirectory]:
+        """Run directories of the real workers that this server has; none for a simulation."""
+        parent = self.path / "workers"
+        found = parent.iterdir() if parent.is_dir() else ()
+        names = sorted(int(path.name) for path in found if path.name.isdigit())
+        return [self.worker(name) for name in names]
+
     @property
     def lock(self) -> Path:
         """Held (flock) by the attempt that runs."""

@@ -138,7 +138,8 @@ class Spool:
             Overtaken: There is a newer server.
             OSError: It cannot be written.
         """
-        fence.write(self._newest, newest.model_dump_json().encode())
+        # As with the models themselves, a power cut may take it: the server writes it again.
+        fence.write(self._newest, newest.model_dump_json().encode(), is_durable=False)
 
     def newest(self) -> Newest | None:
         """Read which version to pull; None while there is none."""
@@ -171,6 +172,12 @@ class Spool:
             OSError: It cannot be written.
         """
         fence.write(self._done, done.model_dump_json().encode())
+
+    def clear(self) -> None:
+        """Remove models and returns that nobody will need; what was refused stays."""
+        for directory in (self.models, self.taken):
+            for path in directory.glob("[!.]*"):
+                path.unlink(missing_ok=True)
 
     def done(self) -> Done | None:
         """Read how the server has ended; None while it has not."""

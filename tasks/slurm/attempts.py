@@ -2,19 +2,10 @@
 
 from dataclasses import dataclass
 
-from pydantic import ValidationError
-
-from tasks.runtime.records import Exit, Started
+from tasks.runtime.records import Exit, Heartbeat, Started
 from tasks.runtime.run_directory import RunDirectory
-from tasks.runtime.signs import (
-    EXIT,
-    EXIT_FINISHED,
-    EXIT_INTERRUPTED,
-    HEARTBEAT,
-    STARTED,
-    read_record,
-)
-from tasks.slurm.evidence import checkpoint_times
+from tasks.runtime.signs import EXIT, EXIT_FINISHED, EXIT_INTERRUPTED, HEARTBEAT, STARTED
+from tasks.slurm.evidence import checkpoint_times, read_whole
 
 
 @dataclass(frozen=True)
@@ -58,22 +49,18 @@ def read_attempts(directory: RunDirectory) -> list[Attempt]:
     kept = checkpoint_times(directory)
     attempts = []
     for path in paths:
-        try:
-            started = Started.model_validate(read_record(path / STARTED))
-            exit_ = (
-                Exit.model_validate(read_record(path / EXIT)) if (path / EXIT).exists() else None
-            )
-        except ValidationError:
+        started = read_whole(Started, path / STARTED)
+        if started is None or not started.submission:
             continue
-        if not started.submission:
-            continue
+        exit_ = read_whole(Exit, path / EXIT)
+        beat = read_whole(Heartbeat, path / HEARTBEAT)
         is_newest = path == paths[-1]
-        beat = read_record(path / HEARTBEAT)
         started_s = started.timestamp_ms / 1000
-        beat_s = beat.get("timestamp_ms", started.timestamp_ms) / 1000
-        last_s = max(started_s, exit_.timestamp_ms / 1000 if exit_ else beat_s)
-        told_s = [beat["checkpoint_ms"] / 1000] if beat.get("checkpoint_ms") else []
-        saved = [time_s for time_s in (*kept, *told_s) if started_s < time_s <= last_s]
+        last = exit_ or beat or started
+        last_s = max(started_s, last.timestamp_ms / 1000)
+        told_ms = beat.checkpoint_ms if beat is not None else None
+        told = [] if told_ms is None else [told_ms / 1000]
+        saved = [time_s for time_s in (*kept, *told) if started_s < time_s <= last_s]
         attempts.append(
             Attempt(
                 started=started,

@@ -43,10 +43,13 @@ _UNREACHABLE = re.compile(
     r"|zero bytes were transmitted|transport endpoint is not connected|unexpected message"
     r"|unable to process configuration|could not establish a configuration source"
     r"|(no route|network is unreachable)|host is down|in standby|no clusters can be reached"
-    r"|talking to the database|munge|authentication|header lengths|insane message|rate limit",
+    r"|talking to the database|header lengths|insane message|rate limit"
+    r"|munge (en|de)code|munged is up|invalid authentication credential|protocol authentication",
     re.IGNORECASE,
 )
-_BUSY = re.compile(r"SubmitJob|temporarily un(able|available)|job submit limit", re.IGNORECASE)
+_BUSY = re.compile(
+    r"SubmitJob|temporarily un(able|available)|job submit limit|I/O error writing", re.IGNORECASE
+)
 # The sentence about the "job submit limit" is also said of limits on size and time, which last.
 _LASTING_LIMIT = re.compile(r"\b(Assoc|QOS)(?!\w*SubmitJob)\w*(Limit|PerJob|PerUser|PerAccount)\b")
 _NO_ACCOUNTING = re.compile(r"accounting storage is disabled", re.IGNORECASE)

@@ -110,6 +110,25 @@ def checkpoint_times(directory: RunDirectory) -> list[float]:
     return sorted(times)
 
 
+def read_whole(record: type[_R], path: Path) -> _R | None:
+    """Read a record that a node has written.
+
+    Args:
+        record: Its type.
+        path: The file.
+
+    Returns:
+        The record; None if it is not there, or torn.
+
+    Raises:
+        OSError: It cannot be read, for another reason than that it is absent.
+    """
+    try:
+        return record.model_validate_json(path.read_bytes())
+    except (FileNotFoundError, ValidationError):
+        return None
+
+
 @dataclass
 class _Watched:
     """One run directory, as it was last seen.
@@ -201,7 +220,7 @@ class EvidenceReader:
         if fresh:
             list(directory.attempt(watched.attempt).iterdir())
         if watched.started is None:
-            watched.started = _read(Started, directory.attempt(watched.attempt) / STARTED)
+            watched.started = read_whole(Started, directory.attempt(watched.attempt) / STARTED)
             if watched.started is None:
                 return NOTHING
         return _ended(directory, watched) or self._unended(directory, watched, now_s)
@@ -228,7 +247,7 @@ def _ended(directory: RunDirectory, watched: _Watched) -> Found | None:
     mark = _mark(watched.exit_path)
     if mark is None or mark == watched.exit_mark:
         return watched.ended
-    exit_ = _read(Exit, Path(watched.exit_path))
+    exit_ = read_whole(Exit, Path(watched.exit_path))
     if exit_ is None:
         return None
     watched.exit_mark = mark
@@ -260,7 +279,7 @@ def _result_of(directory: RunDirectory, attempt: int) -> Result | None:
     written, claimed = _mark(directory.result), _mark(directory.attempt(attempt) / STARTED)
     if written is None or claimed is None or written.time_s < claimed.time_s:
         return None
-    return _read(Result, directory.result)
+    return read_whole(Result, directory.result)
 
 
 def _mark(path: str | Path) -> _Mark | None:
@@ -269,11 +288,3 @@ def _mark(path: str | Path) -> _Mark | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     return _Mark(status.st_mtime, status.st_ino)
-
-
-def _read(record: type[_R], path: Path) -> _R | None:
-    """Read a JSON file; None if it is not there, or torn."""
-    try:
-        return record.model_validate_json(path.read_bytes())
-    except (FileNotFoundError, ValidationError):
-        return None

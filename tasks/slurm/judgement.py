@@ -22,12 +22,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
+from tasks.runtime.signs import EXIT_ALREADY_RUNNING
 from tasks.slurm.evidence import FIRST_SIGNAL_CODE, LIMIT_WARNING, NOTHING, Found
 from tasks.slurm.launcher import JobState
 from tasks.slurm.sightings import Accounted, Queued
 from tasks.slurm.states import Evidence, FailureClass, SlurmState
 
-_SIGKILL = 9
+_SIGKILL, _SIGTERM = 9, 15
 _OUTPUT_FAILED = 53
 """Slurm's 0:53: the output file of the batch script could not be opened."""
 _NEAR_LIMIT = 0.8
@@ -44,7 +45,11 @@ class Action(StrEnum):
     LOOK_AGAIN = "look_again"
     """Ask Slurm at once, unless what it said is newer than what the node has left."""
     START_NOW = "start_now"
-    """Take back the 121 s for which Slurm holds a requeued job; its old attempt has ended."""
+    """Take back the 121 s for which Slurm holds a requeued job; its old attempt has ended.
+
+    Not in its first seconds: on the node where its former self was killed in the same second,
+    slurmd takes the job for that one ("already killed, do not launch"), and it ends FAILED.
+    """
     CANCEL = "cancel"
     """Cancel it: that is wished, or it has finished and is queued again all the same."""
     ADOPT = "adopt"
@@ -60,7 +65,7 @@ class Told:
         slurm_job: Its id; empty if it is not known.
         reason: Slurm's word for why it waits, or why it ended.
         restarts: How often it was requeued.
-        exit_code: Exit code of the batch script.
+        exit_code: Exit code of the batch script. sacct takes 128 off what is more: 143 is 15.
         signal: Signal that the batch script died of; 0 for none.
         cancelled_by: User id of who cancelled it; None if it is not told.
         max_rss_bytes: Largest resident set; None if it is not told.
@@ -76,9 +81,10 @@ class Told:
     max_rss_bytes: int | None = None
 
     @property
-    def was_killed(self) -> bool:
-        """Whether the batch script died of SIGKILL, itself or by the shell's account."""
-        return _SIGKILL in {self.signal, self.exit_code - FIRST_SIGNAL_CODE}
+    def died_of(self) -> int:
+        """Signal that ended the batch script or its program, as far as codes tell; else 0."""
+        code = self.exit_code % FIRST_SIGNAL_CODE
+        return self.signal or (code if code in {_SIGKILL, _SIGTERM} else 0)
 
 
 @dataclass(frozen=True)
@@ -251,6 +257,10 @@ def judge(
         return DONE
     if _is_anothers(told, found):
         return Verdict(JobState.RUNNING, action=Action.ADOPT)
+    if told.exit_code == EXIT_ALREADY_RUNNING and found.evidence is Evidence.ALIVE:
+        return (
+            RUN  # a controller that crashed has started it twice, and the node refused the second
+        )
     if verdict == APP and found.evidence is Evidence.FAILED:
         return OOM if found.result is not None and found.result.reason == "memory" else APP
     if wish_cancel:
@@ -305,9 +315,9 @@ def _cause(verdict: Verdict, told: Told, found: Found, memory_bytes: int | None)
             return APP
         # Whoever kills the engine alone, and not the whole job, is the kernel, for want of memory.
         return LOST if _is_near(told, memory_bytes) is False else OOM
-    if found.exit is None and told.was_killed:
+    if found.exit is None and told.died_of == _SIGKILL:
         return OOM if _is_near(told, memory_bytes) else verdict
-    if verdict == LOST and 0 < told.exit_code < FIRST_SIGNAL_CODE:
+    if verdict == LOST and told.exit_code not in {0, EXIT_ALREADY_RUNNING} and not told.died_of:
         return APP  # the wrapper passed on the engine's code, and could not write it down
     return verdict
 

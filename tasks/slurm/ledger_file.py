@@ -92,6 +92,15 @@ def state_directory(cluster: str) -> Path:
     return Path(root).expanduser() / cluster
 
 
+def ledgers_here(name: str) -> list[Path]:
+    """Return the ledgers of all clusters, by the name of the file.
+
+    Args:
+        name: Name of the file in a cluster's directory.
+    """
+    return sorted(state_directory("*").parent.glob(f"*/{name}"))
+
+
 def is_on_network(path: Path, mounts: str) -> bool:
     """Say whether a directory is on a file system that several hosts share.
 

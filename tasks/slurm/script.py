@@ -2,7 +2,7 @@ r"""Renders batch scripts: ``sbatch job.sh`` does by hand what the launcher does
 
 How sbatch reads its ``#SBATCH`` lines was tried on Slurm 22.05: words end at blanks outside quotes,
 ``#`` outside quotes begins a comment, and a backslash takes the next character as it is, also
-between single quotes, where a shell would not. Between double quotes with ``\\`` and ``"`` escaped
+between single quotes, where a shell would not. Between double quotes with ``\`` and ``"`` escaped
 everything arrives as it is, ``$(...)`` too, as no shell is asked.
 """
 

@@ -14,7 +14,8 @@ class Queued:
 
     Attributes:
         slurm_job: Its id: ``12``, or ``12_3`` for task 3 of an array; tasks that wait together in
-            one line of the listing are listed one by one.
+            one line of the listing are listed one by one. But if a user has cancelled the array by
+            a filter (``scancel --me``), all tasks that had not started are one value, ``12``.
         name: Name of the job.
         state: Its state.
         reason: Slurm's word for why it is not running; empty if it is.
@@ -36,8 +37,11 @@ class Queued:
 class Accounted:
     """One incarnation of a job, or of a task of an array, in the accounting.
 
+    Only a final state proves anything. A job that a killed controller has forgotten stays PENDING
+    or RUNNING here for ever, maybe under the name ``allocation``.
+
     Attributes:
-        slurm_job: As for ``Queued``.
+        slurm_job: ``12``, or ``12_3`` for task 3 of an array.
         name: Name of the job.
         state: Its state.
         exit_code: Exit code of the batch script.
@@ -140,6 +144,9 @@ class Slurm(Protocol):
     ) -> list[Accounted]:
         """Ask the accounting for jobs, by id or by name: every incarnation, oldest first.
 
+        By name it does not tell of jobs that have never been eligible to run, such as tasks of an
+        array that wait for others, or jobs that were held until they were cancelled.
+
         Args:
             slurm_jobs: Ids of jobs or of whole arrays.
             name: Name of jobs of this user; instead of ids.
@@ -176,11 +183,11 @@ class Slurm(Protocol):
         ...
 
     def partitions(self) -> list[Partition]:
-        """List the partitions (``scontrol show partition`` and ``sinfo``).
+        """List the partitions (``sinfo``), hidden ones too.
 
         Raises:
             SlurmUnreachable: No answer.
-            SlurmMissing: There is no sinfo or scontrol.
+            SlurmMissing: There is no sinfo.
         """
         ...
 

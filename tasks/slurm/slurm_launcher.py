@@ -117,6 +117,12 @@ class SlurmLauncher:
         self._ledger.wish_cancel([job], self._clock.unix())
         self._background.wake()
 
+    def detach(self) -> None:
+        """Follow the jobs no more; they go on, and whoever leads next sees to them."""
+        with self._closing:
+            self._is_closed = self._is_over = True
+            self._background.stop()
+
     def close(self) -> None:
         """Ask all jobs of the study to stop, and start none any more.
 

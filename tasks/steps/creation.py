@@ -14,7 +14,7 @@ from tasks.tracking.study_directory import StudyDirectory
 def create_study_directory(study: Study, runs_dir: Path, now: datetime) -> StudyDirectory:
     """Write ``runs/<study>-<date>-<time>[-n]/`` with ``study.json`` and every point's ``job.json``.
 
-    The directory is there whole or not at all.
+    The directory is there whole or not at all, and closed to other users.
 
     Args:
         study: The study.
@@ -30,7 +30,6 @@ def create_study_directory(study: Study, runs_dir: Path, now: datetime) -> Study
     runs_dir.mkdir(parents=True, exist_ok=True)
     draft = StudyDirectory(Path(tempfile.mkdtemp(prefix=".new-", dir=runs_dir)))
     try:
-        draft.path.chmod(0o755)  # mkdtemp's are closed to others
         _fill(draft, study)
         final = StudyDirectory(_move(draft.path, runs_dir / f"{study.name}-{now:%Y%m%d-%H%M%S}"))
     except OSError:

@@ -1,5 +1,6 @@
 """What the attempts of runs cost on the cluster, added up."""
 
+import contextlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -50,19 +51,23 @@ class TotalCost:
 
 
 def read_costs(directory: RunDirectory) -> tuple[AttemptCost, ...]:
-    """Read what the attempts of a run cost; empty where it did not run on Slurm.
+    """Read what the attempts of a run cost, those of its real workers included.
 
     Args:
         directory: The run directory.
 
+    Returns:
+        The attempts; none where the run did not run on Slurm.
+
     Raises:
-        OSError: The file cannot be read.
+        OSError: A file cannot be read.
         ValidationError: It is not what it should be.
     """
-    try:
-        return Costs.model_validate_json(directory.costs.read_bytes()).attempts
-    except FileNotFoundError:
-        return ()
+    attempts: list[AttemptCost] = []
+    for run in (directory, *directory.workers()):
+        with contextlib.suppress(FileNotFoundError):
+            attempts += Costs.model_validate_json(run.costs.read_bytes()).attempts
+    return tuple(attempts)
 
 
 def total(attempts: Iterable[AttemptCost]) -> TotalCost | None:

@@ -42,7 +42,9 @@ def measure_speedups(study: Study, histories: Sequence[RunHistory]) -> dict[str,
     until = min(_span(history) for history in finished)
     groups: dict[str, dict[tuple[float, float], list[float]]] = {}
     for history in finished:
-        steps = _mean_steps(history.job.experiment.local_steps)
+        experiment = history.job.experiment
+        is_real = experiment.arrivals.kind == "slurm"  # then K is a matter of time
+        steps = None if is_real else _mean_steps(experiment.local_steps)
         series = history.series(Metric.TRAIN_GRAD_SQ_NORM)
         mean_square = mean_square_gradient(series.rounds, series.values, until)
         if steps is None or mean_square is None:
@@ -52,7 +54,7 @@ def measure_speedups(study: Study, histories: Sequence[RunHistory]) -> dict[str,
             for name, label in history.job.coordinates.items()
             if name not in scaling | SEED_AXES
         )
-        configuration = (float(history.job.experiment.algorithm.collect), steps)
+        configuration = (float(experiment.algorithm.collect), steps)
         groups.setdefault(rest, {}).setdefault(configuration, []).append(mean_square)
     return {
         rest: speedups(measured)

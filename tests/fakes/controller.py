@@ -19,11 +19,39 @@ from tasks.runtime.signs import EXIT_INTERRUPTED
 from tasks.slurm.states import SlurmState
 from tests.fakes.jobs import Incarnation, Node, Request, Work
 
-REQUEUE_HOLD_S = 121.0
-IMPRECISION_S = 30.0
-_DEAD_AFTER_S = (28.0, 48.0)
-_START_DELAY_S = (0.1, 1.0)
-_SETTLE_DELAY_S = (0.02, 0.5)
+
+@dataclass(frozen=True)
+class Timing:
+    """How long things take, in seconds; the defaults as measured, or as Slurm has them.
+
+    Attributes:
+        requeue_hold: For how long a job that is queued again is held.
+        imprecision: How much too early signals come at most, and time limits too late.
+        dead_after: After how long a dead node is noticed, from and to.
+        start_delay: From submission to start, where there is room, from and to.
+        settle_delay: From the end of a job to its state, from and to.
+        kill_wait: From SIGTERM to SIGKILL.
+        min_job_age: For how long squeue lists jobs that have ended.
+    """
+
+    requeue_hold: float = 121.0
+    imprecision: float = 30.0
+    dead_after: tuple[float, float] = (28.0, 48.0)
+    start_delay: tuple[float, float] = (0.1, 1.0)
+    settle_delay: tuple[float, float] = (0.02, 0.5)
+    kill_wait: float = 30.0
+    min_job_age: float = 300.0
+
+
+QUICK = Timing(
+    requeue_hold=2.0,
+    imprecision=0.5,
+    dead_after=(0.5, 1.0),
+    start_delay=(0.01, 0.05),
+    settle_delay=(0.01, 0.05),
+    kill_wait=2.0,
+)
+"""For jobs that really run."""
 
 
 @dataclass
@@ -54,8 +82,16 @@ class Controller:
         hosts: The nodes.
         now_s: Unix time at the start.
         down: Times from and until which the controller does not answer.
-        min_job_age_s: How long squeue lists jobs that have ended.
-        kill_wait_s: From SIGTERM to SIGKILL.
+        timing: How long things take.
+
+    Attributes:
+        now_s: Until when everything has happened.
+        next_job: The next id.
+        known: Job -> task -> its newest incarnation, as long as squeue knows it.
+        history: Job -> all incarnations of jobs that ever had this id.
+        merged: Arrays that were cancelled by a filter: squeue lists their tasks that had not
+            started by the array's id alone.
+        hosts: The nodes.
     """
 
     def __init__(
@@ -66,19 +102,18 @@ class Controller:
         *,
         now_s: float,
         down: Sequence[tuple[float, float]] = (),
-        min_job_age_s: float = 300.0,
-        kill_wait_s: float = 30.0,
+        timing: Timing | None = None,
     ) -> None:
         self.now_s = now_s
         self.next_job = 1
         self.known: dict[int, dict[int | None, Incarnation]] = {}
         self.history: dict[int, list[Incarnation]] = {}
+        self.merged: set[int] = set()
         self.hosts = {host.name: host for host in hosts}
         self._node = node
         self._rng = rng
         self._down = sorted(down)
-        self._min_job_age_s = min_job_age_s
-        self._kill_wait_s = kill_wait_s
+        self._timing = timing or Timing()
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._sequence = itertools.count()
         self._queues: dict[int, deque[Incarnation]] = {}
@@ -173,7 +208,7 @@ class Controller:
         run.stops_as = state
         if not run.is_alive:
             return
-        grace_s = self._kill_wait_s if grace_s is None else grace_s
+        grace_s = self._timing.kill_wait if grace_s is None else grace_s
         self._node.signal(run, "SIGTERM", self.now_s)
         if run.work is not None and run.work.saves_in_s is not None:
             self._end_soon(run, run.work.saves_in_s)
@@ -192,19 +227,22 @@ class Controller:
             self._node.vanish(run, self.now_s)
         else:
             self._node.end(run, self.now_s)
-        settled_s = self.now_s + self._rng.uniform(*_SETTLE_DELAY_S)
+        settled_s = self.now_s + self._rng.uniform(*self._timing.settle_delay)
         self._at_controller(settled_s, lambda: self._settle(run, run.stops_as or state))
 
-    def fail_node(self, name: str, *, is_cut: bool = False) -> None:
-        """Cut the power of a node, or its network: then its processes run on."""
+    def fail_node(self, name: str) -> None:
+        """Cut the power of a node."""
+        for run in list(self.hosts[name].runs):
+            if run.is_alive:
+                run.is_alive = False
+                self._node.vanish(run, self.now_s)
+        self.cut_node(name)
+
+    def cut_node(self, name: str) -> None:
+        """Cut the network of a node; its processes run on."""
         host = self.hosts[name]
         host.is_up = False
-        if not is_cut:
-            for run in list(host.runs):
-                if run.is_alive:
-                    run.is_alive = False
-                    self._node.vanish(run, self.now_s)
-        noticed_s = self.now_s + self._rng.uniform(*_DEAD_AFTER_S)
+        noticed_s = self.now_s + self._rng.uniform(*self._timing.dead_after)
         self._at_controller(noticed_s, lambda: self._lose(host))
 
     def revive_node(self, name: str) -> None:
@@ -244,7 +282,7 @@ class Controller:
     def _schedule_soon(self) -> None:
         if not self._is_scheduling:
             self._is_scheduling = True
-            delay_s = self._rng.uniform(*_START_DELAY_S)
+            delay_s = self._rng.uniform(*self._timing.start_delay)
             self._at_controller(self.now_s + delay_s, self._schedule)
 
     def _schedule(self) -> None:
@@ -290,8 +328,10 @@ class Controller:
 
     def _plan_end(self, run: Incarnation, work: Work) -> None:
         limit_s = self.now_s + run.request.time_limit_s
-        warning_s = limit_s - run.request.signal_before_s - self._rng.uniform(0, IMPRECISION_S)
-        over_s = limit_s + self._rng.uniform(0, IMPRECISION_S)
+        warning_s = (
+            limit_s - run.request.signal_before_s - self._rng.uniform(0, self._timing.imprecision)
+        )
+        over_s = limit_s + self._rng.uniform(0, self._timing.imprecision)
         ends_s = self.now_s + work.duration_s
         if ends_s < math.inf:
             self.at(ends_s, lambda: self.finished(run, work.exit_code, work.signal))
@@ -328,7 +368,9 @@ class Controller:
         is_again = run.request.requeue and state in {SlurmState.PREEMPTED, SlurmState.NODE_FAIL}
         if run.requeues or is_again:
             run.state = state if is_again else SlurmState.REQUEUED
-            self._queue_again(run, self.now_s, self.now_s + REQUEUE_HOLD_S, run.restarts + 1)
+            self._queue_again(
+                run, self.now_s, self.now_s + self._timing.requeue_hold, run.restarts + 1
+            )
         else:
             self._final(run, state)
 
@@ -343,7 +385,7 @@ class Controller:
 
     def _final(self, run: Incarnation, state: SlurmState) -> None:
         run.state = state
-        self.at(self.now_s + self._min_job_age_s, lambda: self._purge(run))
+        self.at(self.now_s + self._timing.min_job_age, lambda: self._purge(run))
 
     def _purge(self, run: Incarnation) -> None:
         runs = self.known.get(run.job, {})

@@ -1,7 +1,7 @@
 """Jobs of the fake Slurm: what was submitted, each of its incarnations, what they do."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -28,6 +28,8 @@ class Request:
         signal_before_s: When the batch shell is sent SIGUSR1, before the limit; 0 for never.
         hold: Whether it waits to be released.
         output: File for its output, with Slurm's patterns.
+        text: The script as it was when it was submitted.
+        environment: Of who submitted it.
         is_mine: False for a job of another user.
     """
 
@@ -46,6 +48,8 @@ class Request:
     signal_before_s: int = 0
     hold: bool = False
     output: str = "slurm-%j.out"
+    text: str = ""
+    environment: Mapping[str, str] = field(default_factory=dict)
     is_mine: bool = True
 
 

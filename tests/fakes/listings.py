@@ -16,11 +16,10 @@ def queue_rows(controller: Controller) -> Iterator[_Row]:
     for job, known in sorted(controller.known.items()):
         runs = {task: run for task, run in known.items() if run.request.is_mine}
         together = [run for run in runs.values() if run.task is not None and not run.is_split]
-        for state, group in _by_state(run for run in together):
+        for group in _by_state(together):
             first = group[0]
-            # The real squeue tells no tasks of an array that was cancelled before it started.
-            is_waiting = state is SlurmState.PENDING
-            yield _queue_row(first, f"{job}_[{ranges(group)}]" if is_waiting else str(job))
+            is_told = first.job not in controller.merged
+            yield _queue_row(first, f"{job}_[{ranges(group)}]" if is_told else str(job))
         for run in runs.values():
             if run.task is None or run.is_split:
                 yield _queue_row(run, run.slurm_job)
@@ -107,11 +106,11 @@ def _duration(seconds: float) -> str:
     return f"{days}-{clock}" if days else clock
 
 
-def _by_state(runs: Iterable[Incarnation]) -> Iterator[tuple[SlurmState, list[Incarnation]]]:
+def _by_state(runs: Iterable[Incarnation]) -> Iterable[list[Incarnation]]:
     groups: dict[SlurmState, list[Incarnation]] = {}
     for run in runs:
         groups.setdefault(run.state, []).append(run)
-    yield from groups.items()
+    return groups.values()
 
 
 def ranges(runs: Sequence[Incarnation]) -> str:

@@ -3,7 +3,7 @@
 import re
 import shlex
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from configs.launchers import time_limit_s
@@ -67,13 +67,14 @@ def read_request(argv: Sequence[str], size: Size) -> Request:
     options, rest = _options(argv[1:])
     script = Path(rest[0]) if rest else Path("(none)")
     try:
-        lines = script.read_text(encoding="utf-8").splitlines()
+        text = script.read_text(encoding="utf-8", errors="surrogateescape")
     except OSError:
         raise Invalid(f"Unable to open file {script}") from None
+    lines = text.splitlines()
     if not lines or not lines[0].startswith("#!"):
         raise Invalid("This does not look like a batch script.  The first")
     options = _options(_directives(lines))[0] | options
-    request = _request(script, options, size)
+    request = replace(_request(script, options, size), text=text)
     _check(request, options, size)
     return request
 

@@ -18,7 +18,7 @@ from random import Random
 from subprocess import CompletedProcess
 
 from tests.fakes.clock import Clock, VirtualClock
-from tests.fakes.controller import Controller, Host
+from tests.fakes.controller import Controller, Host, Timing
 from tests.fakes.jobs import IdleNode, Incarnation, Node, Request
 from tests.fakes.listings import accounting_rows, queue_rows, table
 from tests.fakes.scripts import Invalid, Size, read_request, tasks_of
@@ -104,7 +104,7 @@ class FakeSlurm:
         node: What happens on the nodes; default: every job runs a minute and succeeds.
         faults: What goes wrong.
         clock: Tells the time; default: one that ``advance``, and waiting for an answer, move.
-        min_job_age_s: How long squeue lists jobs that have ended.
+        timing: How long things take; default: as on a real cluster.
 
     Attributes:
         calls: Every command that was run, in order.
@@ -120,7 +120,7 @@ class FakeSlurm:
         node: Node | None = None,
         faults: Faults | None = None,
         clock: Clock | None = None,
-        min_job_age_s: float = 300.0,
+        timing: Timing | None = None,
     ) -> None:
         self.calls: list[Call] = []
         self.clock = clock or VirtualClock()
@@ -138,7 +138,7 @@ class FakeSlurm:
             ],
             now_s=self.start_s,
             down=[(self.start_s + a, self.start_s + b) for a, b in self._faults.controller_down],
-            min_job_age_s=min_job_age_s,
+            timing=timing,
         )
         for after_s in self._faults.crash_at:
             self.controller.at(self.start_s + after_s, self._crash)
@@ -178,6 +178,13 @@ class FakeSlurm:
         request = Request(nowhere, name, self._size.partitions[0], nowhere, is_mine=is_mine)
         return self.controller.submit(request)
 
+    def cancel_all(self) -> None:
+        """Let the user type ``scancel --me``."""
+        mine = [run for runs in self.controller.known.values() for run in runs.values()]
+        mine = [run for run in mine if run.request.is_mine]
+        self.controller.merged |= {run.job for run in mine if run.is_waiting}
+        self.controller.cancel(mine)
+
     # --- the commands --------------------------------------------------------------------------
 
     def run(self, argv: Sequence[str], timeout_s: float) -> "CompletedProcess[str]":
@@ -208,8 +215,18 @@ class FakeSlurm:
             return 0.0
         return min(self.controller.up_from(now_s) - now_s, RETRIES_S)
 
-    def answer(self, argv: Sequence[str]) -> Answer:
+    def answer(
+        self,
+        argv: Sequence[str],
+        directory: Path = Path("/"),
+        environment: Mapping[str, str] | None = None,
+    ) -> Answer:
         """Return what a command prints, and after how long.
+
+        Args:
+            argv: The command line.
+            directory: Where it is run.
+            environment: In which environment.
 
         Raises:
             FileNotFoundError: There is no such command.
@@ -225,7 +242,7 @@ class FakeSlurm:
         if not self.controller.is_up():
             return self._down(argv)
         if command == "sbatch":
-            return self._sbatch(argv)
+            return self._sbatch(argv, directory, environment or {})
         if command == "squeue":
             return self._cut(self._squeue(argv))
         if command == "scancel":
@@ -236,7 +253,9 @@ class FakeSlurm:
             return self._cut(self._sinfo(argv))
         raise FileNotFoundError(command)
 
-    def _sbatch(self, argv: Sequence[str]) -> Answer:
+    def _sbatch(
+        self, argv: Sequence[str], directory: Path, environment: Mapping[str, str]
+    ) -> Answer:
         try:
             request = read_request(argv, self._size)
         except Invalid as error:
@@ -244,7 +263,9 @@ class FakeSlurm:
         limit = self._faults.max_submit
         if limit and self._num_submitted() + max(len(request.tasks), 1) > limit:
             return _failed("sbatch", _OVER_SUBMIT_LIMIT)
-        job = self.controller.submit(request)
+        job = self.controller.submit(
+            replace(request, directory=directory / request.directory, environment=environment)
+        )
         if self._rng.random() < self._faults.accept_then_timeout:
             return Answer(delay_s=math.inf)
         return Answer(f"{job}\n")

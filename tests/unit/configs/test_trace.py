@@ -77,7 +77,7 @@ def test_the_header_is_checked_first(tmp_path: Path) -> None:
     assert _faults(path) == [
         "line 1: the column return_time is missing",
         "line 1: unknown column 'num_step' (did you mean 'num_steps'?); known: worker, pull_time, "
-        "return_time, num_steps, sequence",
+        "return_time, num_steps, sequence, version",
         "line 1: the column worker stands there twice",
     ]
 
@@ -108,7 +108,7 @@ def test_a_missing_file_says_what_to_do(tmp_path: Path) -> None:
 
     assert absent == (
         "no such file; set arrivals.path to a CSV of "
-        "worker,pull_time,return_time,num_steps,sequence"
+        "worker,pull_time,return_time,num_steps,sequence,version"
     )
     assert directory.startswith("cannot be read as CSV: ")
 
@@ -179,3 +179,30 @@ def test_sequence_numbers_are_taken_from_the_trace(tmp_path: Path) -> None:
     path = _write(tmp_path, "worker,pull_time,return_time,sequence\n0,0,1,0\n0,1,2,2\n")
 
     assert [row.sequence for row in read_trace(path, 1)] == [0, 2]
+
+
+def test_the_version_that_was_pulled_is_taken_from_the_trace(tmp_path: Path) -> None:
+    """What the trace says counts, and not what the times would say."""
+    path = _write(
+        tmp_path, "worker,pull_time,return_time,version\n0,0,1,0\n1,9,9,0\n0,0,9,1\n1,9,9,3\n"
+    )
+
+    buffers = list(replay(read_trace(path, 2), 1, max_delay=None, absent=()))
+
+    assert [buffer.pulled for buffer in buffers] == [(0,), (0,), (1,), (3,)]
+
+
+def test_a_version_from_the_future_is_a_fault(tmp_path: Path) -> None:
+    """A trace that is divided into larger buffers than it was recorded with says so."""
+    path = _write(
+        tmp_path,
+        "worker,pull_time,return_time,version\n" + "".join(f"0,0,1,{v}\n" for v in range(400)),
+    )
+
+    (fault,) = trace_faults(_experiment(path))
+
+    assert fault.path == "arrivals.path"
+    assert fault.message == (
+        f"{path}: worker 0 returns version 1 at 1.0 s, when only 0 rounds of collect=2 are done; "
+        "set algorithm.collect as it was recorded, or remove the column version"
+    )

@@ -196,6 +196,36 @@ def test_groups_of_any_size_agree(monkeypatch: pytest.MonkeyPatch) -> None:
         torch.testing.assert_close(delta, whole, rtol=1e-12, atol=1e-14)
 
 
+@pytest.mark.parametrize("num_steps", [1, 2, 63, 64, 65, 200])
+@pytest.mark.parametrize("config", [WorkerSgd, WorkerMomentum, FedProx])
+def test_a_return_that_is_ended_is_one_of_so_many_steps(
+    config: type[WorkerSgd | WorkerMomentum | FedProx], num_steps: int
+) -> None:
+    """Trained until told to stop, a return has the bits of one that was to end there."""
+    trainer = make_trainer(config(lr=LR, batch_size=BATCH))
+    answers = iter([*[False] * (num_steps - 1), True])
+    expected = trainer.train(START[:1], WORKER[:1], SEQUENCE[:1], np.array([num_steps]))
+    before = START.clone()
+
+    delta, found = trainer.train_until(
+        START[0], 2, 0, most_steps=100_000, is_enough=lambda: next(answers)
+    )
+
+    assert found == num_steps
+    assert torch.equal(delta, expected[0])
+    assert torch.equal(START, before)
+
+
+def test_a_return_has_no_more_steps_than_it_may() -> None:
+    """Who is never told to stop ends at the most steps allowed."""
+    trainer = make_trainer(WorkerSgd(lr=LR, batch_size=BATCH))
+
+    delta, num_steps = trainer.train_until(START[0], 2, 0, most_steps=7, is_enough=lambda: False)
+
+    assert num_steps == 7
+    assert torch.equal(delta, trainer.train(START[:1], WORKER[:1], SEQUENCE[:1], np.array([7]))[0])
+
+
 def test_an_infinite_sample_shows_in_its_workers_returns_alone() -> None:
     """Returns of the worker with a broken sample are not finite; the others are as ever."""
     inputs = DATASET.train_inputs.clone()

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.runtime.journal import Journal, read_journal
+from tasks.runtime.journal import Journal, JournalGapError, read_journal
 
 
 def _write(path: Path, first: int, last: int) -> None:
@@ -120,3 +120,91 @@ def test_a_line_that_does_not_fit_leaves_nothing(tmp_path: Path) -> None:
     assert done.stdout.split() == [str(errno.EFBIG), str(path)]
     assert path.read_bytes().endswith(b"}\n")
     assert 0 < path.stat().st_size <= 1000
+
+
+def _line(number: int, value: float = 0.0) -> bytes:
+    line = {"sequence": number, "step": number, "timestamp_ms": 0, "metrics": {"x": value}}
+    return json.dumps(line).encode() + b"\n"
+
+
+def _torn(first: int, second: int) -> bytes:
+    """A line that a writer on another machine has cut off, and another one behind it."""
+    return _line(first)[:20] + _line(second)
+
+
+def _numbers(path: Path, offset: int = 0) -> list[int]:
+    return [line.sequence for line, _ in read_journal(path, offset)]
+
+
+@given(order=st.lists(st.sampled_from("ABX"), max_size=30), keep=st.integers(0, 29))
+def test_lines_of_two_writers_count_once_each(
+    tmp_path_factory: pytest.TempPathFactory, order: list[str], keep: int
+) -> None:
+    """However two writers' lines interleave, torn ones between them, no number is read twice.
+
+    Each writes its lines in order; so all numbers up to the larger last one are there. A reader
+    that begins behind any line reads the very lines behind it.
+    """
+    path = tmp_path_factory.mktemp("journal") / "metrics.jsonl"
+    written = {"A": 0, "B": 0}
+    content = b""
+    for writer in order:
+        if writer == "X":
+            content += _torn(written["A"], written["B"])
+        else:
+            content += _line(written[writer], 1.0 if writer == "A" else 2.0)
+            written[writer] += 1
+    path.write_bytes(content)
+
+    whole = list(read_journal(path))
+
+    assert [line.sequence for line, _ in whole] == list(range(max(written.values())))
+    for line, offset in whole[keep : keep + 1]:
+        assert _numbers(path, offset) == list(range(line.sequence + 1, len(whole)))
+
+
+def test_a_line_that_hides_its_number_is_an_error_once_the_next_one_is_there(
+    tmp_path: Path,
+) -> None:
+    """What cannot be read may still come again; a number that is left out is not passed over."""
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(_line(0) + b"\x00" * 30 + b"\n")
+    waiting = _numbers(path)
+
+    path.write_bytes(path.read_bytes() + _line(2))
+
+    assert waiting == [0]
+    with pytest.raises(JournalGapError, match=r"no readable line of number 1, but later ones"):
+        _numbers(path)
+
+
+def test_a_writer_computes_again_what_cannot_be_read(tmp_path: Path) -> None:
+    """Behind the last line that can be read, the journal is written anew."""
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(_line(0) + b"\x00" * 30 + b"\n" + _line(2))
+
+    _write(path, 0, 4)
+
+    assert _numbers(path) == [0, 1, 2, 3]
+    assert b"\x00" not in path.read_bytes()
+
+
+def test_an_offset_of_another_file_begins_again(tmp_path: Path) -> None:
+    """If no line ends where a reader left off, the journal was replaced, and is read whole."""
+    path = tmp_path / "metrics.jsonl"
+    _write(path, 0, 3)
+    *_, (_, offset) = read_journal(path)
+
+    assert _numbers(path, offset - 5) == [0, 1, 2]
+    assert _numbers(path, offset + 500) == [0, 1, 2]
+
+
+def test_an_offset_behind_a_long_line_is_known(tmp_path: Path) -> None:
+    """The line before an offset is found, however long it is."""
+    path = tmp_path / "metrics.jsonl"
+    with Journal(path) as journal:
+        for step in range(3):
+            journal.write(step, {f"test/{'x' * 100}{number}": 1.0 for number in range(1000)})
+    offsets = [offset for _, offset in read_journal(path)]
+
+    assert [_numbers(path, offset) for offset in offsets] == [[1, 2], [2], []]

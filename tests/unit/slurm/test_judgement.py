@@ -218,6 +218,16 @@ def test_what_the_engine_says_of_itself_goes_first(state: SlurmState) -> None:
             find(Evidence.ALIVE),
             FailureClass.APPLICATION_ERROR,
         ),
+        # The same for what sacct makes of codes from 128 on: these are signals.
+        (tell(SlurmState.FAILED, exit_code=15), find(Evidence.ALIVE), FailureClass.LOST),
+        (
+            tell(SlurmState.FAILED, exit_code=9, max_rss_bytes=int(15.5 * GIB)),
+            find(Evidence.NONE),
+            FailureClass.OUT_OF_MEMORY,
+        ),
+        # Refused on the node, and whoever had the run has fallen silent.
+        (tell(SlurmState.FAILED, exit_code=75), find(Evidence.SILENT), FailureClass.LOST),
+        (tell(SlurmState.FAILED, exit_code=75), find(Evidence.NONE), FailureClass.LAUNCH_FAILURE),
         # Stopped by the warning before the time limit, and not requeued.
         (
             tell(SlurmState.FAILED, exit_code=143),
@@ -337,6 +347,13 @@ def test_the_run_of_another_job_is_followed() -> None:
     assert verdict == Verdict(JobState.RUNNING, action=Action.ADOPT)
 
 
+def test_a_job_that_was_started_twice_goes_on() -> None:
+    """A crashed controller may start a job again that still runs: its second start is refused."""
+    verdict = judge(tell(SlurmState.FAILED, exit_code=75), find(Evidence.ALIVE))
+
+    assert verdict == Verdict(JobState.RUNNING)
+
+
 def test_a_beating_heart_outlives_a_forgetful_controller() -> None:
     """A job that Slurm has forgotten, but that is alive, is not submitted again."""
     verdict = judge(tell(SlurmState.ABSENT), find(Evidence.ALIVE))
@@ -393,3 +410,20 @@ def test_without_accounting_the_reason_tells_the_signal() -> None:
 def test_silence_is_not_absence() -> None:
     """A job that neither tells of is unknown; that it is absent takes a second look."""
     assert told_of(None) == Told(SlurmState.UNKNOWN)
+
+
+def test_the_final_states_are_slurms_base_states() -> None:
+    """Flags (REQUEUED, COMPLETING, LAUNCH_FAILED, ...) stand beside a base state, and pass."""
+    final = {state for state in SlurmState if state.is_final}
+
+    assert final == {
+        "BOOT_FAIL",
+        "CANCELLED",
+        "COMPLETED",
+        "DEADLINE",
+        "FAILED",
+        "NODE_FAIL",
+        "OUT_OF_MEMORY",
+        "PREEMPTED",
+        "TIMEOUT",
+    }

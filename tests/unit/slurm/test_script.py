@@ -117,7 +117,7 @@ def recorder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A stand-in for Python that leaves its environment and its arguments, byte for byte."""
     directory = tmp_path_factory.mktemp("recorder")
     path = directory / "python"
-    lines = ["#!/bin/bash", f"cat /proc/$$/environ >{directory}/environment"]
+    lines = ["#!/bin/bash", f"/bin/cat /proc/$$/environ >{directory}/environment"]
     path.write_text("\n".join([*lines, f"printf '%s\\0' \"$@\" >{directory}/arguments\n"]))
     path.chmod(stat.S_IRWXU)
     return path

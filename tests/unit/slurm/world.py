@@ -105,7 +105,8 @@ class World:
         self.ledger.register(self.study_dir, config or self.config, plans, self.now_s)
 
     def begin(self, point: Point = lambda _: None) -> Reconciler:
-        """Start a process; the one before must be dead, or have resigned."""
+        """Start a process; the one before dies."""
+        self.die()
 
         def run(argv: Sequence[str], timeout_s: float) -> "CompletedProcess[str]":
             point(f"before {argv[0]}")

@@ -59,3 +59,13 @@ def test_a_run_without_slurm_has_no_costs(tmp_path: Path) -> None:
     assert before == ()
     assert total(before) is None
     assert read_costs(directory) == (_FIRST,)
+
+
+def test_the_workers_of_a_server_cost_too(tmp_path: Path) -> None:
+    """What the real workers of a run cost is part of what the run costs."""
+    server = RunDirectory(tmp_path)
+    for directory, attempt in ((server, _FIRST), (server.worker(3), _SECOND)):
+        directory.path.mkdir(parents=True, exist_ok=True)
+        write_json(directory.costs, Costs(attempts=(attempt,)).model_dump(mode="json"))
+
+    assert read_costs(server) == (_FIRST, _SECOND)

@@ -1,0 +1,221 @@
+"""The jobs of studies, as the ledgers of this machine's user have them."""
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from configs.launchers import SlurmLauncherConfig
+from flows.console import STYLES, duration
+from tasks.runtime.run_directory import RunDirectory
+from tasks.slurm.adopting import adopt, strays
+from tasks.slurm.commands import SlurmCli
+from tasks.slurm.entries import Entry
+from tasks.slurm.launcher import id_of
+from tasks.slurm.ledger import Ledger
+from tasks.slurm.ledger_file import LedgerFile, ledgers_here, state_directory
+from tasks.slurm.liveness import is_alive
+from tasks.slurm.redaction import redact
+from tasks.slurm.slurm_launcher import LEDGER_NAME, SlurmLauncher
+from tasks.steps.creation import job_file
+from tasks.steps.launching import copy_code, point_plan, worker_plans
+from tasks.tracking.study_directory import StudyDirectory
+
+_STOPPED_WITHIN_S = 30.0
+_POLL_S = 0.2
+_LAST_LINES = 15
+
+
+def ledgers() -> Iterator[Ledger]:
+    """Open the ledgers of all clusters that jobs were submitted to from here.
+
+    Yields:
+        Each ledger; it is closed afterwards.
+
+    Raises:
+        LedgerError: One of them cannot be used.
+    """
+    for path in ledgers_here(LEDGER_NAME):
+        file = LedgerFile(path)
+        try:
+            yield Ledger(file)
+        finally:
+            file.close()
+
+
+def jobs_of(study_dir: Path | None) -> list[Entry]:
+    """Return the jobs of a study, or all, in the order in which they were planned.
+
+    Args:
+        study_dir: The study, absolute; None for all.
+
+    Raises:
+        LedgerError: A ledger cannot be used.
+    """
+    return [entry for ledger in ledgers() for entry in ledger.entries(study_dir)]
+
+
+def print_jobs(console: Console, entries: Sequence[Entry], now_s: float) -> None:
+    """Print jobs as a table, and why those that wait do so.
+
+    Args:
+        console: Where to.
+        entries: The jobs.
+        now_s: Unix time.
+    """
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for name in ("run", "state", "Slurm's id", "Slurm's state", "nodes", "for", "tries"):
+        table.add_column(name, overflow="fold")
+    for entry in entries:
+        state = entry.state.job_state.value
+        told = " ".join(filter(None, [entry.slurm_state, f"({entry.reason})" * bool(entry.reason)]))
+        table.add_row(
+            _shown(entry),
+            Text(entry.state.value, STYLES[state]),
+            entry.slurm_job,
+            told,
+            entry.nodes,
+            duration(max(0.0, now_s - entry.changed_s)),
+            f"{entry.submission}" + (f"+{entry.restarts}" if entry.restarts else ""),
+        )
+    console.print(table)
+    for entry in entries:
+        if entry.message:
+            console.print(Text(f"{_shown(entry)}: {entry.message}"), soft_wrap=True)
+
+
+def _shown(entry: Entry) -> str:
+    """Name a job by its study and its place there."""
+    study = Path(entry.study_dir)
+    run = Path(entry.run_dir)
+    inside = run.relative_to(study) if run.is_relative_to(study) else run
+    return f"{study.name}/{str(inside).removeprefix('points/')}"
+
+
+def stop(directory: StudyDirectory, runs: Sequence[RunDirectory] | None) -> list[str]:
+    """Stop a study, or some of its jobs.
+
+    Args:
+        directory: The study, absolute.
+        runs: The jobs to stop, workers of a server along with it; None for the whole study.
+
+    Returns:
+        Run directories of jobs that have not stopped in time; their cancellation stays wished.
+
+    Raises:
+        LedgerError: A ledger cannot be used.
+        SlurmError: Slurm is not there, or does not answer.
+    """
+    whole = RunDirectory(directory.path)
+    if runs is None and is_alive(whole):
+        with contextlib.suppress(ProcessLookupError, ValueError):
+            os.kill(int(whole.lock.read_text()), signal.SIGINT)
+        deadline = time.monotonic() + _STOPPED_WITHIN_S
+        while is_alive(whole) and time.monotonic() < deadline:
+            time.sleep(_POLL_S)
+    chosen = None if runs is None else {str(run.path) for run in runs}
+    going = [
+        entry
+        for entry in jobs_of(directory.path)
+        if not entry.state.job_state.is_final and _is_chosen(entry, chosen)
+    ]
+    config = directory.read_study().launcher
+    if not going or not isinstance(config, SlurmLauncherConfig):
+        return []
+    launcher = SlurmLauncher(config, directory.path)
+    try:
+        jobs = [id_of(Path(entry.run_dir)) for entry in going]
+        for job in jobs:
+            launcher.cancel(job)
+        deadline = time.monotonic() + _STOPPED_WITHIN_S
+        return [
+            job
+            for job in jobs
+            if not launcher.wait(job, max(0.0, deadline - time.monotonic())).is_final
+        ]
+    finally:
+        launcher.detach()
+
+
+def _is_chosen(entry: Entry, chosen: set[str] | None) -> bool:
+    if chosen is None:
+        return True
+    return any(Path(entry.run_dir).is_relative_to(run) for run in chosen)
+
+
+def take_over(directory: StudyDirectory) -> int:
+    """Write jobs of a study into the ledger that Slurm has and the ledger has not.
+
+    Args:
+        directory: The study, absolute, whose launcher is Slurm.
+
+    Returns:
+        The jobs that were adopted.
+
+    Raises:
+        LedgerError: The ledger cannot be used.
+        SlurmError: Slurm is not there, or does not answer.
+        OSError: A file of the study cannot be read.
+    """
+    study = directory.read_study()
+    config = study.launcher
+    if not isinstance(config, SlurmLauncherConfig):
+        return 0
+    slurm = SlurmCli()
+    found = strays(directory.path, slurm.queue())
+    if not found:
+        return 0
+    code_dir = copy_code(study, directory)
+    plans = []
+    for point in study.points():
+        job, run = job_file(study, point), directory.point(point.index, point.label)
+        plans += [
+            point_plan(study, job, run, code_dir),
+            *worker_plans(study, job, run, code_dir),
+        ]
+    file = LedgerFile(state_directory(slurm.cluster()) / LEDGER_NAME)
+    try:
+        return sum(
+            adopt(Ledger(file), config, directory.path, stray, plans=plans, now_s=time.time())
+            for stray in found
+        )
+    finally:
+        file.close()
+
+
+def print_why(console: Console, run: RunDirectory) -> None:
+    """Explain how a run came to stand as it does: every submission, and its last lines of output.
+
+    Args:
+        console: Where to.
+        run: The run, absolute.
+
+    Raises:
+        LedgerError: A ledger cannot be used.
+        OSError: A file of the run cannot be read.
+        ValidationError: A file of the run is not what it should be.
+    """
+    result = run.read_result()
+    state = result.status if result else "no result yet"
+    console.print(Text.assemble((run.read_job().point, "bold"), f"  {state}"))
+    for ledger in ledgers():
+        for one in ledger.submissions(str(run.path)):
+            words = one.words or ("still going" if one.ended_s is None else "finished")
+            head = f"submission {one.submission}, job {one.slurm_job or '(no id)'}"
+            head += f" [{one.failure}]" * bool(one.failure)
+            console.print(Text.assemble((head, "bold"), f": {words}"), soft_wrap=True)
+    if result and result.message:
+        console.print(Text(redact(result.message)), soft_wrap=True)
+    for path in (run.slurm_output, run.stdout):
+        if path.exists():
+            lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+            console.print(Text(f"{os.path.relpath(path)}, last lines:", "dim"))
+            for line in lines[-_LAST_LINES:]:
+                console.print(Text(f"  {redact(line)}"), soft_wrap=True)

@@ -1,0 +1,113 @@
+"""Anarchic averaging with real workers on a real cluster, some of them preempted."""
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from configs.arrivals import Trace
+from configs.loading import load_study
+from tasks.federated.simulation import assemble
+from tasks.runtime.returns import read_returns
+from tasks.runtime.run_directory import RunDirectory
+from tests.cluster.slots import running_cluster
+from tests.cluster.slurm_cluster import SlurmCluster
+from tests.cluster.slurm_configuration import ClusterOptions
+from tests.cluster.study_process import logs, only_study, running, user_environment
+
+_ROUNDS = 40
+STUDY = f"""
+launcher: {{kind: slurm, partition: batch, time_limit: "10", cpus_per_task: 4}}
+experiment:
+  workers: 4
+  rounds: {_ROUNDS}
+  evaluate_every: 5
+  checkpoint_every: 7
+  dtype: float64
+  model: logistic
+  data: {{name: digits, partition: {{kind: labels, labels_per_worker: 4}}}}
+  algorithm: {{name: afa_cs, collect: 2}}
+  worker: {{lr: 0.05, batch_size: 8}}
+  arrivals:
+    kind: slurm
+    budget_s: 1.0
+    partitions: [{{partition: batch, workers: 2}}, {{partition: preempt, workers: 2}}]
+"""
+_INTRUDER = """#!/bin/bash
+#SBATCH --partition=batch --exclusive --nodes=1 --time=1
+sleep 2
+"""
+
+
+@pytest.fixture
+def small_cluster() -> Iterator[SlurmCluster]:
+    """A cluster of five nodes that hold one job each."""
+    with running_cluster(ClusterOptions(nodes=5, cpus=4)) as cluster:
+        yield cluster
+
+
+def test_the_trace_of_real_workers_replays_to_the_same_model(
+    tmp_path: Path, small_cluster: SlurmCluster
+) -> None:
+    """Preemption and a requeued server lose and double no return; the simulator agrees."""
+    cluster = small_cluster
+    path = tmp_path / "anarchic.yaml"
+    path.write_text(STUDY)
+    (tmp_path / "intruder.sh").write_text(_INTRUDER)
+    environment = user_environment(cluster, tmp_path)
+
+    with running(["run", "anarchic.yaml"], tmp_path, environment) as process:
+        disturber = threading.Thread(target=_disturb, args=(cluster, tmp_path), daemon=True)
+        disturber.start()
+        code = process.wait(300)
+        disturber.join()
+
+    assert code == 0, logs(tmp_path)
+    (run,) = only_study(tmp_path, "anarchic").points()
+    lines = [line for line, _ in read_returns(run.returns)]
+    assert [line.round for line in lines] == [1 + index // 2 for index in range(2 * _ROUNDS)]
+    assert len({(line.worker, line.sequence) for line in lines}) == len(lines)
+    assert {line.partition for line in lines} == {"batch", "preempt"}
+    assert len(run.attempts()) >= 2
+    assert max(len(worker.attempts()) for worker in run.workers()) >= 2
+    real = load_file(run.model)["model"]
+    # Batched and single products round differently; nothing else does.
+    torch.testing.assert_close(_replayed(path, run), real, rtol=1e-9, atol=1e-12)
+
+
+def _disturb(cluster: SlurmCluster, directory: Path) -> None:
+    """Preempt workers when the first rounds are done, and requeue the server later."""
+    for num_rounds, command in (
+        (4, ["sbatch", "-o", "/dev/null", str(directory / "intruder.sh")]),
+        (15, ["scontrol", "requeue", ""]),
+    ):
+        if not _has_done(directory, num_rounds):
+            return
+        if command[-1] == "":
+            (run,) = only_study(directory, "anarchic").points()
+            listing = cluster.run(["squeue", "-h", "-t", "R", "-o", "%A %Z"]).stdout
+            command[-1] = next(
+                line.split()[0] for line in listing.splitlines() if line.endswith(str(run.path))
+            )
+        cluster.run(command)
+
+
+def _has_done(directory: Path, num_rounds: int) -> bool:
+    for _ in range(600):
+        for log in directory.glob("runs/anarchic-*/points/*/returns.jsonl"):
+            if any(line.round >= num_rounds for line, _ in read_returns(log)):
+                return True
+        threading.Event().wait(0.2)
+    return False
+
+
+def _replayed(path: Path, run: RunDirectory) -> torch.Tensor:
+    experiment = load_study(path).experiment
+    replayed = experiment.model_copy(update={"arrivals": Trace(path=str(run.trace))})
+    simulator = assemble(replayed).engine
+    for _ in range(_ROUNDS):
+        simulator.step()
+    return simulator.state.model

@@ -1,0 +1,477 @@
+"""The server of real workers: every return at most once, none lost, whatever kills it."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from tasks.federated import published
+from tasks.federated.arrivals.interface import Arrivals
+from tasks.federated.checkpoint import Checkpoint, save
+from tasks.federated.messages import Refusal
+from tasks.federated.problem import build_problem
+from tasks.federated.server import Server
+from tasks.runtime.attempt import Claimant, claim
+from tasks.runtime.errors import JobError
+from tasks.runtime.fence import UNFENCED, Fence, Overtaken
+from tasks.runtime.records import ReturnLine
+from tasks.runtime.returns import read_returns
+from tasks.runtime.run_directory import RunDirectory
+from tasks.runtime.spool import Claim, Newest, Spool
+from tests.unit.federated.anarchic import HASH, WORKERS, delta_of, hand_in, make_run, opened
+
+
+def do_round(server: Server) -> Arrivals:
+    """Do a round whose returns are all there."""
+    while (arrivals := server.step()) is None:
+        pass
+    return arrivals
+
+
+def save_checkpoint(server: Server, directory: RunDirectory) -> None:
+    """Save as the training does between two rounds."""
+    tensors, facts = server.checkpoint()
+    save(directory.checkpoints, Checkpoint(tensors, json.loads(json.dumps(facts)) | SAVED))
+
+
+SAVED = {"config_hash": HASH}
+
+
+def lines_of(directory: RunDirectory) -> list[ReturnLine]:
+    """All returns that were taken."""
+    return [line for line, _ in read_returns(directory.returns)]
+
+
+def names_in(path: Path) -> list[str]:
+    """What lies in a directory of the spool."""
+    return sorted(found.name for found in path.iterdir())
+
+
+def begin(directory: RunDirectory, restarts: int = 0) -> Fence:
+    """Claim a run as one incarnation of a job."""
+    claimant = Claimant(submission=1, slurm_job="7", restarts=restarts)
+    return Fence(directory.path, claim(directory, claimant))
+
+
+def test_the_first_returns_make_the_next_model(tmp_path: Path) -> None:
+    """Two returns a round move the model by their mean; the result is published and announced."""
+    directory = make_run(tmp_path)
+    spool = Spool(directory)
+    with opened(directory) as server:
+        assert server.step() is None
+        initial = server.state.model.clone()
+        hand_in(spool, 0, 0)
+        hand_in(spool, 3, 2)
+
+        arrivals = do_round(server)
+
+        expected = initial + (delta_of(0, 0) + delta_of(3, 2)) / 2
+        torch.testing.assert_close(server.state.model, expected, rtol=1e-15, atol=0)
+        assert server.state.version == 1
+        assert server.totals.line()["partition/a"] == 1
+        assert server.totals.line()["partition/b"] == 1
+    assert (arrivals.worker.tolist(), arrivals.sequence.tolist()) == ([0, 3], [0, 2])
+    newest = spool.newest()
+    assert newest is not None
+    assert newest.version == 1
+    assert spool.versions() == [0, 1]
+    assert names_in(spool.returns) == []
+    assert [(line.round, line.worker, line.delay) for line in lines_of(directory)] == [
+        (1, 0, 0),
+        (1, 3, 0),
+    ]
+
+
+def test_a_return_that_waits_for_others_is_taken_at_once(tmp_path: Path) -> None:
+    """A buffer that is not full is remembered over a crash, so that its worker can go on."""
+    directory = make_run(tmp_path)
+    spool = Spool(directory)
+    with opened(directory) as server:
+        hand_in(spool, 0, 0)
+        assert server.step() is None
+        assert names_in(spool.returns) == []
+    hand_in(spool, 0, 1)
+
+    with opened(directory) as server:
+        arrivals = do_round(server)
+
+    assert (arrivals.worker.tolist(), arrivals.sequence.tolist()) == ([0, 0], [0, 1])
+
+
+def test_returns_are_taken_as_they_came(tmp_path: Path) -> None:
+    """Earlier files go first; those of one worker in their order, whatever their times say."""
+    directory = make_run(tmp_path, algorithm={"name": "afa_cd", "collect": 4})
+    spool = Spool(directory)
+    with opened(directory) as server:
+        server.step()
+        for second, (worker, sequence) in enumerate([(2, 1), (3, 0), (2, 0), (1, 0)]):
+            path = hand_in(spool, worker, sequence)
+            os.utime(path, (1e9 + second, 1e9 + second))
+
+        arrivals = do_round(server)
+
+    assert arrivals.worker.tolist() == [2, 3, 2, 1]
+    assert arrivals.sequence.tolist() == [0, 0, 1, 0]
+
+
+def _two_of_a_name(spool: Spool) -> None:
+    hand_in(spool, 1, 5)
+    hand_in(spool, 1, 5, token=2)
+
+
+def _an_earlier_one(spool: Spool) -> None:
+    hand_in(spool, 1, 4)
+
+
+def _an_older_attempt(spool: Spool) -> None:
+    hand_in(spool, 1, 6, token=0)
+
+
+def _a_stranger(spool: Spool) -> None:
+    hand_in(spool, WORKERS, 0)
+
+
+def _one_that_never_returns(spool: Spool) -> None:
+    hand_in(spool, 2, 0)
+
+
+def _another_experiment(spool: Spool) -> None:
+    hand_in(spool, 0, 0, config_hash="another")
+
+
+def _from_the_future(spool: Spool) -> None:
+    hand_in(spool, 0, 0, pulled=2)
+
+
+def _not_finite(spool: Spool) -> None:
+    hand_in(spool, 0, 0, value=float("nan"))
+
+
+def _too_old(spool: Spool) -> None:
+    hand_in(spool, 0, 0, pulled=0)
+
+
+def _no_return(spool: Spool) -> None:
+    (spool.returns / "letter.txt").write_text("hello")
+
+
+@pytest.mark.parametrize(
+    ("arrive", "reason", "num_kept"),
+    [
+        (_two_of_a_name, Refusal.DUPLICATE, 0),
+        (_an_earlier_one, Refusal.DUPLICATE, 0),
+        (_an_older_attempt, Refusal.OVERTAKEN, 1),
+        (_a_stranger, Refusal.WORKER, 1),
+        (_one_that_never_returns, Refusal.WORKER, 1),
+        (_another_experiment, Refusal.CONFIG, 1),
+        (_from_the_future, Refusal.VERSION, 1),
+        (_not_finite, Refusal.NOT_FINITE, 1),
+        (_too_old, Refusal.TOO_OLD, 0),
+        (_no_return, Refusal.HEADER, 1),
+    ],
+)
+def test_what_must_not_count_is_refused(
+    tmp_path: Path, arrive: Callable[[Spool], None], reason: Refusal, num_kept: int
+) -> None:
+    """It is counted once, also over a restart; kept aside where something is wrong with it."""
+    arrivals = make_run(tmp_path).read_job().experiment.arrivals.model_dump()
+    directory = make_run(tmp_path, arrivals=arrivals | {"never_return": [2], "max_delay": 0})
+    spool = Spool(directory)
+    with opened(directory) as server:
+        server.step()
+        hand_in(spool, 1, 5)
+        hand_in(spool, 3, 5)
+        do_round(server)
+        before = server.state.model.clone()
+        arrive(spool)
+
+        assert server.step() is None
+
+        assert torch.equal(server.state.model, before)
+        assert server.totals.reasons == {reason: 2 if arrive is _two_of_a_name else 1}
+        counts = dict(server.totals.reasons)
+    assert len(lines_of(directory)) == 2
+    assert names_in(spool.returns) == []
+    explained = [name for name in names_in(spool.refused) if name.endswith(".json")]
+    assert json.loads((spool.refused / explained[0]).read_text())["reason"] == reason
+    assert len(names_in(spool.refused)) - len(explained) == num_kept
+    with opened(directory) as server:
+        server.step()
+        assert server.totals.reasons == counts
+
+
+def test_refusals_stand_in_the_journal_and_name_the_worker(tmp_path: Path) -> None:
+    """Duplicates and late returns are counted apart from those that are at fault."""
+    directory = make_run(tmp_path)
+    spool = Spool(directory)
+    with opened(directory) as server:
+        server.step()
+        hand_in(spool, 1, 5)
+        hand_in(spool, 0, 0, value=float("inf"))
+        hand_in(spool, 3, 0, config_hash="another")
+        server.step()
+        hand_in(spool, 1, 2)
+        server.step()
+
+        line = server.totals.line()
+
+        assert line["returns/refused"] == 2
+        assert line["returns/duplicate"] == 1
+        assert line["returns/dropped"] == 0
+        assert line["refused/not_finite"] == 1
+        assert line["refused/config"] == 1
+        assert server.totals.refused == {"0": 1}
+        assert server.totals.refusals() == [
+            "round 0: return of worker 0 refused, not finite",
+            "returns refused: config; see spool/refused",
+        ]
+
+
+def test_a_training_that_gives_nothing_finite_ends(tmp_path: Path) -> None:
+    """Fifty rounds' worth of bad returns, with no good one between, end it with the reason."""
+    directory = make_run(tmp_path, algorithm={"name": "afa_cd", "collect": 1})
+    spool = Spool(directory)
+    with opened(directory) as server:
+        server.step()
+        for sequence in range(50):
+            hand_in(spool, 0, sequence, value=float("nan"))
+
+        with pytest.raises(JobError, match=r"50 returns in a row were not finite .*worker\.lr"):
+            server.step()
+
+
+def _mean_of_returns(lines: list[ReturnLine], x: Tensor) -> Tensor:
+    """AFA-CD with m = 2 by its definition."""
+    for first, second in zip(lines[::2], lines[1::2], strict=True):
+        x = x + (delta_of(*_key(first)) + delta_of(*_key(second))) / 2
+    return x
+
+
+def _mean_of_local_models(lines: list[ReturnLine], x: Tensor) -> Tensor:
+    """AREA with m = 2 by its definition: the mean over all workers of their latest models."""
+    versions, latest = [x], [x] * WORKERS
+    for first, second in zip(lines[::2], lines[1::2], strict=True):
+        for line in (first, second):
+            latest[line.worker] = versions[line.pulled] + 5 * delta_of(*_key(line))
+        versions.append(sum(latest, torch.zeros_like(x)) / WORKERS)
+    return versions[-1]
+
+
+def _key(line: ReturnLine) -> tuple[int, int]:
+    return line.worker, line.sequence
+
+
+ACTIONS = st.one_of(
+    st.tuples(st.just("hand in"), st.integers(0, WORKERS - 1)),
+    st.tuples(st.just("step"), st.integers(0, 9)),
+    st.tuples(st.just("save"), st.just(0)),
+    st.tuples(st.just("crash"), st.integers(0, 3)),
+)
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "definition"), [("afa_cd", _mean_of_returns), ("area", _mean_of_local_models)]
+)
+@settings(deadline=None, max_examples=40)
+@given(actions=st.lists(ACTIONS, max_size=60))
+def test_whatever_happens_every_return_counts_once(
+    tmp_path_factory: pytest.TempPathFactory,
+    algorithm: str,
+    definition: Callable[[list[ReturnLine], Tensor], Tensor],
+    actions: list[tuple[str, int]],
+) -> None:
+    """Returns, rounds, checkpoints and crashes in any order: nothing is lost, nothing doubled."""
+    directory = make_run(
+        tmp_path_factory.mktemp("run"), algorithm={"name": algorithm, "collect": 2}
+    )
+    spool = Spool(directory)
+    handed_in: list[tuple[int, int]] = []
+    sequences = [0] * WORKERS
+    context = opened(directory)
+    server = context.__enter__()
+    for action, number in actions:
+        if action == "hand in":
+            newest = spool.newest() or Newest(version=0, sha256="")
+            hand_in(spool, number, sequences[number], max(newest.version - sequences[number], 0))
+            handed_in.append((number, sequences[number]))
+            sequences[number] += 1 + number  # with gaps
+        elif action == "step":
+            for _ in range(number):
+                if list(spool.returns.iterdir()):  # else it would wait
+                    server.step()
+        elif action == "save" and server.state.version:
+            save_checkpoint(server, directory)
+        elif action == "crash":
+            context.__exit__(None, None, None)
+            for line in lines_of(directory)[len(lines_of(directory)) - number :]:
+                # As if the crash had come between writing down and moving.
+                name = f"w{line.worker}-s{line.sequence}-v{line.pulled}-t1.safetensors"
+                if (spool.taken / name).exists():
+                    (spool.taken / name).rename(spool.returns / name)
+            context = opened(directory)
+            server = context.__enter__()
+    while list(spool.returns.iterdir()) or 2 * server.state.version + 1 < len(lines_of(directory)):
+        server.step()
+    context.__exit__(None, None, None)
+
+    lines = lines_of(directory)
+    assert sorted(map(_key, lines)) == sorted(handed_in)
+    assert [line.round for line in lines] == [n // 2 + 1 for n in range(len(lines))]
+    assert server.state.version == len(lines) // 2
+    initial = build_problem(directory.read_job().experiment).initial
+    expected = definition(lines[: len(lines) // 2 * 2], initial)
+    # Sums of a few dozen terms in another order.
+    torch.testing.assert_close(server.state.model, expected, rtol=1e-13, atol=1e-13)
+
+
+def test_a_server_that_starts_again_comes_to_the_same_bits(tmp_path: Path) -> None:
+    """Memory and optimiser included, from the beginning and from a checkpoint."""
+    algorithm = {"name": "afa_cs", "collect": 2, "server": "adam"}
+    directory = make_run(tmp_path, algorithm=algorithm)
+    spool = Spool(directory)
+    models = []
+    with opened(directory) as server:
+        server.step()
+        for round_ in range(6):
+            hand_in(spool, round_ % 4, round_, round_, value=1 / 3)
+            hand_in(spool, (round_ + 1) % 4, round_ + 10, round_, value=-1 / 7)
+            do_round(server)
+            models.append(server.state.model.clone())
+            if round_ == 3:
+                save_checkpoint(server, directory)
+
+    for with_checkpoint in (True, False):
+        if not with_checkpoint:
+            (found,) = directory.checkpoints.iterdir()
+            found.unlink()
+        with opened(directory) as server:
+            assert server.state.version == (4 if with_checkpoint else 0)
+            for expected in models[server.state.version :]:
+                do_round(server)
+                assert torch.equal(server.state.model, expected)
+    newest = spool.newest()
+    assert newest is not None
+    assert newest.version == 6
+
+
+def test_a_published_version_keeps_its_bits(tmp_path: Path) -> None:
+    """Even if a restarted server computed other ones, workers have started from the first."""
+    directory = make_run(tmp_path)
+    spool = Spool(directory)
+    with opened(directory) as server:
+        server.step()
+        hand_in(spool, 0, 0)
+        hand_in(spool, 1, 0)
+        do_round(server)
+    before = spool.model(1).read_bytes()
+    modified = spool.model(1).stat().st_mtime_ns
+
+    with opened(directory) as server:
+        do_round(server)
+
+    assert spool.model(1).read_bytes() == before
+    assert spool.model(1).stat().st_mtime_ns == modified
+
+
+def test_what_a_power_cut_took_of_the_models_is_written_again(tmp_path: Path) -> None:
+    """An empty file of a version is replaced by what the log says that it was."""
+    directory = make_run(tmp_path)
+    spool = Spool(directory)
+    with opened(directory) as server:
+        server.step()
+        hand_in(spool, 0, 0)
+        hand_in(spool, 1, 0)
+        do_round(server)
+    before = spool.model(1).read_bytes()
+    spool.model(1).write_bytes(b"")
+
+    with opened(directory) as server:
+        do_round(server)
+
+    assert spool.model(1).read_bytes() == before
+
+
+def test_an_overtaken_server_takes_nothing(tmp_path: Path) -> None:
+    """When a newer server has begun, the older one neither takes nor refuses what comes."""
+    directory = make_run(tmp_path)
+    spool = Spool(directory)
+    with opened(directory, begin(directory)) as old:
+        old.step()
+        begin(directory, restarts=1)
+        hand_in(spool, 0, 0)
+        hand_in(spool, 0, 1, value=float("nan"))
+
+        with pytest.raises(Overtaken):
+            old.step()
+
+    assert len(names_in(spool.returns)) == 2
+    assert names_in(spool.refused) == []
+    assert lines_of(directory) == []
+
+
+def test_what_an_overtaken_server_has_moved_is_taken_by_its_successor(tmp_path: Path) -> None:
+    """A file in ``taken`` that no line of the log names counts as not taken yet."""
+    directory = make_run(tmp_path)
+    spool = Spool(directory)
+    with opened(directory) as server:
+        server.step()
+        hand_in(spool, 0, 0)
+        hand_in(spool, 1, 0)
+        do_round(server)
+        save_checkpoint(server, directory)
+    path = hand_in(spool, 2, 0)
+    path.rename(spool.taken / path.name)
+
+    with opened(directory) as server:
+        server.step()
+
+    assert [_key(line) for line in lines_of(directory)] == [(0, 0), (1, 0), (2, 0)]
+
+
+def test_nothing_stays_that_nobody_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Old versions go unless a worker holds them, taken returns once two checkpoints have them."""
+    monkeypatch.setattr(published, "MOST_BEHIND", 5)
+    monkeypatch.setattr("tasks.federated.server.MOST_BEHIND", 5)
+    directory = make_run(tmp_path, algorithm={"name": "afa_cd", "collect": 1})
+    spool = Spool(directory)
+    with opened(directory) as server:
+        server.step()
+        spool.claim(Claim(worker=3, sequence=0, version=2), UNFENCED)
+        for version in range(31):
+            hand_in(spool, 0, version, max(version - 7, 0))
+            do_round(server)
+            if version in {9, 19, 24}:
+                save_checkpoint(server, directory)
+        after_31 = server.state.model.clone()
+
+    # Kept are: what worker 3 holds; what taken returns started from that a server which goes on
+    # from the newest checkpoint, of round 25, cannot compute; and the last six.
+    assert [v for v in spool.versions() if v < 26] == [2, *range(13, 26)]
+    assert spool.versions()[-6:] == list(range(26, 32))
+    assert len(names_in(spool.taken)) == 31 - 20
+    (directory.checkpoints / "round-0000000025.safetensors").write_bytes(b"torn")
+    with opened(directory) as server:
+        assert server.state.version == 20
+        for _ in range(11):
+            do_round(server)
+        assert torch.equal(server.state.model, after_31)
+
+
+def test_what_was_taken_and_is_gone_is_told(tmp_path: Path) -> None:
+    """A server that cannot go through its log again says which file it misses."""
+    directory = make_run(tmp_path)
+    spool = Spool(directory)
+    with opened(directory) as server:
+        server.step()
+        hand_in(spool, 0, 0)
+        server.step()
+    (spool.taken / "w0-s0-v0-t1.safetensors").unlink()
+
+    with opened(directory) as server, pytest.raises(JobError, match="w0-s0-v0-t1.* cannot be used"):
+        server.step()
