@@ -78,7 +78,9 @@ def test_a_cancelled_study_leaves_no_job(
     """One job runs and two wait; within ten seconds none is left but another user's own."""
     (tmp_path / "endless.yaml").write_text(STUDY)
     environment = user_environment(cluster, tmp_path, prefect_api=prefect.api)
-    other = cluster.run(["sbatch", "--parsable", "-w", "node02", "--wrap", "sleep 300"])
+    other = cluster.run(
+        ["sbatch", "--parsable", "-o", "/dev/null", "-w", "node02", "--wrap", "sleep 300"]
+    )
 
     def jobs(state: str = "all") -> list[str]:
         return cluster.run(["squeue", "-h", "-t", state, "-o", "%A"]).stdout.split()

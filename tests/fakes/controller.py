@@ -19,6 +19,8 @@ from tasks.runtime.signs import EXIT_INTERRUPTED
 from tasks.slurm.states import SlurmState
 from tests.fakes.jobs import Incarnation, Node, Request, Work
 
+_PREEMPTION_GRACE_S = 5.0
+
 
 @dataclass(frozen=True)
 class Timing:
@@ -213,6 +215,10 @@ class Controller:
         if run.work is not None and run.work.saves_in_s is not None:
             self._end_soon(run, run.work.saves_in_s)
         self.at(self.now_s + grace_s, lambda: self._kill(run))
+
+    def preempt(self, run: Incarnation) -> None:
+        """Take the nodes of a job for a better one."""
+        self.stop(run, SlurmState.PREEMPTED, _PREEMPTION_GRACE_S)
 
     def finished(self, run: Incarnation, code: int, killed_by: int = 0) -> None:
         """Let the batch script of a job end."""

@@ -172,6 +172,12 @@ class FakeSlurm:
         runs = (run for runs in self.controller.history.values() for run in runs)
         return [run for run in runs if run.request.name == name]
 
+    def job(self, slurm_job: str) -> Incarnation:
+        """Return the newest incarnation of a job or task."""
+        job, _, task = slurm_job.partition("_")
+        of_task = int(task) if task else None
+        return [run for run in self.controller.history[int(job)] if run.task == of_task][-1]
+
     def submit_other(self, name: str = "other", *, is_mine: bool = True) -> int:
         """Let the user, or another one, submit a job by hand."""
         nowhere = Path("/")

@@ -25,9 +25,14 @@ def files(directory: RunDirectory) -> dict[str, bytes]:
     }
 
 
-def inode(path: Path) -> int:
-    """Number of a file; each incarnation makes the journal a file of its own. 0 if absent."""
-    return path.stat().st_ino if path.exists() else 0
+def replaced(path: Path, before: int) -> int:
+    """Wait until another file has a name; return its number. Each incarnation has its journal."""
+
+    def number() -> int:
+        return path.stat().st_ino if path.exists() else 0
+
+    until(lambda: number() != before, 60)
+    return number()
 
 
 @pytest.mark.parametrize("name", ["memory, delays", "event-driven, scaffold"])
@@ -64,8 +69,7 @@ def test_old_incarnations_beside_the_new_one_change_nothing(tmp_path: Path) -> N
 
     for restarts in range(3):
         wrappers.append(start(directory, SIMULATE, restarts=restarts))
-        until(lambda before=journal: inode(directory.journal) != before, 60)  # its rounds begin
-        journal = inode(directory.journal)
+        journal = replaced(directory.journal, journal)  # its rounds begin
     codes = [finish(wrapper)[0] for wrapper in wrappers]
 
     assert codes == [75, 75, 0]
