@@ -84,7 +84,10 @@ class PublishedModels:
 
     def get(self, version: int) -> Tensor | None:
         """Return a version; None if it is not kept."""
-        found = self._recent.get(version) or read_model(self._spool.model(version), self.like)
+        path = self._spool.model(version)
+        if not path.exists():  # memory may have it, but a server that starts again has not
+            return None
+        found = self._recent.get(version) or read_model(path, self.like)
         if found is None:
             return None
         self._remember(version, found)

@@ -40,9 +40,9 @@ _CODES = {
 def run_job(job_path: Path, work: Callable[[RunDirectory], Result]) -> int:
     """Run one attempt, and leave files that say how it went.
 
-    SIGTERM and SIGINT end the work as interrupted; afterwards they are ignored for good, as the
-    process has only its files left to write. A child of the wrapper finds its attempt claimed, and
-    leaves its end to the wrapper.
+    SIGTERM, SIGINT and SIGUSR1 end the work as interrupted; afterwards they are ignored for good,
+    as the process has only its files left to write. A child of the wrapper finds its attempt
+    claimed, and leaves its end to the wrapper.
 
     Args:
         job_path: ``job.json`` in the run's directory.

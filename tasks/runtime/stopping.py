@@ -1,8 +1,8 @@
-"""SIGTERM and SIGINT: a job stops at once, or after the piece of work that it is in.
+"""SIGTERM, SIGINT and SIGUSR1: a job stops at once, or after the piece of work that it is in.
 
 A job that is asked to stop is often asked twice within a moment: Slurm signals every process of a
-batch script, and the wrapper among them passes the signal on. Signals that come close together are
-one request.
+batch script, and the wrapper among them passes the signal on; through ``srun`` as SIGUSR1, for
+srun answers SIGTERM by killing its tasks. Signals that come close together are one request.
 """
 
 import signal
@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 _ONE_REQUEST_S = 1.0  # a busy node may take its time to pass a signal on
 
 

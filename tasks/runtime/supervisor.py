@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from tasks.runtime.attempt import Claimant, Refused, claim, slurm_job, write_exit
 from tasks.runtime.fence import Fence, disarm
@@ -54,6 +55,10 @@ class _Job:
         self._first_checkpoints = _checkpoints(directory)
         self._has_moved = False
         self._next_beat_s = 0.0
+        # srun answers SIGTERM by killing its tasks at once, and passes SIGUSR1 on (Slurm 22.05).
+        is_step = Path(command[0]).name == "srun"
+        self._stop_signal = signal.SIGUSR1 if is_step else signal.SIGTERM
+        self._was_asked = False
         self._process = self._start(command)
 
     def _start(self, command: Sequence[str]) -> "subprocess.Popen[bytes] | None":
@@ -77,7 +82,8 @@ class _Job:
     def stop(self) -> None:
         """Ask the process to save and to stop."""
         if self._process is not None and self.exit_code is None:
-            os.kill(self._process.pid, signal.SIGTERM)  # never reaped before we look
+            os.kill(self._process.pid, self._stop_signal)  # never reaped before we look
+            self._was_asked = True
 
     def look(self) -> None:
         """Beat, and see whether the process has ended, or has to."""
@@ -94,6 +100,8 @@ class _Job:
                 os.killpg(self._process.pid, signal.SIGKILL)
             code = self._process.wait()
             self.exit_code = code if code >= 0 else 128 - code
+            if self._was_asked and self.exit_code == 128 + self._stop_signal:
+                self.exit_code = EXIT_INTERRUPTED  # it was not yet ready to be asked
         if is_overtaken:
             self.exit_code = EXIT_ALREADY_RUNNING
 

@@ -8,11 +8,12 @@ JSON list of run directories, with ``--index I`` for one of them (a task of an a
 
 While the job runs, its attempt has a heartbeat every 10 s, and ends at once when a newer attempt of
 the run has begun. SIGUSR1, which Slurm sends before the time limit, and SIGTERM reach the job as
-SIGTERM. When it ends, whatever it has left of its process group is killed. After SIGUSR1 a job that
-has saved and has a checkpoint that it did not begin with is queued again (``--requeue``).
+SIGTERM, through ``srun`` as SIGUSR1. When it ends, whatever it has left of its process group is
+killed. After SIGUSR1 a job that has stopped, and has left a checkpoint that was not there at its
+start, is queued again (``--requeue``).
 
 Exit codes are the job's, 128 + n if signal n killed it, and 75 if the run is with somebody else.
-If nobody could see the wrapper end, as SIGKILL has ended it, the kernel kills the job (Linux).
+If SIGKILL ends the wrapper itself, the kernel kills the job, too (PR_SET_PDEATHSIG of Linux).
 
 The standard library alone is imported, and little of it: this is on the way to every job, and a
 cluster's file system may take milliseconds for each module.

@@ -97,7 +97,7 @@ class Reconciler:
         if now_s - self._reckoned_s >= 1.0:
             self._reckon()
         self._canceller.hear()
-        self._follower.hear(self._desk.watch.news())
+        self._follower.hear(self._desk.watch.news(now_s))
         self._look_if_due()
         pause_s = self._submitter.submit_next()
         if pause_s == 0:

@@ -117,7 +117,7 @@ class _PointReader:
         self._num_attempts_before = len(directory.attempts()) - is_alive(directory)
 
     def read(self) -> PointProgress:
-        if self._progress.is_over:
+        if self._progress.state in {"finished", "failed"}:  # Slurm may start a stopped one again
             return self._progress
         result = self._directory.read_result()
         state = read_state(self._directory, result)

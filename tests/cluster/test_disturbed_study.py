@@ -135,20 +135,20 @@ class _Disturber(threading.Thread):
         """Break things in turn; the first after the jobs have begun."""
         turns: list[tuple[str, Callable[[], None]]] = [
             ("preemption", self._preempt),
+            ("node", self._cut_node),
             ("controller", self._crash_controller),
-            ("mlflow", self._stop_mlflow),
             ("prefect", self._restart_prefect),
             ("preemption", self._preempt),
-            ("node", self._cut_node),
+            ("mlflow", self._stop_mlflow),
         ]
-        self._over.wait(60)
+        self._over.wait(45)
         while not self._over.is_set():
             for name, disturb in turns:
                 if self._over.is_set():
                     return
                 disturb()
                 self.done[name] += 1
-                self._over.wait(20)
+                self._over.wait(15)
 
     def stop(self) -> None:
         """Break no more, and wait for the last repair."""

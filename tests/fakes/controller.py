@@ -19,8 +19,6 @@ from tasks.runtime.signs import EXIT_INTERRUPTED
 from tasks.slurm.states import SlurmState
 from tests.fakes.jobs import Incarnation, Node, Request, Work
 
-_PREEMPTION_GRACE_S = 5.0
-
 
 @dataclass(frozen=True)
 class Timing:
@@ -197,28 +195,33 @@ class Controller:
         self._settle(run, SlurmState.CANCELLED)
 
     def start_now(self, run: Incarnation) -> None:
-        """Take back the time for which a job is held."""
-        run.eligible_s = self.now_s
+        """Take back the time for which a job is held; one that its user holds stays where it is."""
+        if run.eligible_s is not None:
+            run.eligible_s = min(run.eligible_s, self.now_s)
+            self._schedule_soon()
+
+    def release(self, run: Incarnation) -> None:
+        """Let a job go that its user holds."""
+        run.eligible_s, run.reason = self.now_s, "None"
         self._schedule_soon()
 
     # --- what happens to them ------------------------------------------------------------------
 
-    def stop(self, run: Incarnation, state: SlurmState, grace_s: float | None = None) -> None:
+    def stop(self, run: Incarnation, state: SlurmState) -> None:
         """Send SIGTERM, and SIGKILL after a while; the job will have that state."""
         if not run.is_running or run.stops_as is not None:
             return
         run.stops_as = state
         if not run.is_alive:
             return
-        grace_s = self._timing.kill_wait if grace_s is None else grace_s
         self._node.signal(run, "SIGTERM", self.now_s)
         if run.work is not None and run.work.saves_in_s is not None:
             self._end_soon(run, run.work.saves_in_s)
-        self.at(self.now_s + grace_s, lambda: self._kill(run))
+        self.at(self.now_s + self._timing.kill_wait, lambda: self._kill(run))
 
     def preempt(self, run: Incarnation) -> None:
         """Take the nodes of a job for a better one."""
-        self.stop(run, SlurmState.PREEMPTED, _PREEMPTION_GRACE_S)
+        self.stop(run, SlurmState.PREEMPTED)
 
     def finished(self, run: Incarnation, code: int, killed_by: int = 0) -> None:
         """Let the batch script of a job end."""
@@ -323,8 +326,9 @@ class Controller:
         return True
 
     def _beat(self) -> None:
-        self._node.beat(self.now_s)
-        self.at(self.now_s + self._node.beat_every_s, self._beat)
+        if self._node.beat_every_s:  # a test may have set it to 0 meanwhile
+            self._node.beat(self.now_s)
+            self.at(self.now_s + self._node.beat_every_s, self._beat)
 
     def _free(self, request: Request) -> Iterator[Host]:
         for host in self.hosts.values():

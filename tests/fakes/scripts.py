@@ -1,4 +1,4 @@
-"""How the fake sbatch reads a batch script and its own command line."""
+"""Batch scripts: how the fake sbatch reads them, and short ones for tests."""
 
 import re
 import shlex
@@ -49,6 +49,26 @@ class Size:
     gpus: int = 0
     memory_mb: int = 64_000
     max_array_size: int = 20_001
+
+
+def write_script(parent_dir: Path, name: str = "ws-a-1", *options: str, body: str = "true") -> Path:
+    """Write a batch script, in a directory of its own.
+
+    Args:
+        parent_dir: Where the directory is made.
+        name: Name of the directory, and of the job.
+        options: Of sbatch, such as ``--array=0-9``.
+        body: What it runs.
+
+    Returns:
+        The script.
+    """
+    directory = parent_dir / name
+    directory.mkdir(exist_ok=True)
+    script = directory / "job.sh"
+    lines = ["#!/bin/bash", f"#SBATCH --job-name={name}", *(f"#SBATCH {o}" for o in options)]
+    script.write_text("\n".join([*lines, "", body, ""]))
+    return script
 
 
 def read_request(argv: Sequence[str], size: Size) -> Request:

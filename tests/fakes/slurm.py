@@ -345,6 +345,8 @@ class FakeSlurm:
                 self.controller.requeue(run)
             elif argv[1] == "update" and words.get("starttime") == "now" and run.is_waiting:
                 self.controller.start_now(run)
+            elif argv[1] == "release" and run.is_waiting:
+                self.controller.release(run)
             else:
                 return _failed("scontrol", "Job has already finished", prefix="")
         return Answer()

@@ -17,6 +17,7 @@ from tests.integration.wrapped import (
     finish,
     ignore_usr1,
     install_scontrol,
+    install_srun,
     is_running,
     make_run,
     read_exit,
@@ -162,6 +163,23 @@ def test_a_job_that_is_asked_to_stop_stops(directory: RunDirectory, signum: sign
     ended = read_exit(directory)
     assert (code, ended.code, ended.signals) == (143, 143, (signum.name,))
     assert (ended.requeued, ended.checkpoint_moved) == (False, True)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("script", ["trap 'exit 143' USR1; ", ""], ids=["ready", "not ready"])
+def test_a_job_behind_srun_is_not_killed(
+    directory: RunDirectory, tmp_path: Path, script: str, signum: signal.Signals
+) -> None:
+    """Srun would kill its tasks on SIGTERM, so it gets a signal that it passes on."""
+    command = install_srun(tmp_path / "bin") + shell(BEGIN + script + WAITS)
+    wrapper = start(directory, command, before=ignore_usr1)
+    begun(directory)
+    time.sleep(0.1)  # srun has its traps by then
+
+    wrapper.send_signal(signum)
+    code, _ = finish(wrapper)
+
+    assert (code, read_exit(directory).code) == (143, 143)
 
 
 def test_a_job_that_does_not_stop_is_left_to_slurm(directory: RunDirectory) -> None:

@@ -129,6 +129,20 @@ def install_scontrol(directory: Path, run: RunDirectory, *, code: int = 0) -> di
     return {"PATH": f"{directory}:{os.environ['PATH']}"}
 
 
+def install_srun(directory: Path) -> list[str]:
+    """Make an ``srun`` that treats signals as Slurm's does; return the command."""
+    directory.mkdir()
+    script = directory / "srun"
+    script.write_text(
+        "#!/bin/bash\n"
+        '"$@" & task=$!\n'
+        "trap 'kill -KILL $task' TERM; trap 'kill -USR1 $task' USR1\n"
+        "while kill -0 $task 2>/dev/null; do wait $task; code=$?; done; exit $code\n"
+    )
+    script.chmod(0o755)
+    return [str(script)]
+
+
 def ignore_usr1() -> None:
     """Do what ``trap '' USR1`` in the batch script does."""
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)

@@ -10,16 +10,20 @@ from pathlib import Path
 
 import pytest
 
+from tasks.runtime.attempt import Claimant, claim, write_exit
 from tasks.runtime.errors import JobError
+from tasks.runtime.fence import Fence
 from tasks.runtime.job import EXIT_ALREADY_RUNNING, run_job
 from tasks.runtime.records import Result
 from tasks.runtime.run_directory import RunDirectory
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 
 @pytest.fixture(autouse=True)
 def _own_signals() -> Iterator[None]:
     """Give the process its signal handlers back, which a job takes for good."""
-    before = {signum: signal.getsignal(signum) for signum in (signal.SIGTERM, signal.SIGINT)}
+    before = {signum: signal.getsignal(signum) for signum in SIGNALS}
     yield
     for signum, handler in before.items():
         signal.signal(signum, handler)
@@ -131,3 +135,58 @@ def test_a_signal_during_the_work_ends_it_as_interrupted(tmp_path: Path) -> None
     assert code == 143
     assert result is not None
     assert result.status == "interrupted"
+
+
+def _claim(path: Path, restarts: int = 0) -> int:
+    return claim(RunDirectory(path), Claimant(1, "7", restarts))
+
+
+@pytest.fixture
+def wrapped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunDirectory:
+    """A run whose attempt the wrapper has claimed for this process."""
+    for name, value in Fence(tmp_path, _claim(tmp_path)).environment().items():
+        monkeypatch.setenv(name, value)
+    return RunDirectory(tmp_path)
+
+
+def test_a_child_of_the_wrapper_leaves_start_and_exit_to_it(wrapped: RunDirectory) -> None:
+    """It writes its result, and makes no attempt of its own."""
+    code = run_job(wrapped.job, _finish)
+
+    result = wrapped.read_result()
+    assert code == 0
+    assert result is not None
+    assert result.status == "finished"
+    assert [attempt.name for attempt in wrapped.attempts()] == ["1"]
+    assert not (wrapped.attempt(1) / "exit.json").exists()
+
+
+@pytest.mark.parametrize("when", ["before", "in the middle", "with an error"])
+def test_an_overtaken_job_leaves_no_result(wrapped: RunDirectory, when: str) -> None:
+    """Whenever a newer attempt begins, the older one ends with 75 and writes nothing."""
+    if when == "before":
+        _claim(wrapped.path, restarts=1)
+
+    def work(_: RunDirectory) -> Result:
+        if when != "before":
+            _claim(wrapped.path, restarts=1)
+        if when == "with an error":
+            raise JobError("data", "something that the newer attempt may not have")
+        return Result(status="finished")
+
+    code = run_job(wrapped.job, work)
+
+    assert code == EXIT_ALREADY_RUNNING
+    assert wrapped.read_result() is None
+
+
+def test_a_job_of_slurm_that_is_alive_is_not_disturbed(tmp_path: Path) -> None:
+    """Started by hand beside it, a process ends at once; once the job is over, it goes on."""
+    attempt = RunDirectory(tmp_path).attempt(_claim(tmp_path))
+    beside = run_job(tmp_path / "job.json", _finish)
+
+    write_exit(attempt, 143)
+    after = run_job(tmp_path / "job.json", _finish)
+
+    assert (beside, after) == (EXIT_ALREADY_RUNNING, 0)
+    assert (tmp_path / "attempts" / "2" / "exit.json").exists()

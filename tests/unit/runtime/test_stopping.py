@@ -9,13 +9,13 @@ import pytest
 
 from tasks.runtime.stopping import Interrupted, stop_asked, stoppable
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGALRM)
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 
 @pytest.fixture(autouse=True)
 def _own_signals() -> Iterator[None]:
     """Give the process its signal handlers back."""
-    before = {signum: signal.getsignal(signum) for signum in SIGNALS}
+    before = {signum: signal.getsignal(signum) for signum in (*SIGNALS, signal.SIGALRM)}
     yield
     for signum, handler in before.items():
         signal.signal(signum, handler)
@@ -26,7 +26,7 @@ def send(signum: signal.Signals) -> None:
     os.kill(os.getpid(), signum)
 
 
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("signum", SIGNALS)
 def test_a_signal_interrupts_at_once(signum: signal.Signals) -> None:
     """Whatever runs is left in the middle."""
     with pytest.raises(Interrupted), stoppable():
@@ -52,7 +52,7 @@ def test_signals_behind_the_first_do_not_disturb_the_cleaning_up() -> None:
     assert cleaned_up == [True]
 
 
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("signum", SIGNALS)
 def test_where_it_is_noted_the_work_goes_on(signum: signal.Signals) -> None:
     """The block sees that it was asked, once or twice within a moment, and ends as it likes."""
     with stoppable(), stop_asked() as stop:

@@ -21,8 +21,10 @@ from tasks.slurm.leader_ledger import LeaderLedger
 from tasks.slurm.ledger_file import LedgerFile
 from tasks.slurm.plan import JobPlan
 from tasks.slurm.reconciler import Reconciler
+from tests.fakes.controller import Timing
 from tests.fakes.jobs import Incarnation, Work
 from tests.fakes.node import RunDirectoryNode
+from tests.fakes.scripts import Size
 from tests.fakes.slurm import FakeSlurm, Faults
 
 Point = Callable[[str], None]
@@ -62,6 +64,9 @@ class World:
         faults: What goes wrong with Slurm.
         seed: Of all chances.
         config: How the study submits its jobs.
+        size: What the cluster offers.
+        timing: How long things take there.
+        beat_every_s: Time between two heartbeats; 0 for one at the start only.
     """
 
     def __init__(
@@ -72,10 +77,12 @@ class World:
         faults: Faults | None = None,
         seed: int = 0,
         config: SlurmLauncherConfig | None = None,
-        **options: float,
+        size: Size | None = None,
+        timing: Timing | None = None,
+        beat_every_s: float = 10.0,
     ) -> None:
-        self.node = RunDirectoryNode(work)
-        self.slurm = FakeSlurm(seed, node=self.node, faults=faults, **options)
+        self.node = RunDirectoryNode(work, beat_every_s=beat_every_s)
+        self.slurm = FakeSlurm(seed, node=self.node, faults=faults, size=size, timing=timing)
         self.config = config or SlurmLauncherConfig(calls_per_minute=600, call_burst=1000)
         self.study_dir = path / "study"
         self.study_dir.mkdir(exist_ok=True)
@@ -107,22 +114,34 @@ class World:
     def begin(self, point: Point = lambda _: None) -> Reconciler:
         """Start a process; the one before dies."""
         self.die()
+        self._leadership = Leadership(self.path / "state" / "leader.lock")
+        self.reconciler = self._reconciler(self._leadership, point)
+        return self.reconciler
 
+    def another(self) -> Reconciler:
+        """Start a process beside the one that leads."""
+        return self._reconciler(Leadership(self.path / "state" / "leader.lock"), lambda _: None)
+
+    def reopened(self) -> "World":
+        """Return the same world with the ledger that is there now, which may be a new one."""
+        self.die()
+        self.ledger = LeaderLedger(LedgerFile(self._ledger_path))
+        return self
+
+    def _reconciler(self, leadership: Leadership, point: Point) -> Reconciler:
         def run(argv: Sequence[str], timeout_s: float) -> "CompletedProcess[str]":
             point(f"before {argv[0]}")
             answer = self.slurm.run(argv, timeout_s)
             point(f"after {argv[0]}")
             return answer
 
-        self._leadership = Leadership(self.path / "state" / "leader.lock")
-        self.reconciler = Reconciler(
+        return Reconciler(
             SlurmCli(run),
             MortalFile(self._ledger_path, point),
-            self._leadership,
+            leadership,
             clock=Clock(unix=self.slurm.clock.now, steady=self.slurm.clock.now),
             file_now=lambda _: self.slurm.clock.now(),
         )
-        return self.reconciler
 
     def die(self) -> None:
         """End the process as SIGKILL does: its lock is free, all it remembers is gone."""

@@ -1,0 +1,700 @@
+"""The reconciler on a fake Slurm and a virtual clock: hours of it in a second."""
+
+import fcntl
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from configs.launchers import SlurmLauncherConfig
+from tasks.runtime.records import Costs, Started
+from tasks.runtime.run_directory import RunDirectory
+from tasks.slurm.entries import Entry, LedgerState
+from tasks.slurm.states import SlurmState
+from tests.fakes.controller import Timing
+from tests.fakes.jobs import Incarnation, Work
+from tests.fakes.scripts import Size
+from tests.fakes.slurm import Faults
+from tests.unit.slurm.world import World
+
+DAY = Work(duration_s=86_400.0)
+SINGLE = SlurmLauncherConfig(pack="single", calls_per_minute=600, call_burst=1000)
+STATUS = ("squeue", "sacct", "scontrol")
+
+
+def _entry(world: World, name: str) -> Entry:
+    entry = world.ledger.entry(str(world.study_dir / "runs" / name))
+    assert entry is not None
+    return entry
+
+
+def _run_of(world: World, name: str) -> Incarnation:
+    """Return the newest incarnation of a job."""
+    return world.slurm.incarnations(_entry(world, name).name)[-1]
+
+
+def _result(world: World, name: str) -> tuple[str, str, str]:
+    result = RunDirectory(world.study_dir / "runs" / name).read_result()
+    assert result is not None
+    return result.status, result.reason, result.message
+
+
+def _is(world: World, name: str, *states: LedgerState) -> bool:
+    return _entry(world, name).state in states
+
+
+def _submit(world: World, *names: str) -> None:
+    """Submit jobs, and run until Slurm has started them."""
+    world.register([world.plan(name) for name in names])
+    world.run(lambda: all(_is(world, name, LedgerState.RUNNING) for name in names), 300)
+
+
+# --- the usual life ------------------------------------------------------------------------------
+
+
+def test_jobs_run_to_their_end(tmp_path: Path) -> None:
+    """Five jobs are one array, one sbatch; each ends with its own result and its costs."""
+    world = World(tmp_path)
+    world.register([world.plan(f"r{number}") for number in range(5)])
+
+    world.run(world.are_over)
+    world.run(10)
+
+    assert world.states() == [LedgerState.FINISHED] * 5
+    assert world.slurm.num_calls("sbatch") == 1
+    for entry in world.entries():
+        text = RunDirectory(Path(entry.run_dir)).costs.read_text()
+        (cost,) = Costs.model_validate_json(text).attempts
+        assert (cost.slurm_job, cost.state, cost.elapsed_s) == (entry.slurm_job, "COMPLETED", 60)
+
+
+def test_an_end_is_noticed_between_the_regular_looks(tmp_path: Path) -> None:
+    """The exit file is seen, and Slurm asked to confirm it: within 2 s, though it settles late."""
+    world = World(tmp_path, config=SINGLE)
+    for number in range(20):
+        world.register([world.plan(f"r{number}")])
+        world.run(7.3)
+
+    world.run(world.are_over)
+
+    delays_s = []
+    for entry in world.entries():
+        (run,) = world.slurm.incarnations(entry.name)
+        (submission,) = world.ledger.submissions(entry.run_dir)
+        delays_s.append((submission.ended_s or 0.0) - (run.ended_s or 0.0))
+    assert max(delays_s) <= 2.0
+
+
+def test_a_start_is_noticed_without_asking_slurm(tmp_path: Path) -> None:
+    """The started file is enough to say that a job runs."""
+    world = World(tmp_path, work=lambda _: DAY)
+    world.register([world.plan("a")])
+
+    world.run(lambda: _is(world, "a", LedgerState.RUNNING), 5)
+
+    assert world.slurm.num_calls("squeue") == 0
+
+
+# --- how often Slurm is asked --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("num_jobs", [1, 100, 10_000])
+def test_status_calls_do_not_grow_with_the_jobs(tmp_path: Path, num_jobs: int) -> None:
+    """Two a minute, while one or ten thousand jobs run and nothing happens."""
+    world = World(
+        tmp_path,
+        work=lambda _: DAY,
+        config=SlurmLauncherConfig(),
+        size=Size(num_nodes=700),
+        beat_every_s=0.0,
+    )
+    world.register([world.plan(f"r{number}") for number in range(num_jobs)])
+    stride_s = 0.2 if num_jobs < 1000 else 2.0
+    running = {LedgerState.RUNNING}
+    world.run(lambda: set(world.states()) == running, 3600, stride_s=stride_s)
+    since_s = world.now_s
+
+    world.run(600.0, stride_s=stride_s)
+
+    assert world.slurm.num_calls(*STATUS, since_s=since_s) <= 20
+    assert world.slurm.num_calls("sbatch") == 1
+
+
+def test_ten_processes_ask_no_more_than_one(tmp_path: Path) -> None:
+    """Nine of ten reconcilers follow the first, and make no call at all."""
+    world = World(tmp_path, work=lambda _: DAY, config=SlurmLauncherConfig())
+    _submit(world, *(f"r{number}" for number in range(10)))
+    leader = world.reconciler
+    others = [world.another() for _ in range(9)]
+    since_s = world.now_s
+
+    while world.now_s < since_s + 600:
+        for one in (leader, *others):
+            assert one is not None
+            one.step()
+        world.slurm.advance(0.5)
+
+    assert 15 <= world.slurm.num_calls(*STATUS, since_s=since_s) <= 20
+
+
+def test_nothing_is_asked_when_there_is_nothing_to_follow(tmp_path: Path) -> None:
+    """An idle leader, before and after its jobs, makes no call."""
+    world = World(tmp_path)
+    world.run(600.0)
+    calls = world.slurm.num_calls()
+    world.register([world.plan("a")])
+    world.run(world.are_over)
+    world.run(60.0)
+    since_s = world.now_s
+
+    world.run(600.0)
+
+    assert calls == 0
+    assert world.slurm.num_calls(since_s=since_s) == 0
+
+
+@pytest.mark.parametrize("pack", ["array", "single"])
+def test_a_large_sweep_ends_under_a_small_limit(tmp_path: Path, pack: str) -> None:
+    """A thousand jobs with 40 calls, of which 4 a minute come back; never more than these."""
+    config = SlurmLauncherConfig(pack=pack, call_burst=40, calls_per_minute=4)
+    world = World(tmp_path, config=config, size=Size(num_nodes=100))
+    world.register([world.plan(f"r{number}") for number in range(1000)])
+
+    world.run(world.are_over, stride_s=3.0)
+
+    assert world.states() == [LedgerState.FINISHED] * 1000
+    assert sorted(world.node.begun.values()) == [1] * 1000
+    for window_s in (60.0, 600.0, 3600.0):
+        assert world.slurm.most_calls(window_s) <= 40 + 4 * window_s / 60 + 1
+
+
+def test_the_narrowest_limit_of_all_studies_holds(tmp_path: Path) -> None:
+    """While a study with a small bucket has jobs, nobody spends more."""
+    world = World(tmp_path, work=lambda _: DAY, config=SINGLE)
+    small = SlurmLauncherConfig(call_burst=5, calls_per_minute=2)
+    other = world.path / "other"
+    plan = world.plan("x").model_copy(update={"run_dir": other / "x"})
+    plan.run_dir.mkdir(parents=True)
+
+    world.ledger.register(other, small, [plan], world.now_s)
+    world.register([world.plan(f"r{number}") for number in range(50)])
+    world.run(300.0)
+
+    assert world.slurm.num_calls() <= 5 + 2 * 5 + 1
+
+
+# --- submissions in doubt ------------------------------------------------------------------------
+
+
+def test_a_submission_that_was_not_answered_is_found_by_its_name(tmp_path: Path) -> None:
+    """It is adopted at the next look, and not submitted again."""
+    world = World(tmp_path, faults=Faults(accept_then_timeout=1.0))
+    world.register([world.plan("a")])
+
+    world.run(lambda: _is(world, "a", LedgerState.SUBMITTED, LedgerState.RUNNING), 35)
+    world.run(world.are_over)
+
+    assert world.slurm.num_calls("sbatch") == 1
+    assert world.states() == [LedgerState.FINISHED]
+
+
+def test_an_array_in_doubt_is_adopted_as_a_whole(tmp_path: Path) -> None:
+    """Each of its tasks gets its id."""
+    world = World(tmp_path, faults=Faults(accept_then_timeout=1.0), work=lambda _: DAY)
+
+    _submit(world, "a", "b", "c")
+
+    assert [entry.slurm_job for entry in world.entries()] == ["1_0", "1_1", "1_2"]
+
+
+def test_a_submission_that_slurm_never_got_is_made_again(tmp_path: Path) -> None:
+    """Under the same number, after it was missed twice, ten seconds apart, by a sound controller."""
+    world = World(tmp_path, faults=Faults(controller_down=((0.0, 40.0),)))
+    world.register([world.plan("a")])
+
+    world.run(world.are_over)
+
+    calls = [call for call in world.slurm.calls if call.command in {"sbatch", "squeue"}]
+    first, second = (call.at_s for call in calls if call.command == "sbatch")
+    answered = [
+        call.at_s
+        for call in calls
+        if call.command == "squeue" and world.slurm.start_s + 40 < call.at_s < second
+    ]
+    assert second - answered[0] >= 10.0
+    assert len(answered) >= 2
+    assert [one.submission for one in world.ledger.submissions(_entry(world, "a").run_dir)] == [1]
+
+
+def test_nothing_is_submitted_while_slurm_does_not_answer(tmp_path: Path) -> None:
+    """One unanswered sbatch is enough to wait; looks become rare."""
+    world = World(tmp_path, config=SINGLE, faults=Faults(controller_down=((0.0, 1800.0),)))
+    world.register([world.plan(f"r{number}") for number in range(20)])
+
+    world.run(1700.0)
+    calls = [world.slurm.num_calls(name) for name in ("sbatch", "squeue")]
+    world.run(world.are_over)
+
+    assert calls[0] == 1
+    assert calls[1] <= 60
+    assert world.states() == [LedgerState.FINISHED] * 20
+
+
+def test_an_answer_that_is_cut_off_makes_no_job_absent(tmp_path: Path) -> None:
+    """With every third listing cut off somewhere, all jobs are followed to their end."""
+    world = World(tmp_path, faults=Faults(truncate=0.34))
+    world.register([world.plan(f"r{number}") for number in range(30)])
+
+    world.run(world.are_over)
+
+    assert world.states() == [LedgerState.FINISHED] * 30
+    assert world.slurm.num_calls("sbatch") == 1
+
+
+# --- controllers that forget ---------------------------------------------------------------------
+
+
+def test_a_forgotten_job_is_submitted_again_as_the_same_job(tmp_path: Path) -> None:
+    """Its id belongs to a stranger by then, who is neither adopted nor cancelled."""
+    faults = Faults(crash_at=(2.0,), stranger_takes_id=True)
+    world = World(tmp_path, faults=faults)
+    world.register([world.plan("a")])
+    world.run(world.are_over)
+
+    history = world.ledger.submissions(_entry(world, "a").run_dir)
+    assert [(one.submission, one.slurm_job, one.failure) for one in history] == [
+        (1, "1", "lost"),
+        (2, "2", ""),
+    ]
+    strangers = world.slurm.incarnations("other")
+    assert [run.slurm_job for run in strangers] == ["1"]
+    assert strangers[0].state is SlurmState.COMPLETED
+    assert world.node.overlaps == []
+
+
+def test_a_job_that_only_the_accounting_remembers_is_gone(tmp_path: Path) -> None:
+    """The accounting says PENDING for ever of a job that the controller has forgotten."""
+    world = World(tmp_path, faults=Faults(crash_at=(1.0,)), size=Size(num_nodes=1))
+    world.slurm.submit_other("first")
+    world.register([world.plan("a")])
+
+    world.run(world.are_over, 600)
+
+    assert world.states() == [LedgerState.FINISHED]
+
+
+# --- cancelling ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("where", ["running", "queued", "planned", "doubt"])
+def test_a_wish_is_carried_out_within_ten_seconds(tmp_path: Path, where: str) -> None:
+    """Wherever the job is by then; jobs of others and of other studies go on."""
+    faults = Faults(accept_then_timeout=1.0) if where == "doubt" else Faults()
+    size = Size(num_nodes=1, cpus=1) if where == "queued" else Size()
+    config = SINGLE.model_copy(update={"max_running": 1}) if where == "planned" else SINGLE
+    world = World(tmp_path, work=lambda _: DAY, faults=faults, size=size, config=config)
+    world.slurm.submit_other("mine, by hand")
+    world.register([world.plan("kept"), world.plan("a")])
+    world.run(5.0 if where == "doubt" else 20.0)
+    run_dir = _entry(world, "a").run_dir
+    if where == "doubt":
+        world.run(lambda: _is(world, "a", LedgerState.SUBMITTING), 100)
+    since_s = world.now_s
+
+    world.ledger.wish_cancel([run_dir], world.now_s)
+    world.run(lambda: _is(world, "a", LedgerState.INTERRUPTED), 60)
+
+    assert world.now_s - since_s <= 10.0
+    assert not _entry(world, "kept").state.job_state.is_final
+    assert world.slurm.incarnations("mine, by hand")[0].ended_s is None
+    assert all(run.ended_s for run in world.slurm.incarnations(_entry(world, "a").name))
+
+
+def test_one_task_of_an_array_is_cancelled(tmp_path: Path) -> None:
+    """The others go on."""
+    world = World(tmp_path, work=lambda _: DAY)
+    _submit(world, "a", "b", "c")
+
+    world.ledger.wish_cancel([_entry(world, "b").run_dir], world.now_s)
+    world.run(lambda: _is(world, "b", LedgerState.INTERRUPTED), 10)
+    world.run(60.0)
+
+    assert [e.state.value for e in world.entries()] == ["running", "interrupted", "running"]
+    assert _result(world, "b") == ("interrupted", "", "")
+
+
+def test_a_cancellation_needs_no_token(tmp_path: Path) -> None:
+    """With an empty bucket the wish is carried out in time all the same."""
+    config = SlurmLauncherConfig(pack="single", call_burst=4, calls_per_minute=1)
+    world = World(tmp_path, work=lambda _: DAY, config=config)
+    world.register([world.plan("a"), world.plan("b")])
+    world.run(300.0)
+    since_s = world.now_s
+
+    world.ledger.wish_cancel([e.run_dir for e in world.entries()], world.now_s)
+    world.run(world.are_over, 60)
+
+    assert world.now_s - since_s <= 10.0
+
+
+def test_a_wish_is_kept_while_slurm_is_down(tmp_path: Path) -> None:
+    """It is carried out within ten seconds of the controller's return, also by a successor."""
+    faults = Faults(controller_down=((30.0, 130.0),))
+    world = World(tmp_path, work=lambda _: DAY, faults=faults)
+    _submit(world, "a")
+    world.run(lambda: world.now_s > world.slurm.start_s + 31)
+
+    world.ledger.wish_cancel([_entry(world, "a").run_dir], world.now_s)
+    world.run(50.0)
+    world.begin()
+    world.run(world.are_over, 100)
+
+    # A call that began while it was down may take 9 s to say so.
+    assert world.now_s - (world.slurm.start_s + 130) <= 10.0 + 9.0
+
+
+# --- ends that are not good ----------------------------------------------------------------------
+
+
+def test_an_error_of_the_program_is_not_repeated(tmp_path: Path) -> None:
+    """It failed by itself, and would again."""
+    world = World(tmp_path, work=lambda _: Work(duration_s=5, exit_code=3))
+    world.register([world.plan("a")])
+
+    world.run(world.are_over)
+
+    assert _entry(world, "a").failure == "application"
+    assert world.slurm.num_calls("sbatch") == 1
+    assert _result(world, "a")[:2] == ("failed", "data")  # the program's own word
+
+
+def test_what_died_without_a_word_gets_a_result(tmp_path: Path) -> None:
+    """Its class, and words that say what happened."""
+    killed = Work(duration_s=5, signal=9, ends_as=SlurmState.OUT_OF_MEMORY)
+    world = World(tmp_path, work=lambda _: killed)
+    world.register([world.plan("a")])
+
+    world.run(world.are_over)
+
+    status, reason, message = _result(world, "a")
+    assert (status, reason) == ("failed", "oom")
+    assert "memory" in message.lower()
+
+
+def test_sbatch_says_why_it_refuses(tmp_path: Path) -> None:
+    """In its own words; the jobs of the batch have failed, all of them."""
+    config = SINGLE.model_copy(update={"pack": "array", "partition": "nowhere"})
+    world = World(tmp_path, config=config)
+    plans = [
+        world.plan(name).model_copy(update={"resources": SlurmLauncherConfig(partition="nowhere")})
+        for name in "ab"
+    ]
+    world.register(plans)
+
+    world.run(world.are_over, 30)
+
+    assert world.states() == [LedgerState.FAILED] * 2
+    for name in "ab":
+        status, reason, message = _result(world, name)
+        assert (status, reason) == ("failed", "refused")
+        assert "invalid partition" in message.lower()
+
+
+def test_a_lost_node_is_avoided(tmp_path: Path) -> None:
+    """The job, which may not be requeued, is submitted again without that node."""
+    world = World(tmp_path, size=Size(num_nodes=2), work=lambda _: DAY)
+    plan = world.plan("a").model_copy(update={"resources": SlurmLauncherConfig(requeue=False)})
+    world.register([plan])
+    world.run(lambda: _is(world, "a", LedgerState.RUNNING), 60)
+    world.slurm.controller.fail_node("node01")
+
+    world.run(lambda: _entry(world, "a").submission == 2, 300)
+    world.run(lambda: _is(world, "a", LedgerState.RUNNING), 60)
+
+    assert _run_of(world, "a").nodes == ("node02",)
+    assert _run_of(world, "a").request.exclude == {"node01"}
+    assert world.ledger.submissions(_entry(world, "a").run_dir)[0].failure == "node"
+
+
+def test_a_job_that_lost_its_node_is_not_started_at_once(tmp_path: Path) -> None:
+    """Slurm holds it for 121 s; that is taken back, but only after 15 s and a dead heart."""
+    world = World(tmp_path, size=Size(num_nodes=2), work=lambda _: DAY)
+    _submit(world, "a")
+    world.slurm.controller.fail_node("node01")
+    failed_s = world.now_s
+
+    world.run(lambda: len(world.slurm.incarnations(_entry(world, "a").name)) == 2, 100)
+    requeued_s = world.now_s
+    world.run(lambda: _run_of(world, "a").started_s is not None, 300)
+
+    started_s = _run_of(world, "a").started_s or 0.0
+    assert started_s - requeued_s >= 15.0
+    assert started_s - failed_s >= 60.0  # until then its heart might still beat
+    assert started_s - requeued_s < 121.0
+    assert _entry(world, "a").submission == 1
+
+
+def test_a_preempted_job_goes_on_as_soon_as_it_can(tmp_path: Path) -> None:
+    """It has saved and said so; its hold is taken back after 3 s, for slurmd's sake."""
+    world = World(tmp_path, work=lambda _: DAY)
+    _submit(world, "a")
+    world.slurm.controller.stop(_run_of(world, "a"), SlurmState.PREEMPTED)
+
+    world.run(lambda: len(world.slurm.incarnations(_entry(world, "a").name)) == 2, 60)
+    requeued_s = world.now_s
+    world.run(lambda: _run_of(world, "a").started_s is not None, 300)
+
+    assert 3.0 <= (_run_of(world, "a").started_s or 0.0) - requeued_s <= 8.0
+    assert world.slurm.num_calls("scontrol") == 1
+    world.run(lambda: _is(world, "a", LedgerState.RUNNING), 60)
+
+
+def test_retries_come_to_an_end(tmp_path: Path) -> None:
+    """As often as max_retries says, each one later than the one before."""
+    config = SlurmLauncherConfig(max_retries=2, calls_per_minute=600, call_burst=1000)
+    world = World(tmp_path, work=lambda _: Work(duration_s=5, signal=15), config=config)
+    world.register([world.plan("a")])
+
+    world.run(world.are_over, 10_000)
+
+    history = world.ledger.submissions(_entry(world, "a").run_dir)
+    assert [one.submission for one in history] == [1, 2, 3]
+    assert world.states() == [LedgerState.FAILED]
+    assert "max_retries is 2" in _result(world, "a")[2]
+
+
+def test_works_without_accounting(tmp_path: Path) -> None:
+    """Also for jobs that the controller has purged; costs are told by the files."""
+    world = World(
+        tmp_path, faults=Faults(no_accounting=True), timing=Timing(min_job_age=2.0), config=SINGLE
+    )
+    world.register([world.plan(f"r{number}") for number in range(5)])
+    world.run(20.0)
+    world.die()
+    world.slurm.advance(300.0)
+
+    world.run(world.are_over, 60)
+    world.run(10.0)
+
+    assert world.states() == [LedgerState.FINISHED] * 5
+    assert world.slurm.num_calls("sacct") == 1
+    assert (Path(world.entries()[0].run_dir) / "costs.json").exists()
+
+
+def test_an_unknown_state_is_never_final(tmp_path: Path) -> None:
+    """An hour without accounting daemon, and a job that has left the queue: it is waited for."""
+    faults = Faults(accounting_down=((0.0, 3600.0),))
+    world = World(tmp_path, faults=faults, timing=Timing(min_job_age=2.0))
+    _submit(world, "a")
+    world.die()
+    world.slurm.advance(300.0)
+
+    world.run(3000.0, stride_s=1.0)
+    states = world.states()
+    world.run(world.are_over, 700)
+
+    assert states == [LedgerState.RUNNING]
+    assert world.states() == [LedgerState.FINISHED]
+
+
+# --- limits --------------------------------------------------------------------------------------
+
+
+def test_a_limit_on_submissions_is_worked_around(tmp_path: Path) -> None:
+    """An array that is too large is halved until it is taken; the rest follows as there is room."""
+    world = World(tmp_path, faults=Faults(max_submit=20), size=Size(num_nodes=1, cpus=16))
+    world.register([world.plan(f"r{number}") for number in range(100)])
+
+    world.run(world.are_over, 10_000)
+
+    assert world.states() == [LedgerState.FINISHED] * 100
+    assert sorted(world.node.begun.values()) == [1] * 100
+    assert world.slurm.num_calls("sbatch") < 60
+
+
+@pytest.mark.parametrize("pack", ["single", "array"])
+def test_no_more_run_at_a_time_than_allowed(tmp_path: Path, pack: str) -> None:
+    """Jobs of their own are held back here, tasks of an array by Slurm."""
+    config = SlurmLauncherConfig(
+        pack=pack, max_running=3, calls_per_minute=600, call_burst=1000
+    )
+    world = World(tmp_path, config=config)
+    world.register([world.plan(f"r{number}") for number in range(10)])
+    most = 0
+
+    def are_over() -> bool:
+        nonlocal most
+        runs = [run for runs in world.slurm.controller.history.values() for run in runs]
+        most = max(most, sum(run.is_running for run in runs))
+        return world.are_over()
+
+    world.run(are_over, 2000)
+
+    assert most == 3
+    assert world.states() == [LedgerState.FINISHED] * 10
+
+
+def test_studies_take_turns(tmp_path: Path) -> None:
+    """A study with many jobs does not keep another one waiting for its first."""
+    config = SlurmLauncherConfig(pack="single", call_burst=10, calls_per_minute=4)
+    world = World(tmp_path, work=lambda _: DAY, config=config)
+    world.register([world.plan(f"r{number}") for number in range(100)])
+    world.run(60.0)
+    other = world.path / "other"
+    plan = world.plan("x").model_copy(update={"run_dir": other / "x"})
+    plan.run_dir.mkdir(parents=True)
+
+    world.ledger.register(other, config, [plan], world.now_s)
+    since_s = world.now_s
+    world.run(lambda: world.ledger.states(other) != {str(plan.run_dir): LedgerState.PLANNED}, 900)
+
+    assert world.now_s - since_s <= 60.0
+
+
+# --- successors ----------------------------------------------------------------------------------
+
+
+def test_a_restart_with_a_thousand_jobs_takes_two_calls(tmp_path: Path) -> None:
+    """The states of all of them are up to date again within 5 s."""
+    world = World(tmp_path, work=lambda _: DAY, size=Size(num_nodes=100))
+    world.register([world.plan(f"r{number}") for number in range(1000)])
+    world.run(lambda: set(world.states()) == {LedgerState.RUNNING}, 100)
+    world.die()
+    for run in world.slurm.incarnations(world.entries()[0].name)[:500]:
+        world.slurm.controller.finished(run, 0)
+    world.slurm.advance(400.0)
+    since_s = world.now_s
+
+    world.run(5.0)
+
+    assert world.states().count(LedgerState.FINISHED) == 500
+    assert world.slurm.num_calls(*STATUS, since_s=since_s) == 2
+
+
+# --- what the ledger does not know ---------------------------------------------------------------
+
+
+def _claim_by_hand(world: World, name: str, **fields: object) -> Path:
+    """Leave the files of a job that was not submitted by this ledger."""
+    attempt = RunDirectory(world.study_dir / "runs" / name).attempt(1)
+    attempt.mkdir(parents=True)
+    values = {"pid": 1, "host": "n1", "timestamp_ms": 1, "submission": 3} | fields
+    (attempt / "started.json").write_text(Started.model_validate(values).model_dump_json())
+    return attempt
+
+
+def test_a_run_that_has_finished_is_not_submitted(tmp_path: Path) -> None:
+    """Whoever has finished it."""
+    world = World(tmp_path)
+    plan = world.plan("a")
+    attempt = _claim_by_hand(world, "a", slurm_job="99")
+    (attempt / "exit.json").write_text(json.dumps({"code": 0, "timestamp_ms": 2}))
+    world.register([plan])
+
+    world.run(world.are_over, 10)
+
+    assert world.states() == [LedgerState.FINISHED]
+    assert world.slurm.num_calls("sbatch") == 0
+
+
+def test_a_job_of_another_ledger_is_adopted(tmp_path: Path) -> None:
+    """A run directory whose job is alive is followed under that job's id, and not run again."""
+    first = World(tmp_path, work=lambda _: Work(duration_s=200))
+    _submit(first, "a")
+    first.die()
+    (tmp_path / "state" / "ledger.sqlite").rename(tmp_path / "lost.sqlite")
+    for suffix in ("-wal", "-shm"):
+        (tmp_path / "state" / f"ledger.sqlite{suffix}").unlink(missing_ok=True)
+
+    second = first.reopened()
+    second.register([second.plan("a")])
+    second.run(second.are_over, 400)
+
+    assert second.states() == [LedgerState.FINISHED]
+    assert second.slurm.num_calls("sbatch") == 1
+    assert sum(second.node.begun.values()) == 1
+
+
+def test_a_run_that_a_local_process_has_is_left_to_it(tmp_path: Path) -> None:
+    """It is submitted when that process has gone, and is not done."""
+    world = World(tmp_path)
+    plan = world.plan("a")
+    with RunDirectory(plan.run_dir).lock.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        world.register([plan])
+        world.run(30.0)
+        calls = world.slurm.num_calls("sbatch")
+    world.run(world.are_over, 100)
+
+    assert calls == 0
+    assert world.states() == [LedgerState.FINISHED]
+
+
+def test_a_later_number_follows_an_attempt_that_the_ledger_does_not_know(tmp_path: Path) -> None:
+    """The node lets a submission have the run only if its number is the highest."""
+    world = World(tmp_path)
+    plan = world.plan("a")
+    attempt = _claim_by_hand(world, "a", slurm_job="99")
+    (attempt / "exit.json").write_text(json.dumps({"code": 1, "timestamp_ms": 2}))
+    world.register([plan])
+
+    world.run(world.are_over, 100)
+
+    assert _entry(world, "a").submission == 4
+    assert world.states() == [LedgerState.FINISHED]
+
+
+# --- duplicates ----------------------------------------------------------------------------------
+
+
+def _twin(world: World, name: str) -> None:
+    """Let Slurm accept the script of a job once more, as an sbatch may that came late."""
+    world.slurm.run(["sbatch", "--parsable", str(world.study_dir / "runs" / name / "job.sh")], 30)
+
+
+def test_of_two_jobs_of_a_name_the_one_that_has_begun_is_kept(tmp_path: Path) -> None:
+    """The other one is cancelled before it costs anything, or refused by the node."""
+    world = World(tmp_path, work=lambda _: DAY, size=Size(num_nodes=1, cpus=1))
+    _submit(world, "a")
+
+    _twin(world, "a")
+    world.run(60.0)
+
+    runs = world.slurm.incarnations(_entry(world, "a").name)
+    assert [(run.slurm_job, run.state) for run in runs] == [
+        ("1", SlurmState.RUNNING),
+        ("2", SlurmState.CANCELLED),
+    ]
+
+
+def test_the_job_that_has_the_run_is_followed(tmp_path: Path) -> None:
+    """If the twin was first to claim it, ours is refused, and the twin's end is the job's end."""
+    world = World(tmp_path, work=lambda _: Work(duration_s=100), size=Size(num_nodes=1, cpus=1))
+    blocker = world.slurm.submit_other("blocker")
+    world.register([world.plan("a")])
+    world.run(10.0)
+    ours = _run_of(world, "a")
+    ours.eligible_s = world.now_s + 20.0  # for some reason of Slurm's
+    _twin(world, "a")
+    world.slurm.controller.cancel([world.slurm.controller.history[blocker][0]])
+
+    world.run(world.are_over, 500)
+
+    assert world.states() == [LedgerState.FINISHED]
+    assert world.node.begun.total() == 1
+    assert world.node.overlaps == []
+
+
+def test_a_job_that_nobody_needs_any_more_is_cancelled(tmp_path: Path) -> None:
+    """Slurm queues a job again that has finished, or that was given up: it goes."""
+    world = World(tmp_path, work=lambda run: DAY if run.request.script.parent.name == "b" else Work())
+    world.register([world.plan("a"), world.plan("b")], SINGLE)
+    world.run(lambda: _is(world, "a", LedgerState.FINISHED), 200)
+
+    _twin(world, "a")
+    world.run(60.0)
+
+    assert world.slurm.incarnations(_entry(world, "a").name)[-1].ended_s is not None
+    assert world.node.begun.total() == 2
+    assert replace(_entry(world, "b"), state=LedgerState.RUNNING) == _entry(world, "b")
