@@ -3,7 +3,7 @@
 #   make run ARGS="--set rounds=50"         further arguments for watershed, pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check bench setup cluster-packages constraints clean distclean
+.PHONY: help run test proof-slurm check bench setup cluster-packages constraints clean distclean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -24,6 +24,10 @@ test: $(STAMP)  ## Check style, types and import contracts, and run all tests (5
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadfile --benchmark-disable $(ARGS)
+
+proof-slurm: $(STAMP)  ## Kill and disturb studies on a real Slurm cluster (needs root; 20 minutes)
+	@tests/cluster/install-packages.sh
+	REQUIRE_SLURM=1 OMP_NUM_THREADS=1 $(BIN)/pytest --slow -s --benchmark-disable $(ARGS)
 
 check: $(STAMP)  ## Check all studies without running them
 	@$(BIN)/watershed check configs/studies/*.yaml $(ARGS)

@@ -1,4 +1,4 @@
-"""What all tests share: texts that are compared literally."""
+"""What all tests share: texts that are compared literally, proofs that run when asked for."""
 
 from collections.abc import Callable
 
@@ -6,10 +6,19 @@ import pytest
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add ``--update-golden``."""
+    """Add ``--update-golden`` and ``--slow``."""
     parser.addoption(
         "--update-golden", action="store_true", help="write the golden files anew; read the diff"
     )
+    parser.addoption("--slow", action="store_true", help="run only the tests that take minutes")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Run the tests marked slow if they are asked for, else all others."""
+    wanted = bool(config.getoption("--slow"))
+    others = [item for item in items if bool(item.get_closest_marker("slow")) is not wanted]
+    items[:] = [item for item in items if bool(item.get_closest_marker("slow")) is wanted]
+    config.hook.pytest_deselected(items=others)
 
 
 @pytest.fixture
