@@ -201,9 +201,9 @@ class Server:
         """Remove what neither a worker nor a server that starts again can need."""
         kept = kept_versions(self._checkpoints) or [0]
         self._reception.forget(kept[0])
-        names = self._spool.names(self._spool.taken)
         # Versions behind the newest checkpoint are made again from it.
-        self._models.forget(version, (n.pulled for n in names if n.pulled <= kept[-1]))
+        needed = (pulled for pulled in self._reception.pulled() if pulled <= kept[-1])
+        self._models.forget(version, needed)
 
     def _note_refusals(self) -> None:
         totals = self.totals

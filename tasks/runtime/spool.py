@@ -7,7 +7,8 @@ nobody sees half of one.
     newest.json                           the version to pull, with its checksum
     returns/w3-s7-v12-t1.safetensors      worker 3's 7th return, computed from version 12 by attempt
                                           1 of its client, not yet taken
-    taken/...                             taken, and still needed by a server that starts again
+    taken/2/...                           taken by attempt 2 of the server or before, and still
+                                          needed by one that starts again
     refused/not_finite-w3-s7-....json     why a return was refused; the first ones beside it
     alive                                 touched by the server every few seconds
     done.json                             the server has ended, and the workers are to end
@@ -84,7 +85,8 @@ class ReturnName:
     def parse(cls, name: str) -> "ReturnName | None":
         """Read a file's name; None if it is no return's."""
         match = _NAME.fullmatch(name)
-        return cls(*map(int, match.groups())) if match else None
+        found = cls(*map(int, match.groups())) if match else None
+        return found if str(found) == name else None  # there is one way to write a number
 
     def __str__(self) -> str:
         return f"w{self.worker}-s{self.sequence}-v{self.pulled}-t{self.token}{_SUFFIX}"
@@ -118,6 +120,14 @@ class Spool:
             directory.mkdir(parents=True, exist_ok=True)
         self._done.unlink(missing_ok=True)
         self.beat()
+
+    def taken_by(self, attempt: int) -> Path:
+        """Return where an attempt of the server puts what it has taken.
+
+        Each has a directory of its own: that of an older one is taken away from it, so that it can
+        move nothing there that its successor does not know of.
+        """
+        return self.taken / str(attempt)
 
     def model(self, version: int) -> Path:
         """Return the file of a version."""
@@ -175,7 +185,7 @@ class Spool:
 
     def clear(self) -> None:
         """Remove models and returns that nobody will need; what was refused stays."""
-        for directory in (self.models, self.taken):
+        for directory in (self.models, *self.taken.iterdir()):
             for path in directory.glob("[!.]*"):
                 path.unlink(missing_ok=True)
 

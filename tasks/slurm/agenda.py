@@ -73,3 +73,5 @@ class Agenda:
             self._regular_s = now_s + delay_s
         for urgency, asked in self._asked_s.items():
             self._asked_s[urgency] = {at_s for at_s in asked if at_s > now_s}
+        if is_answered:  # that was a confirmation, too
+            self._asked_s[Urgency.CONFIRM].clear()

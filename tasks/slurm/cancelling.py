@@ -11,7 +11,7 @@ from tasks.slurm.errors import SlurmError
 
 _AGAIN_AFTER_S = 20.0
 """A job that is still there so long after its scancel is cancelled again."""
-_LOOK_AFTER_S = (1.0, 3.0, 7.0)
+_LOOK_AFTER_S = (1.0, 4.0)
 
 
 class Canceller:
@@ -62,7 +62,7 @@ class Canceller:
                 del self._sent_s[entry.run_dir, entry.name]
             return
         for after_s in _LOOK_AFTER_S:
-            self._desk.agenda.ask(Urgency.CONFIRM, now_s + after_s)
+            self._desk.agenda.ask(Urgency.CANCEL, now_s + after_s)
 
     def _is_due(self, entry: Entry) -> bool:
         if entry.state not in {LedgerState.SUBMITTED, LedgerState.RUNNING}:

@@ -38,6 +38,7 @@ Run = Callable[[Sequence[str], float], "subprocess.CompletedProcess[str]"]
 _TIMEOUT_S = 30.0
 
 # What a command says when it is not the controller that says no; in all of 22.05 to 24.11.
+_UNCONFIGURED = "Could not establish a configuration source"
 _UNREACHABLE = re.compile(
     r"unable to contact slurm controller|socket timed out|connection (refused|timed out|reset)"
     r"|zero bytes were transmitted|transport endpoint is not connected|unexpected message"
@@ -244,7 +245,7 @@ class SlurmCli:
             error: Tells from its words what a failure amounts to; default: no answer.
 
         Raises:
-            SlurmMissing: There is no such command.
+            SlurmMissing: There is no such command, or no cluster that it knows.
             SlurmUnreachable: It did not answer.
         """
         command = argv[0]
@@ -260,6 +261,11 @@ class SlurmCli:
         if answer.returncode == 0:
             return answer.stdout
         said = words(answer.stderr)
+        if _UNCONFIGURED in said:
+            raise SlurmMissing(
+                f"{command} is here, but knows no cluster (no slurm.conf): log in where it does, "
+                "set SLURM_CONF, or run on this machine with `launcher: local`"
+            )
         # Killed by a signal: what it had done until then is not known.
         kind = error(said) if error and answer.returncode > 0 else SlurmUnreachable
         raise kind(said or f"{command} ended with exit code {answer.returncode} and no words")

@@ -33,18 +33,22 @@ class Costing:
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
         self._asked_s = desk.clock.steady()
+        self._next_s = self._asked_s + _INTERVAL_AT_END_S
         self._num_tries: dict[str, int] = {}
 
     def write_some(self) -> None:
         """Ask for the costs that are owed, and write those that are known."""
         ledger = self._desk.ledger
         now_s = self._desk.clock.steady()
-        if now_s - self._asked_s < _INTERVAL_AT_END_S or not (owed := ledger.owed_costs()):
+        if now_s < self._next_s:
             return
-        is_end = {entry.study_dir for entry in owed} - ledger.live_studies()
-        if not is_end and now_s - self._asked_s < _INTERVAL_S:
+        self._next_s = now_s + _INTERVAL_AT_END_S
+        owing = ledger.studies_owing_costs()
+        is_end = bool(owing - ledger.live_studies())
+        if not owing or (not is_end and now_s < self._asked_s + _INTERVAL_S):
             return
         self._asked_s = now_s
+        owed = ledger.owed_costs()
         submissions = {entry.run_dir: ledger.submissions(entry.run_dir) for entry in owed}
         jobs = [
             (entry.run_dir, one.slurm_job, one.name)
@@ -52,7 +56,8 @@ class Costing:
             for one in submissions[entry.run_dir]
             if one.slurm_job
         ]
-        rows = self._desk.calls.accounted(jobs, Urgency.CONFIRM)
+        urgency = Urgency.LOOK if is_end else Urgency.CONFIRM
+        rows = self._desk.calls.accounted(jobs, urgency)
         if rows is None:
             return
         written = [

@@ -29,25 +29,26 @@ class Doubts:
         self._desk = desk
         self._missing_since_s: dict[str, float] = {}
 
-    def settle(self, listing: Listing) -> list[str]:
+    def settle(self, entries: Iterable[Entry], listing: Listing) -> list[str]:
         """Settle what a listing can settle; ask for another look at the rest.
 
         Args:
+            entries: All jobs that Slurm has, or may have.
             listing: What squeue has just told.
 
         Returns:
             Slurm's ids of jobs that do what others do already, to be cancelled.
         """
         batches: dict[str, list[Entry]] = {}
-        for entry in self._desk.ledger.followed():
+        for entry in entries:
             batches.setdefault(entry.name, []).append(entry)
         excess = []
-        for name, entries in batches.items():
+        for name, batch in batches.items():
             lines = listing.named(name)
-            if entries[0].state is LedgerState.SUBMITTING:
-                self._find(name, entries, lines)
+            if batch[0].state is LedgerState.SUBMITTING:
+                self._find(name, batch, lines)
             else:
-                excess += self._choose(name, entries, lines)
+                excess += self._choose(name, batch, lines)
         return excess + self._orphans(listing, batches)
 
     def _find(self, name: str, entries: Sequence[Entry], lines: Sequence[Queued]) -> None:

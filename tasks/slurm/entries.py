@@ -108,15 +108,18 @@ class Submission:
 
 JOB_COLUMNS = ", ".join(field.name for field in fields(Entry))
 SUBMISSION_COLUMNS = ", ".join(field.name for field in fields(Submission))
+_NAMES = [field.name for field in fields(Entry)]
+_STATE = _NAMES.index("state")
+_FLAGS = [_NAMES.index(name) for name in ("wish_cancel", "needs_costs")]
 
 
 def entry_of(row: Sequence[Any]) -> Entry:
     """Make a job of a row of ``JOB_COLUMNS``."""
-    values = dict(zip(JOB_COLUMNS.split(", "), row, strict=True))
-    values["state"] = LedgerState(values["state"])
-    values["wish_cancel"] = bool(values["wish_cancel"])
-    values["needs_costs"] = bool(values["needs_costs"])
-    return Entry(**values)
+    values = list(row)
+    values[_STATE] = LedgerState(values[_STATE])
+    for flag in _FLAGS:
+        values[flag] = bool(values[flag])
+    return Entry(*values)
 
 
 def submission_of(row: Sequence[Any]) -> Submission:

@@ -1,7 +1,7 @@
 """Follows what Slurm has: one listing for all jobs, and the accounting for those that left it."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from tasks.slurm.bucket import Urgency
@@ -67,10 +67,11 @@ class Follower:
         if started:
             self._desk.ledger.observe(started)
 
-    def follow(self, listing: Listing) -> list[str]:
+    def follow(self, entries: Iterable[Entry], listing: Listing) -> list[str]:
         """Compare all submitted jobs with a listing.
 
         Args:
+            entries: The jobs.
             listing: What squeue has just told.
 
         Returns:
@@ -78,11 +79,11 @@ class Follower:
         """
         desk = self._desk
         self._excess, self._is_healthy = [], None
-        entries = [e for e in desk.ledger.followed() if e.state is not LedgerState.SUBMITTING]
         stirring = [
             (entry, line)
             for entry in entries
-            if not self._is_quiet(entry, line := listing.line(entry))
+            if entry.state is not LedgerState.SUBMITTING
+            and not self._is_quiet(entry, line := listing.line(entry))
         ]
         asked = [
             (entry.run_dir, entry.slurm_job, entry.name)

@@ -14,14 +14,22 @@ from tasks.slurm.states import FailureClass
 class LeaderLedger(Ledger):
     """What the leader alone may do, beside what everybody may."""
 
-    def due(self, now_s: float) -> list[str]:
-        """Return the run directories of jobs that are to be submitted now, in order."""
-        rows = self.file.read(
-            "SELECT run_dir FROM jobs WHERE state = 'planned' AND NOT wish_cancel"
+    def due(self, now_s: float) -> list[tuple[str, str]]:
+        """Return study and run directory of the jobs that are to be submitted now, in order."""
+        return self.file.read(
+            "SELECT study_dir, run_dir FROM jobs WHERE state = 'planned' AND NOT wish_cancel"
             " AND not_before_s <= ? ORDER BY rowid",
             (now_s,),
         )
-        return [run_dir for (run_dir,) in rows]
+
+    def num_changes(self) -> int:
+        """Return a number that grows with everything that is written through this connection."""
+        return self.file.num_changes()
+
+    def num_followed(self) -> int:
+        """Count the jobs that Slurm has, or may have."""
+        query = "SELECT COUNT(*) FROM jobs WHERE state IN ('submitting', 'submitted', 'running')"
+        return int(self.file.read(query)[0][0])
 
     def followed(self) -> list[Entry]:
         """Return what Slurm has, or may have: SUBMITTING, SUBMITTED and RUNNING."""
@@ -32,6 +40,14 @@ class LeaderLedger(Ledger):
         return self._entries(
             "WHERE wish_cancel AND state NOT IN ('finished', 'failed', 'interrupted')"
         )
+
+    def studies_owing_costs(self) -> set[str]:
+        """Return the studies of such jobs as ``owed_costs`` returns."""
+        rows = self.file.read(
+            "SELECT DISTINCT study_dir FROM jobs WHERE needs_costs"
+            " AND state IN ('finished', 'failed', 'interrupted')"
+        )
+        return {study_dir for (study_dir,) in rows}
 
     def owed_costs(self) -> list[Entry]:
         """Return jobs that are over and whose costs have not been written."""

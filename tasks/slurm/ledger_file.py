@@ -195,6 +195,10 @@ class LedgerFile:
         with self._lock:
             return self._connection.execute(query, values).fetchall()
 
+    def num_changes(self) -> int:
+        """Return the number of rows that were changed through this connection."""
+        return self._connection.total_changes
+
     def close(self) -> None:
         """Close the connection; other processes are not disturbed."""
         with self._lock:

@@ -124,13 +124,19 @@ class Reconciler:
         if listing is None:
             return
         self._use(listing)
-        self._attend()
 
     def _use(self, listing: Listing) -> None:
-        excess = self._doubts.settle(listing)
+        """Bring the ledger up to date; ten thousand jobs are read again only if some changed."""
+        num_changes = self._ledger.num_changes()
+        entries = self._ledger.followed()
+        excess = self._doubts.settle(entries, listing)
         self._follower.culled(excess)
-        finished = self._follower.follow(listing)
+        if self._ledger.num_changes() != num_changes:
+            entries = self._ledger.followed()
+        finished = self._follower.follow(entries, listing)
         self._canceller.cancel(listing, [*excess, *finished])
+        if self._is_outdated or self._ledger.num_changes() != num_changes:
+            self._attend()
 
     def _attend(self) -> None:
         """Watch the run directories of all jobs that Slurm has, or may have."""

@@ -25,6 +25,7 @@ from tasks.slurm.evidence import NOTHING
 from tasks.slurm.judgement import DONE, Told, Verdict
 from tasks.slurm.launcher import JobState
 from tasks.slurm.plan import Batch, JobPlan, job_name
+from tasks.slurm.quota import Quota
 from tasks.slurm.states import Evidence, FailureClass, SlurmState
 
 _log = logging.getLogger(__name__)
@@ -32,8 +33,8 @@ _log = logging.getLogger(__name__)
 _LOOK_AFTER_S = 1.0
 _IDLE_S = 5.0
 _HELD_S = 10.0
+_LIMITED_S = 5.0
 _BUSY_S = (2.0, 30.0, 60.0, 120.0)
-_MOST_TASKS = 10**9
 _REFUSED = Verdict(JobState.FAILED, FailureClass.SUBMIT_REFUSED)
 _UNFINISHED = {Evidence.ALIVE, Evidence.SILENT, Evidence.REQUEUED}
 
@@ -64,8 +65,8 @@ class Submitter:
         self._ready: dict[str, deque[_Ready]] = {}
         self._queued: set[str] = set()
         self._held_until_s: dict[str, float] = {}
-        self._num_busy: dict[str, int] = {}
-        self._most_tasks: dict[str, int] = {}
+        self._num_busy = 0
+        self._quota = Quota()
 
     def submit_next(self) -> float:
         """Submit a batch, if there is one, and the bucket and the limits allow it.
@@ -94,14 +95,20 @@ class Submitter:
 
     def _queue(self) -> None:
         """Divide what has been planned since the last time."""
-        due = self._desk.ledger.due(self._desk.clock.unix())
-        fresh: dict[str, list[tuple[Entry, int]]] = {}
-        for run_dir in due:
-            if run_dir in self._queued or (entry := self._desk.ledger.entry(run_dir)) is None:
+        now_s = self._desk.clock.steady()
+        fresh: dict[str, list[str]] = {}
+        for study_dir, run_dir in self._desk.ledger.due(self._desk.clock.unix()):
+            if run_dir not in self._queued and now_s >= self._held_until_s.get(study_dir, now_s):
+                fresh.setdefault(study_dir, []).append(run_dir)
+        for study_dir, run_dirs in fresh.items():
+            room = self._quota.room(self._num_queued(), now_s)
+            jobs = []
+            for run_dir in run_dirs[:room]:
+                entry = self._desk.ledger.entry(run_dir)
+                if entry is not None and (number := self._next_number(entry)):
+                    jobs.append((entry, number))
+            if not jobs:
                 continue
-            if number := self._next_number(entry):
-                fresh.setdefault(entry.study_dir, []).append((entry, number))
-        for study_dir, jobs in fresh.items():
             try:
                 ready = self._divided(study_dir, jobs)
             except SlurmError as error:
@@ -148,14 +155,15 @@ class Submitter:
             ],
             config,
             batches_dir=Path(study_dir) / "batches",
-            max_array_size=min(max_array_size, self._most_tasks.get(study_dir, _MOST_TASKS)),
+            max_array_size=max_array_size,
         )
         return [
             _Ready(batch, max(numbers[str(job.run_dir)] for job in batch.jobs)) for batch in batches
         ]
 
     def _may_submit(self, study_dir: str, batch: Batch) -> bool:
-        if self._desk.clock.steady() < self._held_until_s.get(study_dir, 0.0):
+        now_s = self._desk.clock.steady()
+        if now_s < self._held_until_s.get(study_dir, now_s):
             return False
         limit = self._desk.ledger.launcher(study_dir).max_running
         if limit is None:
@@ -192,9 +200,10 @@ class Submitter:
             desk.agenda.ask(Urgency.LOOK, desk.clock.steady() + _LOOK_AFTER_S)
         else:
             desk.ledger.accept(name, slurm_job, desk.clock.unix())
-            self._num_busy.pop(study_dir, None)
-            if study_dir in self._most_tasks:
-                self._most_tasks[study_dir] = min(self._most_tasks[study_dir] * 2, _MOST_TASKS)
+            self._num_busy = 0
+            self._quota.accepted(desk.ledger.num_followed())
+            if self._quota.room(0, desk.clock.steady()) is not None:
+                self._hold(study_dir, _LIMITED_S)
 
     def _refuse(self, batch: Batch, words: str) -> None:
         for job in batch.jobs:
@@ -204,18 +213,19 @@ class Submitter:
                 self._conclusions.conclude(entry, _REFUSED, told, NOTHING, words=words)
 
     def _postpone(self, study_dir: str, batch: Batch, name: str, error: SlurmError) -> None:
-        """Plan a batch again that Slurm does not take now; of a large array, half at a time."""
+        """Plan a batch again that Slurm does not take now; next time a smaller one, or later."""
         now_s = self._desk.clock.unix()
+        self._quota.refused(self._desk.ledger.num_followed(), self._desk.clock.steady())
         self._desk.ledger.take_back(name, words=str(error), not_before_s=now_s, now_s=now_s)
-        num_busy = self._num_busy.get(study_dir, 0)
-        is_large = batch.mode == "array" and len(batch.jobs) > 1
-        if is_large:
-            self._most_tasks[study_dir] = len(batch.jobs) // 2
-        else:
-            self._num_busy[study_dir] = num_busy + 1
-        self._hold(study_dir, _BUSY_S[0 if is_large else min(num_busy + 1, len(_BUSY_S) - 1)])
-        for one in self._ready.pop(study_dir, ()):  # they are divided anew
-            self._queued -= {str(job.run_dir) for job in one.batch.jobs}
+        if len(batch.jobs) == 1:
+            self._num_busy = min(self._num_busy + 1, len(_BUSY_S) - 1)
+        self._hold(study_dir, _BUSY_S[0 if len(batch.jobs) > 1 else self._num_busy])
+        self._ready.clear()  # they are divided anew
+        self._queued.clear()
+
+    def _num_queued(self) -> int:
+        """Count the jobs that Slurm has, and those that it gets next."""
+        return self._desk.ledger.num_followed() + len(self._queued)
 
     def _hold(self, study_dir: str, seconds: float) -> None:
         self._held_until_s[study_dir] = self._desk.clock.steady() + seconds

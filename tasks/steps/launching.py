@@ -46,7 +46,7 @@ def launch_faults(study: Study) -> list[Fault]:
         )
         return list(faults)
     except SlurmMissing as error:
-        message = f"{error}; go to a login node of the cluster, or run here with launcher: local"
+        message = str(error)
     except SlurmUnreachable as error:
         message = f"{error}; try again when the controller is up, or run with launcher: local"
     return [Fault(path="launcher", message=message)]

@@ -131,11 +131,6 @@ class Controller:
             happen()
         self.now_s = max(self.now_s, now_s)
 
-    @property
-    def next_event_s(self) -> float | None:
-        """When something happens next; None if nothing is due."""
-        return self._events[0][0] if self._events else None
-
     def is_up(self) -> bool:
         """Whether it answers now."""
         return self.up_from(self.now_s) == self.now_s
@@ -212,6 +207,8 @@ class Controller:
         if not run.is_running or run.stops_as is not None:
             return
         run.stops_as = state
+        if state is SlurmState.CANCELLED:
+            run.requeues = False
         if not run.is_alive:
             return
         self._node.signal(run, "SIGTERM", self.now_s)

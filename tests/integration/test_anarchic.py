@@ -262,7 +262,7 @@ def test_by_hand_a_server_and_its_workers_do_a_run(tmp_path: Path) -> None:
     assert_complete(server_dir, client_dirs, tmp_path)
     spool = Spool(server_dir)
     assert spool.versions() == []
-    assert spool.names(spool.taken) == []
+    assert spool.names(spool.taken_by(0)) == []
 
 
 def test_a_server_that_was_cut_off_changes_nothing_when_it_comes_back(tmp_path: Path) -> None:

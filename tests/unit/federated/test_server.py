@@ -312,8 +312,8 @@ def test_whatever_happens_every_return_counts_once(
             for line in lines_of(directory)[len(lines_of(directory)) - number :]:
                 # As if the crash had come between writing down and moving.
                 name = f"w{line.worker}-s{line.sequence}-v{line.pulled}-t1.safetensors"
-                if (spool.taken / name).exists():
-                    (spool.taken / name).rename(spool.returns / name)
+                if (spool.taken_by(0) / name).exists():
+                    (spool.taken_by(0) / name).rename(spool.returns / name)
             context = opened(directory)
             server = context.__enter__()
     while list(spool.returns.iterdir()) or 2 * server.state.version + 1 < len(lines_of(directory)):
@@ -426,12 +426,33 @@ def test_what_an_overtaken_server_has_moved_is_taken_by_its_successor(tmp_path: 
         do_round(server)
         save_checkpoint(server, directory)
     path = hand_in(spool, 2, 0)
-    path.rename(spool.taken / path.name)
+    path.rename(spool.taken_by(0) / path.name)
 
     with opened(directory) as server:
         server.step()
 
     assert [_key(line) for line in lines_of(directory)] == [(0, 0), (1, 0), (2, 0)]
+
+
+def test_an_overtaken_server_that_was_asleep_takes_nothing_away(tmp_path: Path) -> None:
+    """Stopped after it wrote a return down, it can no longer move the file: its successor has it.
+
+    What it wrote down then stands in no file that anybody reads.
+    """
+    directory = make_run(tmp_path)
+    spool = Spool(directory)
+    with opened(directory, begin(directory)) as old:
+        old.step()
+        path = hand_in(spool, 0, 0)
+        with opened(directory, begin(directory, restarts=1)) as new:
+            new.step()
+
+            with pytest.raises(OSError, match=path.name):
+                path.rename(spool.taken_by(1) / path.name)
+
+    assert [_key(line) for line in lines_of(directory)] == [(0, 0)]
+    assert [found.name for found in spool.taken.iterdir()] == ["2"]
+    assert names_in(spool.taken_by(2)) == [path.name]
 
 
 def test_nothing_stays_that_nobody_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -461,7 +482,7 @@ def test_nothing_stays_that_nobody_needs(tmp_path: Path, monkeypatch: pytest.Mon
     # from 25 needs 23 and later. 28 was held until the end, 29 and later are recent.
     assert {2, 18, 19, 20, 23, 24, 25, 28, 29, 30, 31} <= set(spool.versions())
     assert not {0, 1, *range(3, 18), 26, 27} & set(spool.versions())
-    assert len(names_in(spool.taken)) == 31 - 20
+    assert len(names_in(spool.taken_by(0))) == 31 - 20
     (directory.checkpoints / "round-0000000025.safetensors").write_bytes(b"torn")
     with opened(directory) as server:
         assert server.state.version == 20
@@ -478,7 +499,7 @@ def test_what_was_taken_and_is_gone_is_told(tmp_path: Path) -> None:
         server.step()
         hand_in(spool, 0, 0)
         server.step()
-    (spool.taken / "w0-s0-v0-t1.safetensors").unlink()
+    (spool.taken_by(0) / "w0-s0-v0-t1.safetensors").unlink()
 
     with opened(directory) as server, pytest.raises(JobError, match=r"w0-s0-v0-t1\..* cannot be"):
         server.step()

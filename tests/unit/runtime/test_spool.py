@@ -39,6 +39,8 @@ def test_a_name_reads_back(name: ReturnName) -> None:
         "not_finite-w1-s2-v3-t4.safetensors",
         "w-1-s2-v3-t4.safetensors",
         "w1-s2-v3-t4\n.safetensors",
+        "w01-s2-v3-t4.safetensors",
+        "w\u0661-s2-v3-t4.safetensors",
     ],
 )
 def test_other_names_are_no_returns(name: str) -> None:
@@ -106,7 +108,9 @@ def test_half_written_returns_go_with_their_own_worker(tmp_path: Path) -> None:
 def test_a_finished_spool_keeps_what_was_refused(tmp_path: Path) -> None:
     """Models and returns go; what somebody may want to look at stays."""
     spool = _spool(tmp_path)
-    for path in (spool.model(3), spool.taken / "w0-s0-v3-t1.safetensors", spool.refused / "x.json"):
+    spool.taken_by(2).mkdir()
+    taken = spool.taken_by(2) / "w0-s0-v3-t1.safetensors"
+    for path in (spool.model(3), taken, spool.refused / "x.json"):
         path.touch()
 
     spool.clear()

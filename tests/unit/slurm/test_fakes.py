@@ -197,6 +197,20 @@ def test_a_deaf_job_is_killed(write: Write) -> None:
     assert slurm.job(job).signal == 9
 
 
+def test_a_cancelled_job_is_not_queued_again(write: Write) -> None:
+    """A job that is cancelled between its warning and its end does not come back."""
+    slurm = FakeSlurm(node=doing(Work(duration_s=math.inf, saves_in_s=8.0)))
+    cli = SlurmCli(slurm.run)
+    job = cli.submit(write("ws-a-1", "--time=5", "--signal=B:USR1@60"))
+    while not slurm.job(job).requeues:
+        slurm.advance(1)
+
+    cli.cancel([job])
+    slurm.advance(30)
+
+    assert [each.state for each in cli.accounting([job])] == [SlurmState.CANCELLED]
+
+
 def test_a_filter_hides_the_tasks_that_it_cancels(write: Write) -> None:
     """After scancel --me, tasks that had not started are listed by the id of the array alone."""
     slurm = FakeSlurm()

@@ -340,7 +340,9 @@ def test_a_file_that_is_no_ledger_is_refused(path: Path) -> None:
     path.parent.mkdir()
     path.write_bytes(b"this is not a database, " * 100)
 
-    with pytest.raises(LedgerError, match="cannot be used: .* move it away, or set WATERSHED_STATE"):
+    with pytest.raises(
+        LedgerError, match="cannot be used: .* move it away, or set WATERSHED_STATE"
+    ):
         LedgerFile(path)
 
 
