@@ -15,6 +15,7 @@ from tasks.runtime.clients import make_client_directories
 from tasks.runtime.run_directory import RunDirectory
 from tasks.slurm.launcher import JobId, Launcher
 from tasks.slurm.local import num_cores
+from tasks.slurm.plan import JobPlan
 from tasks.steps.anarchic import blocks_of, follow_rounds, run_workers
 from tasks.steps.cancelling import cancelled_by_prefect
 from tasks.steps.creation import create_study_directory
@@ -108,12 +109,14 @@ def _run_jobs(
     try:
         code_dir = copy_code(study, directory)
         plans = [point_plan(study, run.read_job(), run, code_dir) for run in runs]
+        for run in runs:
+            if is_anarchic(run.read_job()):
+                make_client_directories(run)
         for run, job in zip(runs, launcher.submit_all(plans), strict=True):
             futures.append(run_point.submit(run.read_job().point, run.path, launcher, job))
             if is_anarchic(run.read_job()):
-                make_client_directories(run)
                 workers = worker_plans(study, run.read_job(), run, code_dir)
-                futures += _follow_workers(run, launcher, job, launcher.submit_all(workers))
+                futures += _follow_workers(run, launcher, job, workers)
         for future in futures:
             future.wait()
     except KeyboardInterrupt:
@@ -126,9 +129,9 @@ def _run_jobs(
 
 
 def _follow_workers(
-    run: RunDirectory, launcher: Launcher, server: JobId, workers: Sequence[JobId]
+    run: RunDirectory, launcher: Launcher, server: JobId, workers: Sequence[JobPlan]
 ) -> list[PrefectFuture[State[str]]]:
-    """Look after the workers of a server, and show its rounds in blocks."""
+    """Submit the workers of a server when it runs, and show its rounds in blocks."""
     job = run.read_job()
     futures = [run_workers.submit(job.point, launcher, server, workers)]
     for first, last in blocks_of(job.experiment.rounds):

@@ -126,6 +126,8 @@ def train(directory: RunDirectory, job: JobFile, parts: Assembly[Engine], fence:
         try:
             last_metrics = run.to_the_end()
         except JobError as error:
+            if recorder is not None:  # what led to it
+                recorder.flush()
             return _result(parts, status="failed", reason=error.reason, message=str(error))
     checkpoint.save_tensors(directory.model, {"model": engine.state.model}, fence=fence)
     return _result(parts, status="finished", metrics=last_metrics)

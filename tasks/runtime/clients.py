@@ -6,12 +6,14 @@ from configs.arrivals import Slurm
 from tasks.runtime.atomic_files import write_atomically
 from tasks.runtime.records import ClientJobFile
 from tasks.runtime.run_directory import RunDirectory
+from tasks.runtime.spool import Spool
 
 
 def make_client_directories(server: RunDirectory) -> dict[str, list[Path]]:
     """Make the run directory of every worker that ever returns, each with its ``job.json``.
 
-    Directories that are there already stay, so that a run can go on.
+    Directories that are there already stay, so that a run can go on. The end of an earlier server
+    is called back, lest a worker that starts before the next server reads it and goes home.
 
     Args:
         server: The server's run directory, with ``job.json``.
@@ -27,6 +29,7 @@ def make_client_directories(server: RunDirectory) -> dict[str, list[Path]]:
     arrivals = job.experiment.arrivals
     if not isinstance(arrivals, Slurm):
         raise TypeError(f"arrivals {arrivals.kind} have no real workers; only slurm has")
+    Spool(server).call_back_end()
     directories: dict[str, list[Path]] = {}
     for worker in sorted(set(range(job.experiment.workers)) - set(arrivals.never_return)):
         client = server.worker(worker)

@@ -122,6 +122,8 @@ def _conclude(directory: RunDirectory, result: Result, fence: Fence, *, wall_s: 
         fence.write(directory.result, content)
     except OSError as error:  # the disk may be full; the exit code and this line remain
         sys.stderr.write(f"cannot write the result: {error}\n")
+        if result.status == "finished":  # without a result it has not
+            return EXIT_FAILED
     if result.message:
         sys.stderr.write(f"{result.status}: {result.message}\n")
     return _CODES[result.status]

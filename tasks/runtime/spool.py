@@ -118,8 +118,16 @@ class Spool:
         """
         for directory in (self.models, self.returns, self.taken, self.refused):
             directory.mkdir(parents=True, exist_ok=True)
-        self._done.unlink(missing_ok=True)
+        self.call_back_end()
         self.beat()
+
+    def call_back_end(self) -> None:
+        """Take back the end that an earlier server has declared; its workers may begin again.
+
+        Raises:
+            OSError: It cannot be taken back.
+        """
+        self._done.unlink(missing_ok=True)
 
     def taken_by(self, attempt: int) -> Path:
         """Return where an attempt of the server puts what it has taken.

@@ -70,7 +70,6 @@ class Reconciler:
         self._costing = Costing(desk)
         self._renewed_s = self._reckoned_s = self._attended_s = self._clock.steady()
         self._may_pay_s = 0.0
-        self._has_jobs = False
         self._is_outdated = False
         if self._leadership.is_held:
             self._reckon()
@@ -101,7 +100,7 @@ class Reconciler:
         self._look_if_due()
         pause_s = self._submitter.submit_next()
         if pause_s == 0:
-            self._has_jobs = self._is_outdated = True
+            self._is_outdated = True
         if self._is_outdated and now_s - self._attended_s >= _ATTEND_EVERY_S:
             self._attend()
         self._costing.write_some()
@@ -112,7 +111,7 @@ class Reconciler:
         urgency = self._desk.agenda.due(now_s)
         if urgency is None or (now_s < self._may_pay_s and urgency is not Urgency.CANCEL):
             return
-        if not self._has_jobs and not self._calls.trouble:
+        if not self._ledger.num_followed() and not self._calls.trouble:
             self._desk.agenda.looked(now_s, self._calls.rate, is_answered=True)
             return
         if wait_s := self._calls.pay(urgency):
@@ -142,9 +141,7 @@ class Reconciler:
         """Watch the run directories of all jobs that Slurm has, or may have."""
         self._attended_s = self._clock.steady()
         self._is_outdated = False
-        followed = self._ledger.followed()
-        self._has_jobs = bool(followed)
-        self._desk.watch.set(followed)
+        self._desk.watch.set(self._ledger.followed())
 
     def _reckon(self) -> None:
         """Keep to the narrowest limits of all studies that have jobs."""

@@ -19,7 +19,8 @@ from prefect.states import Cancelled, Completed, Failed
 from tasks.runtime.records import ReturnLine
 from tasks.runtime.returns import read_returns
 from tasks.runtime.run_directory import RunDirectory
-from tasks.slurm.launcher import JobId, JobState, Launcher
+from tasks.slurm.launcher import JobId, JobState, Launcher, id_of
+from tasks.slurm.plan import JobPlan
 
 _POLL_S = 1.0
 _FAREWELL_S = 20.0
@@ -122,40 +123,64 @@ def run_workers(
     label: str,  # noqa: ARG001  names the task run
     launcher: Launcher,
     server: JobId,
-    clients: Sequence[JobId],
+    plans: Sequence[JobPlan],
 ) -> State[str]:
-    """Keep the clients of a server until it has ended.
+    """Submit the workers of a server when it runs, and look after them until it has ended.
 
-    Workers that have ended for good are no fault, unless none is left: then the server, which would
-    wait for ever, is cancelled.
+    A server may wait long for its node, and again when it was preempted; its workers would burn
+    theirs. So they are submitted when it runs, and those that have ended get another chance each
+    time that it comes back. Workers that have ended for good are no fault, unless none is left:
+    then the server, which would wait for ever, is cancelled.
 
     Args:
         label: What varies at the point; the task run is named so.
         launcher: Where the jobs are.
         server: The server's job.
-        clients: The clients' jobs.
+        plans: The workers' jobs.
 
     Returns:
-        How the clients ended.
+        How the workers ended.
     """
-    while not launcher.poll(server).is_final:
-        if all(launcher.poll(client).is_final for client in clients):
+    workers: dict[JobId, JobPlan] = {id_of(plan.run_dir): plan for plan in plans}
+    was_running = False
+    while not (state := launcher.poll(server)).is_final:
+        is_running = state is JobState.RUNNING
+        if is_running and not was_running:
+            launcher.submit_all([plan for plan in plans if not _is_live(launcher, plan)])
+        elif is_running and not any(_is_live(launcher, plan) for plan in plans):
             launcher.cancel(server)
             message = "all workers have ended before the server; see: watershed why"
             return Failed(message=message, data="failed")
+        was_running = is_running
         time.sleep(_POLL_S)
+    left = [worker for worker, plan in workers.items() if _is_live(launcher, plan)]
     deadline = time.monotonic() + _FAREWELL_S
-    left = list(clients)
     while left and time.monotonic() < deadline:
-        left = [client for client in left if not launcher.poll(client).is_final]
         time.sleep(_POLL_S)
-    for client in left:
-        launcher.cancel(client)
-    for client in left:
-        launcher.wait(client, _FAREWELL_S)
-    counts = Counter(launcher.poll(client) for client in clients)
-    told = ", ".join(f"{counts[state]} {state.value}" for state in JobState if counts[state])
+        left = [worker for worker in left if not launcher.poll(worker).is_final]
+    for worker in left:
+        launcher.cancel(worker)
+    for worker in left:
+        launcher.wait(worker, _FAREWELL_S)
+    states = Counter(_state(launcher, worker) for worker in workers)
+    told = ", ".join(f"{states[state]} {state.value}" for state in JobState if states[state])
     return Completed(message=told, data=told)
+
+
+def _state(launcher: Launcher, worker: JobId) -> JobState:
+    """Return where a worker is; one that was never submitted waits."""
+    try:
+        return launcher.poll(worker)
+    except KeyError:
+        return JobState.WAITING
+
+
+def _is_live(launcher: Launcher, plan: JobPlan) -> bool:
+    """Whether a worker was submitted and has not ended."""
+    try:
+        return not launcher.poll(id_of(plan.run_dir)).is_final
+    except KeyError:
+        return False
 
 
 def _has_model_of(directory: RunDirectory, last_round: int) -> bool:

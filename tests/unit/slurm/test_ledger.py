@@ -311,9 +311,13 @@ def test_a_failed_transaction_leaves_nothing(path: Path) -> None:
     """An error in the middle takes back what was written before it."""
     file = LedgerFile(path)
 
-    with pytest.raises(sqlite3.IntegrityError, match="UNIQUE"), file.transaction() as connection:
-        connection.execute("INSERT INTO studies VALUES ('a', '')")
-        connection.execute("INSERT INTO studies VALUES ('a', '')")
+    def write_twice() -> None:
+        with file.transaction() as connection:
+            connection.execute("INSERT INTO studies VALUES ('a', '')")
+            connection.execute("INSERT INTO studies VALUES ('a', '')")
+
+    with pytest.raises(sqlite3.IntegrityError, match="UNIQUE"):
+        write_twice()
 
     assert file.read("SELECT * FROM studies") == []
 
@@ -331,7 +335,7 @@ def test_a_newer_ledger_is_refused(path: Path) -> None:
     with sqlite3.connect(path) as connection:
         connection.execute("PRAGMA user_version = 99")
 
-    with pytest.raises(LedgerError, match="newer Watershed .version 99, known is 1.; use that"):
+    with pytest.raises(LedgerError, match=r"newer Watershed \(version 99, known is 1\)"):
         LedgerFile(path)
 
 
@@ -340,9 +344,7 @@ def test_a_file_that_is_no_ledger_is_refused(path: Path) -> None:
     path.parent.mkdir()
     path.write_bytes(b"this is not a database, " * 100)
 
-    with pytest.raises(
-        LedgerError, match="cannot be used: .* move it away, or set WATERSHED_STATE"
-    ):
+    with pytest.raises(LedgerError, match=r"cannot be used: .*; move it away, or set"):
         LedgerFile(path)
 
 
