@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from configs.base import Fault, Record, Whole, raise_faults, tagged_by
 from configs.scripts import (
@@ -54,6 +54,19 @@ def time_limit_s(text: str) -> int:
     return total
 
 
+def _quoted_time(value: object) -> object:
+    # YAML reads 2:00:00 without quotes as 7200, and 1:00 as 60: a number may be anything.
+    if isinstance(value, int):
+        raise refused(f'{value} is a number, as YAML reads times; quote it, like "2:00:00"')
+    return value
+
+
+def _memory_text(value: object) -> object:
+    """Take a number for MiB, as Slurm does."""
+    is_number = isinstance(value, int) and not isinstance(value, bool)
+    return str(value) if is_number else value
+
+
 def _checked_time(text: str) -> str:
     try:
         time_limit_s(text)
@@ -62,8 +75,8 @@ def _checked_time(text: str) -> str:
     return text
 
 
-TimeLimit = Annotated[str, AfterValidator(_checked_time)]
-Memory = Annotated[str, Field(pattern=r"^\d{1,9}[KMGT]?$")]
+TimeLimit = Annotated[str, BeforeValidator(_quoted_time), AfterValidator(_checked_time)]
+Memory = Annotated[str, BeforeValidator(_memory_text), Field(pattern=r"^\d{1,9}[KMGT]?$")]
 
 
 class Apptainer(Record):

@@ -1,5 +1,6 @@
 """Finds single points of a run, and shows a point's output while it grows."""
 
+import codecs
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,11 +37,12 @@ def find_points(typed: str | None, point: str | None, runs_dir: Path) -> list[Ru
     labels = {run: run.read_job().point for run in study.points()}
     if point is None:
         return list(labels)
-    if point.isdigit() and int(point) < len(labels):
-        return [list(labels)[int(point)]]
-    found = [run for run, label in labels.items() if point in label]
+    if point.isdigit():
+        found = [run for run in labels if number_of(run) == int(point)]
+    else:
+        found = [run for run, label in labels.items() if point in label]
     if not found:
-        known = [f"{number} ({label})" for number, label in enumerate(labels.values())]
+        known = [f"{number_of(run)} ({label})" for run, label in labels.items()]
         more = f" and {len(known) - _MOST_SHOWN} more" if len(known) > _MOST_SHOWN else ""
         raise LookupError(
             f"no point '{point}' in {study.path.name}; there are "
@@ -50,11 +52,21 @@ def find_points(typed: str | None, point: str | None, runs_dir: Path) -> list[Ru
     return found
 
 
-def output_of(run: RunDirectory, *, follow: bool) -> Iterator[str]:
+def number_of(run: RunDirectory) -> int:
+    """Return a point's number in the grid, from 0.
+
+    Args:
+        run: Its run directory, which begins with it.
+    """
+    return int(run.path.name.partition("-")[0])
+
+
+def output_of(run: RunDirectory, slurm_output: Path, *, follow: bool) -> Iterator[str]:
     """Read a point's output: what Slurm said, then what the engine says.
 
     Args:
         run: The run directory.
+        slurm_output: Where Slurm's words on it are.
         follow: Go on while the run does.
 
     Yields:
@@ -64,24 +76,25 @@ def output_of(run: RunDirectory, *, follow: bool) -> Iterator[str]:
         OSError: A file cannot be read.
         ValidationError: ``result.json`` is not what it should be.
     """
-    offsets = dict.fromkeys((run.slurm_output, run.stdout), 0)
+    paths = (slurm_output, run.stdout)
+    offsets = dict.fromkeys(paths, 0)
+    decoders = {path: codecs.getincrementaldecoder("utf-8")("replace") for path in paths}
     while True:
         is_over = read_state(run, run.read_result()) in {"finished", "failed", "interrupted"}
-        for path, offset in offsets.items():
-            for text, end in _pieces(path, offset):
-                offsets[path] = end
-                yield text
+        for path in paths:
+            for piece in _pieces(path, offsets[path]):
+                offsets[path] += len(piece)
+                yield decoders[path].decode(piece)
         if is_over or not follow:
             return
         time.sleep(_POLL_S)
 
 
-def _pieces(path: Path, offset: int) -> Iterator[tuple[str, int]]:
+def _pieces(path: Path, offset: int) -> Iterator[bytes]:
     """Read a file from an offset on; an absent one is empty."""
     if not path.exists():
         return
     with path.open("rb") as file:
         file.seek(offset)
         while chunk := file.read(_CHUNK_BYTES):
-            offset += len(chunk)
-            yield chunk.decode(errors="replace"), offset
+            yield chunk

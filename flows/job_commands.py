@@ -1,7 +1,7 @@
 """The commands for jobs: ``watershed plan | jobs | logs | why | cancel | retry | adopt``."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -29,14 +29,17 @@ from flows.arguments import (
     say,
 )
 from flows.console import make_console
-from flows.following import find_points, output_of
-from flows.jobs import jobs_of, print_jobs, print_why, stop, take_over
+from flows.following import find_points, number_of, output_of
+from flows.jobs import jobs_of, print_jobs, print_why, slurm_output_of, stop, take_over
 from flows.plans import planned_batches, print_plan
 from flows.running import run_to_the_end
 from tasks.runtime.atomic_files import write_json
+from tasks.runtime.run_directory import RunDirectory
 from tasks.slurm.errors import NotScriptable, SlurmError
 from tasks.slurm.ledger_file import LedgerError
+from tasks.slurm.liveness import is_alive
 from tasks.slurm.states import FailureClass
+from tasks.steps.launching import launch_faults
 from tasks.tracking.study_directory import StudyDirectory
 
 PointOption = Annotated[
@@ -129,10 +132,9 @@ def logs(
     with _faults_in_words():
         found = find_points(name, point, runs_dir)
         if len(found) > 1:
-            points = [f"  {number}  {run.read_job().point}" for number, run in enumerate(found)]
-            give_up("\n".join(["Which one? Name its number:", *points]), EXIT_CONFIGURATION)
+            give_up(_which_one(found), EXIT_CONFIGURATION)
         try:
-            for text in output_of(found[0], follow=follow):
+            for text in output_of(found[0], slurm_output_of(found[0]), follow=follow):
                 typer.echo(text, nl=False)
         except KeyboardInterrupt:
             leave(EXIT_INTERRUPTED)
@@ -164,11 +166,25 @@ def cancel(name: Run = None, point: PointOption = None, runs_dir: RunsDir = Path
     """
     with _faults_in_words():
         directory = StudyDirectory(found_study(name, runs_dir).path.resolve())
+        is_local = not isinstance(directory.read_study().launcher, SlurmLauncherConfig)
+        if point is not None and is_local:
+            give_up("of a study on this machine only the whole run can be cancelled", EXIT_FAILED)
         runs = None if point is None else find_points(str(directory.path), point, runs_dir)
-        left = stop(directory, runs)
-    if left:
-        give_up(f"{len(left)} jobs have not stopped yet; they will: watershed jobs", EXIT_FAILED)
-    typer.echo(f"{directory.path.name}: cancelled")
+        if runs is not None and len(runs) > 1:
+            give_up(_which_one(runs), EXIT_CONFIGURATION)
+        stopped = stop(directory, runs)
+    if stopped.num_left:
+        again = f"run again: watershed cancel {directory.path.name}"
+        give_up(f"{stopped.num_left} jobs have not stopped yet; {again}", EXIT_FAILED)
+    if not stopped.num_jobs and not stopped.ended_flow:
+        give_up(f"{directory.path.name}: nothing was running", EXIT_FAILED)
+    count = f", {stopped.num_jobs} jobs of Slurm" if stopped.num_jobs else ""
+    typer.echo(f"{directory.path.name}: cancelled{count}")
+
+
+def _which_one(runs: Sequence[RunDirectory]) -> str:
+    points = [f"  {number_of(run)}  {run.read_job().point}" for run in runs]
+    return "\n".join(["Which one? Name its number:", *points])
 
 
 def retry(
@@ -199,28 +215,34 @@ def retry(
     except ConfigError as error:
         print_faults(directory.study, error.faults)
         leave(EXIT_CONFIGURATION)
+    if is_alive(RunDirectory(directory.path)):
+        give_up(f"{directory.path} is running; cancel it first, or wait", EXIT_FAILED)
     with _faults_in_words():
         points = _failed_points(directory, classes)
     if not points:
         typer.echo("Nothing to retry: no point has failed" + f" for {only}" * bool(only))
         return
     if changed != study:
+        if faults := launch_faults(changed):
+            print_faults(directory.study, faults)
+            leave(EXIT_CONFIGURATION)
         write_json(directory.study, changed.model_dump(mode="json"))
     run_to_the_end(directory, parallel, points)
 
 
 def _failed_points(directory: StudyDirectory, classes: list[str]) -> list[int]:
-    """Return the numbers of points that failed, for one of these reasons if there are any."""
+    """Return the numbers of points that failed, or that ended for one of some reasons."""
     reasons = {entry.run_dir: entry.failure for entry in jobs_of(directory.path.resolve())}
-    failed = []
+    chosen = []
     for number, run in enumerate(directory.points()):
         result = run.read_result()
-        if result is None or result.status != "failed":
+        if result is None or result.status == "finished":
             continue
-        reason = reasons.get(str(run.path.resolve())) or FailureClass.APPLICATION_ERROR
-        if not classes or reason in classes:
-            failed.append(number)
-    return failed
+        reason = reasons.get(str(run.path.resolve())) or result.reason
+        reason = reason if reason in set(FailureClass) else FailureClass.APPLICATION_ERROR
+        if reason in classes or (not classes and result.status == "failed"):
+            chosen.append(number)
+    return chosen
 
 
 def adopt(name: Run = None, runs_dir: RunsDir = Path("runs")) -> None:

@@ -3,8 +3,10 @@
 import contextlib
 import os
 import signal
+import socket
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
@@ -17,13 +19,15 @@ from flows.console import STYLES, duration
 from tasks.runtime.run_directory import RunDirectory
 from tasks.slurm.adopting import adopt, strays
 from tasks.slurm.commands import SlurmCli
-from tasks.slurm.entries import Entry
+from tasks.slurm.entries import Entry, LedgerState
 from tasks.slurm.launcher import id_of
 from tasks.slurm.ledger import Ledger
 from tasks.slurm.ledger_file import LedgerFile, ledgers_here, state_directory
 from tasks.slurm.liveness import is_alive
 from tasks.slurm.redaction import redact
+from tasks.slurm.results import slurm_output
 from tasks.slurm.slurm_launcher import LEDGER_NAME, SlurmLauncher
+from tasks.slurm.waiting import PATIENCE, why_waiting
 from tasks.steps.creation import job_file
 from tasks.steps.launching import copy_code, point_plan, worker_plans
 from tasks.tracking.study_directory import StudyDirectory
@@ -87,8 +91,17 @@ def print_jobs(console: Console, entries: Sequence[Entry], now_s: float) -> None
         )
     console.print(table)
     for entry in entries:
-        if entry.message:
-            console.print(Text(f"{_shown(entry)}: {entry.message}"), soft_wrap=True)
+        if words := _words(entry):
+            console.print(Text(f"{_shown(entry)}: {words}"), soft_wrap=True)
+
+
+def _words(entry: Entry) -> str:
+    """Why a job waits, if it takes more than patience; else what the ledger says of it."""
+    if entry.state is LedgerState.SUBMITTED and entry.reason:
+        waiting = why_waiting(entry.reason, entry.slurm_job)
+        if waiting.resolution != PATIENCE:
+            return f"{waiting.detail} {waiting.resolution}"
+    return entry.message
 
 
 def _shown(entry: Entry) -> str:
@@ -99,52 +112,76 @@ def _shown(entry: Entry) -> str:
     return f"{study.name}/{str(inside).removeprefix('points/')}"
 
 
-def stop(directory: StudyDirectory, runs: Sequence[RunDirectory] | None) -> list[str]:
+@dataclass(frozen=True)
+class Stopped:
+    """What became of a cancellation.
+
+    Attributes:
+        num_jobs: Jobs of Slurm that have stopped.
+        num_left: Jobs of Slurm that have not stopped in time; it stays wished.
+        ended_flow: Whether a flow was running, and has ended.
+    """
+
+    num_jobs: int
+    num_left: int
+    ended_flow: bool
+
+
+def stop(directory: StudyDirectory, runs: Sequence[RunDirectory] | None) -> Stopped:
     """Stop a study, or some of its jobs.
+
+    The wish is written down first, so that it holds also if Slurm does not answer now: whoever
+    looks after the user's jobs next carries it out.
 
     Args:
         directory: The study, absolute.
         runs: The jobs to stop, workers of a server along with it; None for the whole study.
 
     Returns:
-        Run directories of jobs that have not stopped in time; their cancellation stays wished.
+        What has stopped, and what has not.
 
     Raises:
         LedgerError: A ledger cannot be used.
         SlurmError: Slurm is not there, or does not answer.
     """
-    whole = RunDirectory(directory.path)
-    if runs is None and is_alive(whole):
-        with contextlib.suppress(ProcessLookupError, ValueError):
-            os.kill(int(whole.lock.read_text()), signal.SIGINT)
-        deadline = time.monotonic() + _STOPPED_WITHIN_S
-        while is_alive(whole) and time.monotonic() < deadline:
-            time.sleep(_POLL_S)
-    chosen = None if runs is None else {str(run.path) for run in runs}
-    going = [
-        entry
-        for entry in jobs_of(directory.path)
-        if not entry.state.job_state.is_final and _is_chosen(entry, chosen)
-    ]
+    chosen = None if runs is None else {run.path for run in runs}
+    going = [entry for entry in _going(directory) if _is_chosen(entry, chosen)]
+    for ledger in ledgers():
+        ledger.wish_cancel([entry.run_dir for entry in going], time.time())
+    ended_flow = runs is None and _end_flow(RunDirectory(directory.path))
     config = directory.read_study().launcher
-    if not going or not isinstance(config, SlurmLauncherConfig):
-        return []
-    launcher = SlurmLauncher(config, directory.path)
-    try:
-        jobs = [id_of(Path(entry.run_dir)) for entry in going]
-        for job in jobs:
-            launcher.cancel(job)
-        deadline = time.monotonic() + _STOPPED_WITHIN_S
-        return [
-            job
-            for job in jobs
-            if not launcher.wait(job, max(0.0, deadline - time.monotonic())).is_final
-        ]
-    finally:
-        launcher.detach()
+    if going and isinstance(config, SlurmLauncherConfig):
+        launcher = SlurmLauncher(config, directory.path)  # leads, if nobody else does
+        try:
+            deadline = time.monotonic() + _STOPPED_WITHIN_S
+            for entry in going:
+                left_s = max(0.0, deadline - time.monotonic())
+                launcher.wait(id_of(Path(entry.run_dir)), left_s)
+        finally:
+            launcher.detach()
+    left = {entry.run_dir for entry in _going(directory)} & {entry.run_dir for entry in going}
+    return Stopped(len(going) - len(left), len(left), ended_flow)
 
 
-def _is_chosen(entry: Entry, chosen: set[str] | None) -> bool:
+def _going(directory: StudyDirectory) -> list[Entry]:
+    return [one for one in jobs_of(directory.path) if not one.state.job_state.is_final]
+
+
+def _end_flow(whole: RunDirectory) -> bool:
+    """Ask the process that runs a study to stop, if it is on this host; return whether it has."""
+    if not is_alive(whole):
+        return False
+    host, _, pid = whole.lock.read_text().partition(" ")
+    if host == socket.gethostname() and pid.strip().isdigit():
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(int(pid), signal.SIGINT)
+    deadline = time.monotonic() + _STOPPED_WITHIN_S
+    while is_alive(whole) and time.monotonic() < deadline:
+        time.sleep(_POLL_S)
+    return not is_alive(whole)
+
+
+def _is_chosen(entry: Entry, chosen: set[Path] | None) -> bool:
     if chosen is None:
         return True
     return any(Path(entry.run_dir).is_relative_to(run) for run in chosen)
@@ -207,15 +244,40 @@ def print_why(console: Console, run: RunDirectory) -> None:
     console.print(Text.assemble((run.read_job().point, "bold"), f"  {state}"))
     for ledger in ledgers():
         for one in ledger.submissions(str(run.path)):
-            words = one.words or ("still going" if one.ended_s is None else "finished")
+            words = one.words or (
+                "finished" if one.ended_s is not None else _how_it_goes(ledger, run)
+            )
             head = f"submission {one.submission}, job {one.slurm_job or '(no id)'}"
             head += f" [{one.failure}]" * bool(one.failure)
             console.print(Text.assemble((head, "bold"), f": {words}"), soft_wrap=True)
     if result and result.message:
         console.print(Text(redact(result.message)), soft_wrap=True)
-    for path in (run.slurm_output, run.stdout):
+    for path in (slurm_output_of(run), run.stdout):
         if path.exists():
             lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
             console.print(Text(f"{os.path.relpath(path)}, last lines:", "dim"))
             for line in lines[-_LAST_LINES:]:
                 console.print(Text(f"  {redact(line)}"), soft_wrap=True)
+
+
+def _how_it_goes(ledger: Ledger, run: RunDirectory) -> str:
+    entry = ledger.entry(str(run.path))
+    if entry is None or entry.state is not LedgerState.SUBMITTED:
+        return "still going"
+    waiting = why_waiting(entry.reason, entry.slurm_job)
+    return f"{waiting.detail} {waiting.resolution}"
+
+
+def slurm_output_of(run: RunDirectory) -> Path:
+    """Return where Slurm's own words on a run are, and those of its batch script.
+
+    Args:
+        run: The run, absolute.
+
+    Raises:
+        LedgerError: A ledger cannot be used.
+    """
+    for ledger in ledgers():
+        if entry := ledger.entry(str(run.path)):
+            return slurm_output(entry)
+    return run.slurm_output

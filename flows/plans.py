@@ -37,7 +37,7 @@ def planned_batches(
     Returns:
         The batches: the points, then the workers of each anarchic point.
     """
-    code_dir = directory.path / "code"
+    code_dir = directory.path / "code" / "HASH"  # of the code, when it is copied
     runs = [
         (job_file(study, point), directory.point(point.index, point.label))
         for point in study.points()
@@ -82,7 +82,7 @@ def print_plan(console: Console, batches: list[Batch], root: Path) -> None:
 def _table_of(batches: list[Batch]) -> Table:
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("submission")
-    for name in ("points", "jobs", "node-hours", "CPU-hours", "GPU-hours"):
+    for name in ("runs", "jobs", "node-hours", "CPU-hours", "GPU-hours"):
         table.add_column(name, justify="right")
     for number, batch in enumerate(batches, start=1):
         resources = batch.jobs[0].resources

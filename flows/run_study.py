@@ -8,6 +8,7 @@ choosing, not the Prefect server beside it.
 import argparse
 import fcntl
 import os
+import socket
 import sys
 from pathlib import Path
 
@@ -43,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
         except BlockingIOError:
             return EXIT_ALREADY_RUNNING
         lock.truncate(0)
-        lock.write(f"{os.getpid()}\n")
+        lock.write(f"{socket.gethostname()} {os.getpid()}\n")
         lock.flush()
         try:
             return _run(directory, arguments.parallel, arguments.points)

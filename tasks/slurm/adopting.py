@@ -14,21 +14,9 @@ from tasks.slurm.ledger import Ledger
 from tasks.slurm.plan import JobPlan
 from tasks.slurm.script import RUNS_FILE
 from tasks.slurm.sightings import Queued
-from tasks.slurm.states import SlurmState
 
 _NAME = re.compile(r"^#SBATCH --job-name=(?P<name>ws-[0-9a-f]+-(?P<submission>\d+))$", re.MULTILINE)
 _ARRAY = re.compile(r"^#SBATCH --array=", re.MULTILINE)
-_OVER = {
-    SlurmState.BOOT_FAIL,
-    SlurmState.CANCELLED,
-    SlurmState.COMPLETED,
-    SlurmState.DEADLINE,
-    SlurmState.FAILED,
-    SlurmState.NODE_FAIL,
-    SlurmState.OUT_OF_MEMORY,
-    SlurmState.PREEMPTED,
-    SlurmState.TIMEOUT,
-}
 
 
 @dataclass(frozen=True)
@@ -63,7 +51,7 @@ def strays(study_dir: Path, queued: Sequence[Queued]) -> list[Stray]:
     Raises:
         OSError: A file of the study cannot be read.
     """
-    live = {job.name: job.slurm_job for job in queued if job.state not in _OVER}
+    live = {job.name: job.slurm_job for job in queued if not job.state.is_final}
     found = []
     for script in _scripts(study_dir):
         text = script.read_text(encoding="utf-8", errors="surrogateescape")
@@ -149,8 +137,8 @@ def adopt(
         )
         (after,) = connection.execute("SELECT total_changes()").fetchone()
         connection.executemany(
-            "INSERT OR IGNORE INTO submissions (run_dir, name, submission, slurm_job, submitting_s)"
-            " VALUES (:run_dir, :name, :submission, :slurm_job, :now_s)",
+            "INSERT OR REPLACE INTO submissions"
+            " (run_dir, name, submission, slurm_job, submitting_s) VALUES (:run_dir, :name, :submission, :slurm_job, :now_s)",
             rows,
         )
     return int(after) - int(before)

@@ -55,7 +55,7 @@ class SlurmLauncher:
         grace_s: float = 10.0,
     ) -> None:
         self._config = config
-        self._study_dir = study_dir.absolute()
+        self._study_dir = study_dir.resolve()
         self._grace_s = grace_s
         self._clock = Clock()
         self._closing = threading.Lock()

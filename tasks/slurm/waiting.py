@@ -4,25 +4,26 @@ import re
 
 from tasks.slurm.diagnosis import Diagnosis
 
-_PATIENCE = "Nothing has to be done."
+PATIENCE = "Nothing has to be done."
+"""What helps where waiting does."""
 # Slurm's reason (the beginning of it, or a pattern), what it means, and what to do.
 _REASONS = (
-    (r"None$|$", "Slurm has not looked at it yet", _PATIENCE),
-    ("Priority", "other jobs come first", _PATIENCE),
-    ("Resources", "it is among the next, as soon as nodes are free", _PATIENCE),
+    (r"None$|$", "Slurm has not looked at it yet", PATIENCE),
+    ("Priority", "other jobs come first", PATIENCE),
+    ("Resources", "it is among the next, as soon as nodes are free", PATIENCE),
     (
         "BeginTime",
         "it was queued again, after which Slurm holds a job for two minutes, or --begin was asked "
         "for",
-        _PATIENCE,
+        PATIENCE,
     ),
-    ("JobArrayTaskLimit", "launcher.max_running tasks of its array run already", _PATIENCE),
+    ("JobArrayTaskLimit", "launcher.max_running tasks of its array run already", PATIENCE),
     (
         "DependencyNeverSatisfied",
         "what it depends on has failed, so it will never start",
         "Cancel it (watershed cancel) and correct launcher.dependency.",
     ),
-    ("Dependency", "it waits for the jobs of launcher.dependency", _PATIENCE),
+    ("Dependency", "it waits for the jobs of launcher.dependency", PATIENCE),
     (
         "JobHeldUser|job requeued in held state|Held",
         "it is held",
@@ -45,7 +46,7 @@ _REASONS = (
         "Compare launcher.nodes, launcher.constraint and launcher.partition with sinfo; cancel it "
         "(watershed cancel) if they do not fit.",
     ),
-    ("Partition(Down|Inactive)", "its partition is closed for now", _PATIENCE),
+    ("Partition(Down|Inactive)", "its partition is closed for now", PATIENCE),
     (
         "ReqNodeNotAvail|Nodes_required_for_job",
         "nodes that it needs are down, drained or reserved, perhaps for maintenance",
@@ -56,7 +57,7 @@ _REASONS = (
         "its reservation has not begun, or is full",
         "See: scontrol show reservation.",
     ),
-    ("Licenses", "all of launcher.licenses are in use", _PATIENCE),
+    ("Licenses", "all of launcher.licenses are in use", PATIENCE),
     (
         "InvalidAccount|InvalidQOS|AccountNotAllowed|QOSNotAllowed",
         "its account or QoS is not allowed there any more",
@@ -67,7 +68,7 @@ _REASONS = (
         "the node-hours of its account or QoS are used up",
         "Ask for more, or use another launcher.account or launcher.qos.",
     ),
-    ("Assoc|QOS|.*(Max|Grp)", "you, or your account, may have no more at a time", _PATIENCE),
+    ("Assoc|QOS|.*(Max|Grp)", "you, or your account, may have no more at a time", PATIENCE),
 )
 
 
@@ -82,7 +83,7 @@ def why_waiting(reason: str, slurm_job: str) -> Diagnosis:
         The explanation, with Slurm's own word in it.
     """
     found = next((row for row in _REASONS if re.match(row[0], reason)), None)
-    meaning, resolution = found[1:] if found else ("Slurm has a reason of its own", _PATIENCE)
+    meaning, resolution = found[1:] if found else ("Slurm has a reason of its own", PATIENCE)
     word = f" ({reason})" if reason not in {"", "None"} else ""
     return Diagnosis(
         category="waiting",

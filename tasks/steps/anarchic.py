@@ -148,6 +148,8 @@ def run_workers(
         if is_running and not was_running:
             launcher.submit_all([plan for plan in plans if not _is_live(launcher, plan)])
         elif is_running and not any(_is_live(launcher, plan) for plan in plans):
+            if launcher.wait(server, _FAREWELL_S).is_final:  # it has sent them home
+                break
             launcher.cancel(server)
             message = "all workers have ended before the server; see: watershed why"
             return Failed(message=message, data="failed")

@@ -1,0 +1,121 @@
+"""The commands for jobs, as a user types them, on a real cluster."""
+
+import shutil
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.prefect_server import PrefectServer
+from tests.cluster.slurm_cluster import SlurmCluster
+from tests.cluster.study_process import WATERSHED, logs, only_study, user_environment
+
+STUDY = """
+launcher: {kind: slurm, partition: batch, time_limit: "5", setup: ["no-such-command --now"]}
+experiment:
+  workers: 2
+  rounds: 60
+  evaluate_every: 5
+  model: {name: quadratic, centres: [0, 100]}
+  algorithm: {collect: 2}
+  worker: {lr: 0.2}
+  arrivals: synchronous
+grid:
+  algorithm.name: [afa_cd, afa_cs]
+"""
+
+
+@pytest.fixture(scope="module")
+def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
+    """A Prefect server."""
+    server = PrefectServer(tmp_path_factory.mktemp("prefect"))
+    server.start()
+    yield server
+    server.stop()
+
+
+@dataclass(frozen=True)
+class User:
+    """Somebody at a terminal of the login host.
+
+    Attributes:
+        home: Where they work.
+        environment: Of their shell.
+    """
+
+    home: Path
+    environment: dict[str, str]
+
+    def types(self, *arguments: str, code: int = 0) -> str:
+        """Run ``watershed``, expect an exit code, and return its output."""
+        ended = subprocess.run(
+            [WATERSHED, *arguments],
+            cwd=self.home,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=200,
+            check=False,
+        )
+        assert ended.returncode == code, ended.stdout + logs(self.home)
+        assert "Traceback" not in ended.stdout
+        return ended.stdout
+
+
+def test_a_failing_script_is_explained_and_retried(
+    tmp_path: Path, cluster: SlurmCluster, prefect: PrefectServer
+) -> None:
+    """From the plan to a failure in words, to a retry with another set-up, to the end."""
+    user = User(tmp_path, user_environment(cluster, tmp_path, prefect_api=prefect.api))
+    (tmp_path / "toy.yaml").write_text(STUDY)
+
+    planned = user.types("plan", "toy.yaml")
+    assert "#SBATCH --array=0-1" in planned
+    assert "no-such-command --now" in planned
+    assert not (tmp_path / "runs").exists()
+
+    user.types("run", "toy.yaml", code=1)
+    why = user.types("why", "toy", "afa_cd")
+    assert "no-such-command" in why
+    assert "no-such-command" in user.types("logs", "toy", "0")
+    assert "failed" in user.types("jobs", "toy")
+    fault = user.types("retry", "toy", "--set", "launcher.partition=none", code=2)
+    assert "known: batch, debug, preempt" in fault
+
+    user.types("retry", "toy", "--set", "launcher.setup=[]")
+
+    study = only_study(tmp_path, "toy")
+    results = [run.read_result() for run in study.points()]
+    assert [result.status for result in results if result] == ["finished", "finished"]
+    assert "nothing was running" in user.types("cancel", "toy", code=1)
+    assert "All points have finished" in user.types("why", "toy")
+
+
+def test_jobs_of_a_lost_ledger_are_adopted(
+    tmp_path: Path, cluster: SlurmCluster, prefect: PrefectServer
+) -> None:
+    """A running job whose ledger is gone is found again by its name, and can be cancelled."""
+    user = User(tmp_path, user_environment(cluster, tmp_path, prefect_api=prefect.api))
+    endless = STUDY.replace("rounds: 60", "rounds: 100000000").replace(
+        'setup: ["no-such-command --now"]', "pack: single"
+    )
+    (tmp_path / "endless.yaml").write_text(endless)
+    user.types("run", "endless.yaml", "--detach")
+    study = only_study(tmp_path, "endless")
+    for _ in range(90):
+        if all(run.attempts() for run in study.points()):
+            break
+        subprocess.run(["sleep", "1"], check=True)
+    pid = (study.path / ".lock").read_text().split()[-1]
+    subprocess.run(["kill", "-KILL", "--", f"-{pid}"], check=True)
+    shutil.rmtree(tmp_path / ".local" / "state" / "watershed")
+
+    assert "No jobs of Slurm" in user.types("jobs", "endless")
+    assert "2 jobs adopted" in user.types("adopt", "endless")
+    assert "0 jobs adopted" in user.types("adopt", "endless")
+    assert "2 jobs of Slurm" in user.types("cancel", "endless")
+
+    assert cluster.run(["squeue", "-h", "-t", "PD,R"]).stdout == ""
