@@ -213,6 +213,7 @@ class Slurm(ArrivalsBase):
     )
     server_patience_s: PositiveFloat = Field(
         default=600.0,
+        ge=30,  # a server beats every 5 s, and a busy file system holds one back
         description=(
             "A worker that sees no sign of life of its server for so many seconds ends as "
             "interrupted; started again, it goes on."

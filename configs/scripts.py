@@ -134,6 +134,9 @@ _FIELDS = {
     "exclusive": "exclusive",
     "gpus": "gpus_per_node",
     "gpus-per-node": "gpus_per_node",
+    "gpus-per-socket": "gpus_per_node",
+    "gpus-per-task": "gpus_per_node",
+    "gres": "gpus_per_node and gpu_option",
     "licenses": "licenses",
     "mail-type": "mail_type",
     "mail-user": "mail_user",
@@ -156,6 +159,7 @@ _OURS = {
     "clusters",
     "error",
     "help",
+    "hold",
     "input",
     "job-name",
     "open-mode",
@@ -173,6 +177,7 @@ _LETTERS = {
     "C": "constraint",
     "D": "chdir",
     "G": "gpus",
+    "H": "hold",
     "J": "job-name",
     "L": "licenses",
     "M": "clusters",
@@ -212,6 +217,8 @@ def option_fault(line: str) -> str:
         return f"{line!r} is no option of sbatch; write one such as --nice=100"
     for word in words:
         option = _option(word)
+        if option == "gres" and "gpu" not in line:  # a local disk, a network
+            continue
         if option in _FIELDS:
             return f"{word} is set by a field of its own; use {_FIELDS[option]}"
         if option in _OURS:

@@ -172,13 +172,13 @@ def cancel(name: Run = None, point: PointOption = None, runs_dir: RunsDir = Path
         runs = None if point is None else find_points(str(directory.path), point, runs_dir)
         if runs is not None and len(runs) > 1:
             give_up(_which_one(runs), EXIT_CONFIGURATION)
-        stopped = stop(directory, runs)
-    if stopped.num_left:
+        num_jobs, num_left, ended_flow = stop(directory, runs)
+    if num_left:
         again = f"run again: watershed cancel {directory.path.name}"
-        give_up(f"{stopped.num_left} jobs have not stopped yet; {again}", EXIT_FAILED)
-    if not stopped.num_jobs and not stopped.ended_flow:
+        give_up(f"{num_left} jobs have not stopped yet; {again}", EXIT_FAILED)
+    if not num_jobs and not ended_flow:
         give_up(f"{directory.path.name}: nothing was running", EXIT_FAILED)
-    count = f", {stopped.num_jobs} jobs of Slurm" if stopped.num_jobs else ""
+    count = f", {num_jobs} jobs of Slurm" if num_jobs else ""
     typer.echo(f"{directory.path.name}: cancelled{count}")
 
 

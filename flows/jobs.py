@@ -6,7 +6,6 @@ import signal
 import socket
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
@@ -112,22 +111,7 @@ def _shown(entry: Entry) -> str:
     return f"{study.name}/{str(inside).removeprefix('points/')}"
 
 
-@dataclass(frozen=True)
-class Stopped:
-    """What became of a cancellation.
-
-    Attributes:
-        num_jobs: Jobs of Slurm that have stopped.
-        num_left: Jobs of Slurm that have not stopped in time; it stays wished.
-        ended_flow: Whether a flow was running, and has ended.
-    """
-
-    num_jobs: int
-    num_left: int
-    ended_flow: bool
-
-
-def stop(directory: StudyDirectory, runs: Sequence[RunDirectory] | None) -> Stopped:
+def stop(directory: StudyDirectory, runs: Sequence[RunDirectory] | None) -> tuple[int, int, bool]:
     """Stop a study, or some of its jobs.
 
     The wish is written down first, so that it holds also if Slurm does not answer now: whoever
@@ -138,7 +122,8 @@ def stop(directory: StudyDirectory, runs: Sequence[RunDirectory] | None) -> Stop
         runs: The jobs to stop, workers of a server along with it; None for the whole study.
 
     Returns:
-        What has stopped, and what has not.
+        How many jobs of Slurm have stopped, how many have not in time, and whether a flow was
+        running and has ended.
 
     Raises:
         LedgerError: A ledger cannot be used.
@@ -160,7 +145,7 @@ def stop(directory: StudyDirectory, runs: Sequence[RunDirectory] | None) -> Stop
         finally:
             launcher.detach()
     left = {entry.run_dir for entry in _going(directory)} & {entry.run_dir for entry in going}
-    return Stopped(len(going) - len(left), len(left), ended_flow)
+    return len(going) - len(left), len(left), ended_flow
 
 
 def _going(directory: StudyDirectory) -> list[Entry]:

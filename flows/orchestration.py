@@ -27,7 +27,7 @@ from tasks.steps.progress import (
 from tasks.tracking.study_directory import StudyDirectory
 
 LOG_NAME = "flow.log"
-PATIENCE_S = 30.0
+PATIENCE_S = 75.0
 """How long a study may take to stop before it is killed; its jobs are stopped before by then."""
 
 _POLL_S = 0.2

@@ -118,14 +118,13 @@ def load_newest(directory: Path, config_hash: str) -> Checkpoint | None:
             raise JobError(
                 "checkpoint",
                 f"{path} is of configuration {facts['config_hash']}, the job is {config_hash}; "
-                "start a new run, or remove the checkpoints",
+                "begin a new run",
             )
         return Checkpoint(tensors, facts)
     if found:
         raise JobError(
             "checkpoint",
-            f"none of the {len(found)} checkpoints in {directory} can be read; remove them and the "
-            "run's metrics.jsonl to begin again",
+            f"none of the {len(found)} checkpoints in {directory} can be read; begin a new run",
         )
     return None
 

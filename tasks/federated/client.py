@@ -93,6 +93,7 @@ class Client:
         self._slurm_job = slurm_job()
         claim = spool.claim_of(job.worker)
         self._sequence = claim.sequence + 1 if claim else 0
+        self._claimed: Claim | None = None
         self._handed_in: Path | None = None
 
     def until_done(self, stop: StopRequest) -> Done:
@@ -172,7 +173,9 @@ class Client:
             partition=self._partition,
             slurm_job=self._slurm_job,
         )
-        self._spool.claim(claim, self._fence)
+        if claim != self._claimed:  # else it looks again for the same file
+            self._spool.claim(claim, self._fence)
+            self._claimed = claim
         found = read_model(self._spool.model(newest.version), self._like)
         if found is None or found[1] != newest.sha256:
             return None

@@ -4,23 +4,26 @@ Symbols: P parameters.
 """
 
 import hashlib
+import json
 import math
 from enum import StrEnum
 from pathlib import Path
 
 import torch
 from pydantic import Field, ValidationError
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError, deserialize
 from torch import Tensor
 
 from configs.arrivals import NumSteps
 from configs.base import Record
 from tasks.federated.checkpoint import save_tensors
 from tasks.runtime.fence import Fence
-from tasks.runtime.spool import ReturnName
+from tasks.runtime.spool import ReturnName, read_replaced
 
 _MODEL, _DELTA = "model", "delta"
 _HEADER, _SHA256 = "header", "sha256"
+_MOST_HEADER_BYTES = 1 << 16
+_CODES = {torch.float32: "F32", torch.float64: "F64"}
 
 
 class Refusal(StrEnum):
@@ -73,8 +76,8 @@ class ReturnHeader(Record):
     num_steps: NumSteps = Field(description="K, local steps.")
     pulled_at_s: float = Field(description="When the client pulled.")
     returned_at_s: float = Field(description="When the client returned.")
-    partition: str = Field(default="", description="Where it was computed.")
-    slurm_job: str = Field(default="", description="Slurm's id of the client.")
+    partition: str = Field(default="", max_length=100, description="Where it was computed.")
+    slurm_job: str = Field(default="", max_length=100, description="Slurm's id of the client.")
 
     @property
     def name(self) -> ReturnName:
@@ -181,31 +184,42 @@ def read_return(path: Path, like: Tensor) -> tuple[ReturnHeader, Tensor]:
 def _read(path: Path, expected: dict[str, Tensor]) -> tuple[dict[str, str], dict[str, Tensor]]:
     """Read a file whose tensors have the expected names, shapes and types.
 
+    It is read, not mapped: a mapped file that is removed or cut meanwhile kills who looks at it.
+
     Raises:
         Refused: It is no such file.
         OSError: It cannot be read.
     """
     if not path.is_file() or path.is_symlink():
         raise Refused(Refusal.UNREADABLE, "no regular file")
-    if path.stat().st_size == 0:  # cannot be mapped
+    most = sum(like.nbytes for like in expected.values()) + _MOST_HEADER_BYTES
+    content = read_replaced(path, most + 1)
+    if not content:
         raise Refused(Refusal.UNREADABLE, "empty")
+    if len(content) > most:
+        raise Refused(Refusal.SHAPE, f"of more than {most} bytes")
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            names = set(file.keys())
-            if names != set(expected):
-                raise Refused(Refusal.SHAPE, f"holds {sorted(names)}, not {sorted(expected)}")
-            for name, like in expected.items():
-                shape = tuple(file.get_slice(name).get_shape())
-                if shape != tuple(like.shape):  # looked at before memory is taken for it
-                    raise Refused(Refusal.SHAPE, f"is of shape {shape}, not {tuple(like.shape)}")
-            tensors = {name: file.get_tensor(name).clone() for name in names}
+        found = dict(deserialize(content))  # type: ignore[no-untyped-call]
     except SafetensorError as error:
         raise Refused(Refusal.UNREADABLE, str(error)) from error
+    if set(found) != set(expected):
+        raise Refused(Refusal.SHAPE, f"holds {sorted(found)}, not {sorted(expected)}")
+    tensors = {}
     for name, like in expected.items():
-        if tensors[name].dtype != like.dtype:
-            raise Refused(Refusal.SHAPE, f"is {tensors[name].dtype}, not {like.dtype}")
-    return metadata, tensors
+        shape, code = tuple(found[name]["shape"]), found[name]["dtype"]
+        if shape != tuple(like.shape):
+            raise Refused(Refusal.SHAPE, f"is of shape {shape}, not {tuple(like.shape)}")
+        if code != _CODES[like.dtype]:
+            raise Refused(Refusal.SHAPE, f"is {code}, not {_CODES[like.dtype]}")
+        tensors[name] = torch.frombuffer(found[name]["data"], dtype=like.dtype).reshape(shape)
+    return _metadata(content), tensors
+
+
+def _metadata(content: bytes) -> dict[str, str]:
+    """Return the texts in the header of a file that safetensors has read."""
+    num_bytes = int.from_bytes(content[:8], "little")
+    metadata: dict[str, str] = json.loads(content[8 : 8 + num_bytes]).get("__metadata__") or {}
+    return metadata
 
 
 def _digest(text: str, tensor: Tensor) -> str:

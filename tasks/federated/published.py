@@ -33,7 +33,8 @@ class PublishedModels:
     def __init__(self, spool: Spool, like: Tensor, fence: Fence) -> None:
         self._spool, self._fence = spool, fence
         self._recent: OrderedDict[int, tuple[Tensor, str]] = OrderedDict()
-        self._announced: int | None = None
+        self._newest: Newest | None = None
+        self._is_announced = False
         self._not_synced: list[int] = []
         self.like = like
 
@@ -52,23 +53,21 @@ class PublishedModels:
         existing = read_model(path, self.like) if path.exists() else None
         if existing is None:
             existing = model.clone(), write_model(path, model, self._fence)
-            self._not_synced.append(version)
+        self._not_synced.append(version)  # an earlier server may have been killed before it synced
         self._remember(version, existing)
+        self._newest = Newest(version=version, sha256=existing[1])
+        self._is_announced = False
 
-    def announce(self, version: int) -> None:
-        """Tell the workers to pull a version, unless they are told already.
-
-        Args:
-            version: It was published last.
+    def announce(self) -> None:
+        """Tell the workers to pull what was published last, unless they are told already.
 
         Raises:
             Overtaken: There is a newer server.
             OSError: It cannot be written.
         """
-        if version != self._announced:
-            newest = Newest(version=version, sha256=self._recent[version][1])
-            self._spool.announce(newest, self._fence)
-            self._announced = version
+        if self._newest is not None and not self._is_announced:
+            self._spool.announce(self._newest, self._fence)
+            self._is_announced = True
 
     def sync(self) -> None:
         """Make all versions survive a power cut: behind a checkpoint they are not made again.

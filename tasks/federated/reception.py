@@ -7,13 +7,17 @@ file is still to be taken, or the line, and the file counts as taken wherever it
 ``taken/`` until no kept checkpoint needs them.
 """
 
+import contextlib
 import errno
+import itertools
 import os
 import time
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
+from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -21,7 +25,7 @@ from configs.arrivals import Slurm
 from configs.federated import FederatedExperiment
 from tasks.federated.messages import Refusal, Refused, ReturnHeader, read_return
 from tasks.federated.published import PublishedModels
-from tasks.runtime.atomic_files import write_json
+from tasks.runtime.atomic_files import as_json
 from tasks.runtime.errors import JobError
 from tasks.runtime.fence import Fence
 from tasks.runtime.records import ReturnLine
@@ -31,7 +35,7 @@ from tasks.runtime.spool import ReturnName, Spool
 _MOST_KEPT = 100
 """Refused returns that are kept whole; of all others only the reason is."""
 _HARMLESS = {Refusal.DUPLICATE, Refusal.TOO_OLD}
-"""Nothing is wrong with these, so there is nothing to look at."""
+"""Nothing is wrong with these, so there is nothing to look at: only the checkpoint counts them."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,14 @@ class Taken:
     end: int
     start: Tensor
     delta: Tensor
+
+
+class _Waiting(NamedTuple):
+    """A file in ``returns/``: when it came, its name, and what that says if it is a return's."""
+
+    came_ns: int
+    text: str
+    name: ReturnName | None
 
 
 class Reception:
@@ -84,16 +96,33 @@ class Reception:
         if not isinstance(experiment.arrivals, Slurm):
             raise TypeError(f"arrivals {experiment.arrivals.kind} have no real workers")
         self._max_delay = experiment.arrivals.max_delay
+        self._max_steps = experiment.arrivals.max_steps
         self._workers = set(range(experiment.workers)) - set(experiment.arrivals.never_return)
         self._config_hash = config_hash
         self._spool, self._log, self._models, self._fence = spool, log, models, fence
         self._began_s, self._now_s = began_s, 0.0
         self._taken = spool.taken_by(fence.attempt)
         self._round_of: dict[ReturnName, int] = {}
+        self._queue: deque[_Waiting] = deque()
         self.last: dict[int, tuple[int, int]] = {}
         self.refusals: Counter[str] = Counter()
         self.not_finite: Counter[int] = Counter()
         self.num_barren = 0
+
+    def restore(
+        self, last: dict[int, tuple[int, int]], refusals: Mapping[str, int], now_s: float
+    ) -> None:
+        """Go on from a checkpoint.
+
+        Args:
+            last: Worker -> sequence number and token of the last return taken.
+            refusals: How many returns were refused, by reason. Those with something wrong are
+                counted by what lies in ``refused/``.
+            now_s: When the last return was taken: the clock of this machine may be behind.
+        """
+        self.last = last
+        self.refusals = Counter({k: n for k, n in refusals.items() if k in _HARMLESS})
+        self._now_s = now_s
 
     def open(self, version: int, lines: list[tuple[ReturnLine, int]]) -> None:
         """Bring the spool in line with the log, after a server was ended anyhow.
@@ -101,9 +130,15 @@ class Reception:
         Args:
             version: The round after which the server continues.
             lines: What the log has behind that, each with the offset of its end.
+
+        Raises:
+            Overtaken: There is a newer server.
+            OSError: A file cannot be moved.
         """
         for path in self._spool.refused.glob("*.json"):
-            self._count(*_parse_refused(path.name))
+            reason, refused = _parse_refused(path.name)
+            if reason not in _HARMLESS:
+                self._count(reason, refused)
         self.num_barren = 0
         self._inherit()
         tail = {_name_of(line): line.round for line, _ in lines}
@@ -120,19 +155,34 @@ class Reception:
         """Take over what earlier servers have taken, and the directories in which they put it.
 
         Raises:
+            Overtaken: There is a newer server.
+            FileNotFoundError: A file is gone, and no newer server has it.
             OSError: A file cannot be moved, or a directory removed.
         """
         self._taken.mkdir(exist_ok=True)
-        for directory in set(self._spool.taken.iterdir()) - {self._taken}:
-            while directory.exists():
-                for path in directory.iterdir():
-                    path.rename(self._taken / path.name)
-                try:
-                    directory.rmdir()
-                except OSError as error:
-                    # One more may have been moved there in the meantime.
-                    if error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
-                        raise
+        self._fence.check()  # a newer server that begins from here on takes it over
+        try:
+            for directory in set(self._spool.taken.iterdir()) - {self._taken}:
+                if self._is_older(directory.name):
+                    self._empty(directory)
+        except FileNotFoundError:
+            self._fence.check()  # a newer one has taken it over in the meantime
+            raise
+
+    def _is_older(self, attempt: str) -> bool:
+        """Whether another attempt is older; without the wrapper a lock says so of all."""
+        return not self._fence.attempt or (attempt.isdigit() and int(attempt) < self._fence.attempt)
+
+    def _empty(self, directory: Path) -> None:
+        while directory.exists():
+            for path in directory.iterdir():
+                path.rename(self._taken / path.name)
+            try:
+                directory.rmdir()
+            except OSError as error:
+                # One more may have been moved there in the meantime.
+                if error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
+                    raise
 
     def again(self, line: ReturnLine, end: int) -> Taken:
         """Take a return that the log has.
@@ -174,14 +224,16 @@ class Reception:
             OSError: A file cannot be read, written or moved.
         """
         taken: list[tuple[ReturnHeader, ReturnLine, Tensor, Tensor]] = []
-        for name in self._waiting():
-            if len(taken) == most:
-                break
-            path = self._spool.returns / name
+        if not self._queue:
+            self._queue.extend(self._waiting())
+        while self._queue and len(taken) < most:
+            path = self._spool.returns / self._queue.popleft().text
             try:
                 header, start, delta = self._admit(path, version)
             except Refused as refusal:
                 self._refuse(path, refusal)
+                continue
+            except FileNotFoundError:  # somebody has removed it
                 continue
             line = self._line(header, version)
             self._remember(line)
@@ -214,32 +266,48 @@ class Reception:
         """Whether a return, or a later one of its worker, was taken."""
         return name.worker in self.last and name.sequence <= self.last[name.worker][0]
 
-    def _waiting(self) -> list[str]:
+    def _waiting(self) -> list["_Waiting"]:
         """List what lies there by the time it came; returns of one worker in their order.
 
-        A look costs 12 microseconds, and 15 more for each return that lies there (on a local disk);
-        there are rarely more than two of a worker.
+        A look costs 12 microseconds, and 30 more for each return that lies there (on a local disk).
         """
-        found: list[tuple[int, str]] = []
+        found = self._scan()
+        latest: dict[int, int] = {}
+        for name in filter(None, (waiting.name for waiting in found)):
+            latest[name.worker] = max(name.sequence, latest.get(name.worker, -1))
+        if latest:
+            # A directory that changes while it is listed may show a return of a worker and hide an
+            # earlier one; that one was there before, so the next list has it.
+            found |= {
+                waiting
+                for waiting in self._scan()
+                if waiting.name and waiting.name.sequence < latest.get(waiting.name.worker, -1)
+            }
+        by_time = sorted(found, key=lambda waiting: (waiting.came_ns, waiting.text))
+        in_order: dict[int, list[_Waiting]] = defaultdict(list)
+        returns = [(waiting.name, waiting) for waiting in by_time if waiting.name]
+        for name, waiting in sorted(returns, reverse=True):
+            in_order[name.worker].append(waiting)
+        return [
+            in_order[waiting.name.worker].pop() if waiting.name else waiting for waiting in by_time
+        ]
+
+    def _scan(self) -> set["_Waiting"]:
+        found = set()
         with os.scandir(self._spool.returns) as entries:
             for entry in entries:
                 if not entry.name.startswith("."):
-                    found.append((entry.stat(follow_symlinks=False).st_mtime_ns, entry.name))
-        texts = [text for _, text in sorted(found)]
-        names = [ReturnName.parse(text) for text in texts]
-        in_order: dict[int, list[ReturnName]] = defaultdict(list)
-        for name in sorted(filter(None, names), reverse=True):
-            in_order[name.worker].append(name)
-        return [
-            str(in_order[name.worker].pop()) if name else text
-            for name, text in zip(names, texts, strict=True)
-        ]
+                    with contextlib.suppress(FileNotFoundError):  # somebody has removed it
+                        came_ns = entry.stat(follow_symlinks=False).st_mtime_ns
+                        found.add(_Waiting(came_ns, entry.name, ReturnName.parse(entry.name)))
+        return found
 
     def _admit(self, path: Path, version: int) -> tuple[ReturnHeader, Tensor, Tensor]:
         """Read a return, and the model that it started from.
 
         Raises:
             Refused: It must not be used.
+            FileNotFoundError: It is gone.
         """
         name = ReturnName.parse(path.name)
         if name is None:
@@ -251,10 +319,19 @@ class Reception:
             raise Refused(Refusal.DUPLICATE, f"return {sequence} of its worker was taken before")
         if name.token < token:
             raise Refused(Refusal.OVERTAKEN, f"attempt {token} of its client has returned before")
-        header, delta = read_return(path, self._models.like)
+        try:
+            header, delta = read_return(path, self._models.like)
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise Refused(Refusal.UNREADABLE, f"cannot be read: {error}") from error
         if header.config_hash != self._config_hash:
             raise Refused(
                 Refusal.CONFIG, f"of experiment {header.config_hash}, not {self._config_hash}"
+            )
+        if header.num_steps > self._max_steps:
+            raise Refused(
+                Refusal.HEADER, f"of {header.num_steps} local steps, {self._max_steps} allowed"
             )
         if self._max_delay is not None and version - header.pulled > self._max_delay:
             raise Refused(
@@ -289,7 +366,7 @@ class Reception:
         self._now_s = max(self._now_s, line.taken_at_s)
 
     def _refuse(self, path: Path, refusal: Refused) -> None:
-        """Put a return aside, with the reason.
+        """Put a return aside, with the reason; remove it if nothing is wrong with it.
 
         The reason is written first: killed in between, the same return is refused once more, and
         overwrites it. A server that is still the newest here knows all that could speak for it.
@@ -299,16 +376,22 @@ class Reception:
         """
         self._fence.check()
         name = ReturnName.parse(path.name)
+        if refusal.reason in _HARMLESS and path.is_file():
+            self._count(refusal.reason, name)
+            path.unlink(missing_ok=True)
+            return
         kept_name = path.name if name else sha256(os.fsencode(path.name)).hexdigest()[:16]
         kept = self._spool.refused / f"{refusal.reason}-{kept_name}"
         said = {"file": path.name, "reason": refusal.reason, "message": str(refusal)}
-        write_json(kept.with_name(f"{kept.name}.json"), said)
+        # Not durable: what a power cut takes is a reason, and no return.
+        self._fence.write(kept.with_name(f"{kept.name}.json"), as_json(said), is_durable=False)
         self._count(refusal.reason, name)
-        is_kept = refusal.reason not in _HARMLESS and self.refusals.total() <= _MOST_KEPT
-        if path.is_file() and not is_kept:
+        num_wrong = sum(n for reason, n in self.refusals.items() if reason not in _HARMLESS)
+        if path.is_file() and num_wrong > _MOST_KEPT:
             path.unlink()
         else:
-            path.rename(kept)
+            with contextlib.suppress(FileNotFoundError):  # somebody has removed it
+                path.rename(_free(kept))
 
     def _count(self, reason: str, name: ReturnName | None) -> None:
         self.refusals[reason] += 1
@@ -326,6 +409,12 @@ class Reception:
 
 def _name_of(line: ReturnLine) -> ReturnName:
     return ReturnName(line.worker, line.sequence, line.pulled, line.token)
+
+
+def _free(path: Path) -> Path:
+    """Return a path, or one like it, where nothing lies; a directory cannot be written over."""
+    others = (path.with_name(f"{path.name}.{number}") for number in itertools.count(2))
+    return next(free for free in itertools.chain([path], others) if not free.exists())
 
 
 def _parse_refused(name: str) -> tuple[str, ReturnName | None]:

@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from configs.arrivals import Slurm
 from configs.federated import FederatedExperiment
 from tasks.federated.algorithms.interface import Returns, ServerAlgorithm, ServerState
 from tasks.federated.arrivals.interface import Arrivals
@@ -51,9 +52,8 @@ class ServerTotals(Totals):
     partitions: dict[str, int] = field(default_factory=dict)
     reasons: dict[str, int] = field(default_factory=dict)
 
-    def count_partition(self, partition: str) -> None:
+    def count_partition(self, name: str) -> None:
         """Count a return that was taken."""
-        name = partition or "none"
         self.partitions[name] = self.partitions.get(name, 0) + 1
 
     def line(self) -> dict[str, float]:
@@ -102,6 +102,9 @@ class Server:
         fence: Fence,
         began_s: float,
     ) -> None:
+        if not isinstance(experiment.arrivals, Slurm):
+            raise TypeError(f"arrivals {experiment.arrivals.kind} have no real workers")
+        self._partitions = {share.partition for share in experiment.arrivals.partitions}
         self._collect = experiment.algorithm.collect
         self._algorithm = algorithm
         self._batch_size = batch_size
@@ -145,7 +148,7 @@ class Server:
             lines, self._to_replay = self._to_replay[:missing], self._to_replay[missing:]
             self._buffer += [self._reception.again(*line) for line in lines]
         else:
-            self._models.announce(self.state.version)
+            self._models.announce()
             self._receive()
         if len(self._buffer) == self._collect:
             buffer, self._buffer = self._buffer, []
@@ -153,9 +156,21 @@ class Server:
         return None
 
     def _open(self) -> list[tuple[ReturnLine, int]]:
-        """Begin, or go on; return the lines of the log that the checkpoint does not know."""
+        """Begin, or go on; return the lines of the log that the checkpoint does not know.
+
+        Raises:
+            JobError: The log, or the checkpoints, are gone.
+        """
         lines = self._log.behind(self._log_bytes)
         version = self.state.version
+        published = self._spool.versions()
+        if not self._log.num_bytes and published and published[-1] > 0:
+            # Workers hold models, and have handed in returns, of a run that cannot be continued.
+            raise JobError(
+                "returns",
+                f"version {published[-1]} was published, but the log of the returns that it was "
+                "made of is gone; begin a new run",
+            )
         self._reception.open(version, lines)
         self._note_refusals()
         self._models.publish(version, self.state.model)
@@ -187,15 +202,26 @@ class Server:
         arrivals = _arrivals_of(buffer)
         self.totals.count(arrivals, version, self._batch_size)
         for taken in buffer:
-            self.totals.count_partition(taken.line.partition)
-        self.state = advance(self._algorithm, self.state, _returns_of(buffer))
+            self.totals.count_partition(self._partition_of(taken.line))
+        try:
+            self.state = advance(self._algorithm, self.state, _returns_of(buffer))
+        except JobError as error:
+            workers = ", ".join(map(str, sorted({taken.line.worker for taken in buffer})))
+            text = f"{error}; the round's returns are of the workers {workers}"
+            raise JobError(error.reason, text) from error
         self._log_bytes = buffer[-1].end
         self._models.publish(version + 1, self.state.model)
         if not self._to_replay:
-            self._models.announce(version + 1)
+            self._models.announce()
             if version % MOST_BEHIND == 0:
                 self._tidy(version + 1)
         return arrivals
+
+    def _partition_of(self, line: ReturnLine) -> str:
+        """Name the partition of a return, as far as the experiment knows it."""
+        if not line.partition:
+            return "none"
+        return line.partition if line.partition in self._partitions else "other"
 
     def _tidy(self, version: int) -> None:
         """Remove what neither a worker nor a server that starts again can need."""
@@ -249,10 +275,12 @@ class Server:
         )
         self.totals = ServerTotals(**checkpoint.facts["totals"])
         self._log_bytes = checkpoint.facts["returns_bytes"]
-        self._reception.last = {
-            int(worker): (sequence, token)
-            for worker, (sequence, token) in checkpoint.facts["last"].items()
-        }
+        last = checkpoint.facts["last"]
+        self._reception.restore(
+            last={int(worker): (sequence, token) for worker, (sequence, token) in last.items()},
+            refusals=self.totals.reasons,
+            now_s=self.totals.virtual_s,
+        )
 
 
 def _arrivals_of(buffer: list[Taken]) -> Arrivals:

@@ -11,6 +11,7 @@ from tasks.federated.problem import build_problem, check_memory
 from tasks.federated.server import Server
 from tasks.federated.training import Assembly, train
 from tasks.runtime.fence import Fence
+from tasks.runtime.job import earlier_result
 from tasks.runtime.records import JobFile, Result
 from tasks.runtime.returns import ReturnsLog
 from tasks.runtime.run_directory import RunDirectory
@@ -36,7 +37,7 @@ def serve(directory: RunDirectory) -> Result:
         JobError: It cannot begin, for a reason that the user can act on.
         OSError: A file cannot be written.
     """
-    earlier = directory.read_result()
+    earlier = earlier_result(directory)
     if earlier is not None and earlier.status == "finished":  # its spool may be cleared already
         return earlier.model_copy(update={"wall_s": 0.0})
     fence = Fence.of_environment(directory.path)
@@ -94,5 +95,9 @@ def assemble_server(
 
 def _began_s(directory: RunDirectory) -> float:
     """Return when the first attempt began, Unix seconds: the zero of the run's clock."""
-    first = read_record(directory.attempt(1) / STARTED)
-    return float(first.get("timestamp_ms", 1000 * time.time())) / 1000
+    started = directory.attempt(1) / STARTED
+    try:
+        written_s = started.stat().st_mtime  # stays when a power cut takes the content
+    except FileNotFoundError:
+        written_s = time.time()
+    return float(read_record(started).get("timestamp_ms", 1000 * written_s)) / 1000

@@ -172,7 +172,7 @@ class _Run:
         self._start = parts.engine.state.version
         self._round_of_line: int | None = facts["round_of_line"]
         self._began: float = time.monotonic() - facts["wall_s"]
-        self._refusals_said = len(parts.engine.totals.first_refused)
+        self._refusals_said = set(parts.engine.totals.refusals())
 
     def to_the_end(self) -> dict[str, float]:
         """Run all rounds that are left; return the metrics of the last line."""
@@ -241,10 +241,10 @@ class _Run:
         checkpoint.save(self._directory.checkpoints, saved, self._fence)
 
     def _say_refusals(self) -> None:
-        refusals = self._parts.engine.totals.refusals()
-        for text in refusals[self._refusals_said : _MOST_REFUSALS_SHOWN]:
-            say(text)
-        self._refusals_said = len(refusals)
+        for text in self._parts.engine.totals.refusals():
+            if text not in self._refusals_said and len(self._refusals_said) < _MOST_REFUSALS_SHOWN:
+                say(text)
+                self._refusals_said.add(text)
 
 
 def _open_journal(directory: RunDirectory, sequence: int, fence: Fence) -> Journal:

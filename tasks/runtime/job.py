@@ -7,6 +7,8 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from tasks.runtime.atomic_files import as_json
 from tasks.runtime.attempt import Claimant, Refused, claim, write_exit
 from tasks.runtime.errors import JobError, memory_error, storage_error
@@ -27,6 +29,7 @@ __all__ = [
     "EXIT_FINISHED",
     "EXIT_INTERRUPTED",
     "Interrupted",
+    "earlier_result",
     "run_job",
 ]
 
@@ -113,9 +116,27 @@ def _explained(error: Exception) -> Result:
     return Result(status="failed", reason="internal", message=message)
 
 
+def earlier_result(directory: RunDirectory) -> Result | None:
+    """Read how an earlier attempt has ended.
+
+    Args:
+        directory: The run directory.
+
+    Returns:
+        Its result; None if there is none, or it was torn by a crash: this attempt writes it anew.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    try:
+        return directory.read_result()
+    except ValidationError:
+        return None
+
+
 def _conclude(directory: RunDirectory, result: Result, fence: Fence, *, wall_s: float = 0.0) -> int:
     """Write the result, and return the exit code."""
-    earlier = directory.read_result()
+    earlier = earlier_result(directory)
     wall_s += earlier.wall_s if earlier else 0.0
     try:
         content = as_json(result.model_copy(update={"wall_s": wall_s}).model_dump())

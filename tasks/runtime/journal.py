@@ -32,8 +32,7 @@ class JournalGapError(ValueError):
 
     def __init__(self, path: Path, number: int) -> None:
         super().__init__(
-            f"{path} has no readable line of number {number}, but later ones; remove the run's "
-            "checkpoints to compute it from the beginning"
+            f"{path} has no readable line of number {number}, but later ones; begin a new run"
         )
 
 
@@ -58,7 +57,7 @@ class Journal:
         if self._num_written < sequence:
             raise ValueError(
                 f"{path} has {self._num_written} lines, but the checkpoint was taken after "
-                f"{sequence}; remove the run's checkpoints to compute it from the beginning"
+                f"{sequence}; begin a new run"
             )
         self._descriptor = fence.continue_file(path, num_bytes)
 

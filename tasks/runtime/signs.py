@@ -34,13 +34,28 @@ def beat(attempt: Path, child_pid: int) -> None:
     """
     path = attempt / HEARTBEAT
     temporary = attempt / f".{HEARTBEAT}"
+    record = {
+        "timestamp_ms": now_ms(),
+        "child_pid": child_pid,
+        "checkpoint_ms": _checkpoint_ms(RunDirectory(attempt.parent.parent)),
+    }
     try:
         # Not synced: a crash that takes the heartbeat takes the heart, too.
-        temporary.write_bytes(as_json({"timestamp_ms": now_ms(), "child_pid": child_pid}))
+        temporary.write_bytes(as_json(record))
         temporary.replace(path)
     except OSError:  # a full disk is no reason to end what may need no more of it
         with contextlib.suppress(OSError):
             os.utime(path)
+
+
+def _checkpoint_ms(directory: RunDirectory) -> int | None:
+    """Return when the newest checkpoint was written, Unix milliseconds; None without one."""
+    newest_ns = 0
+    with contextlib.suppress(OSError), os.scandir(directory.checkpoints) as entries:
+        for entry in entries:
+            if not entry.name.startswith("."):
+                newest_ns = max(newest_ns, entry.stat().st_mtime_ns)
+    return newest_ns // 1_000_000 or None
 
 
 def is_locked(directory: RunDirectory) -> bool:

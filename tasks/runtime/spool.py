@@ -22,6 +22,7 @@ durably before it computes, so that no incarnation of it uses a number again; th
 numbers above the last one that it has taken of that worker.
 """
 
+import errno
 import re
 import time
 from collections.abc import Iterator
@@ -37,6 +38,7 @@ from tasks.runtime.run_directory import RunDirectory
 
 _R = TypeVar("_R", bound=Record)
 _SHORTEST_WAIT_S, _LONGEST_WAIT_S, _GROWTH = 0.02, 0.5, 1.5
+_MOST_TRIES = 10
 _SUFFIX = ".safetensors"
 _NAME = re.compile(r"w(\d{1,9})-s(\d{1,18})-v(\d{1,10})-t(\d{1,9})\.safetensors")
 
@@ -192,9 +194,16 @@ class Spool:
         fence.write(self._done, done.model_dump_json().encode())
 
     def clear(self) -> None:
-        """Remove models and returns that nobody will need; what was refused stays."""
-        for directory in (self.models, *self.taken.iterdir()):
-            for path in directory.glob("[!.]*"):
+        """Remove models, and returns that were taken; nobody will need them.
+
+        What was refused, and what has come too late to be taken, stays.
+
+        Raises:
+            OSError: A file cannot be removed.
+        """
+        taken = self.taken.iterdir() if self.taken.is_dir() else ()
+        for directory in (self.models, *taken):
+            for path in directory.glob("*"):  # half-written ones of killed servers, too
                 path.unlink(missing_ok=True)
 
     def done(self) -> Done | None:
@@ -280,9 +289,34 @@ class Watch:
         return time.monotonic() - self._seen_s > self._patience_s
 
 
+def read_replaced(path: Path, most: int = -1) -> bytes:
+    """Read a file that others replace by renaming, or remove.
+
+    Args:
+        path: The file.
+        most: Bytes to read at most; default: all.
+
+    Returns:
+        Its content.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    tries = _MOST_TRIES
+    while True:
+        tries -= 1
+        try:
+            with path.open("rb") as file:
+                return file.read(most)
+        except OSError as error:
+            # NFS: it was replaced between opening and reading; the name leads to the new one.
+            if not tries or error.errno != errno.ESTALE:
+                raise
+
+
 def _read(record: type[_R], path: Path) -> _R | None:
     """Read a record that is replaced by renaming; None if it is absent, or torn by a crash."""
     try:
-        return record.model_validate_json(path.read_bytes())
+        return record.model_validate_json(read_replaced(path))
     except (FileNotFoundError, ValidationError):
         return None

@@ -73,6 +73,8 @@ class TokenBucket:
         with self._file.transaction() as connection:
             row = connection.execute("SELECT tokens, updated_s FROM bucket").fetchone()
             before, updated_s = row or (rate.capacity, now_s)
+            if updated_s > now_s:  # a clock was ahead: nothing comes back before its time else
+                connection.execute("UPDATE bucket SET updated_s = ?", (now_s,))
             tokens = rate.refilled(before, now_s - updated_s) - calls
             missing = 0.0 if urgency is Urgency.CANCEL else rate.left_by(urgency) - tokens
             # A millionth, as refills are sums of fractions.

@@ -180,6 +180,10 @@ class Calls:
 
 
 def _may_be(name: str, entry: Entry) -> bool:
-    """Whether a job of a name may be a submission whose name we do not know."""
-    is_of_number = name.startswith(NAME_PREFIX) and name.endswith(f"-{entry.submission}")
-    return not entry.name and is_of_number
+    """Whether a job of a name may be a submission whose name we do not know.
+
+    A script that was submitted by hand may have kept the name of an earlier submission.
+    """
+    number = name.removeprefix(NAME_PREFIX).rpartition("-")[2]
+    is_ours = name.startswith(NAME_PREFIX) and number.isdecimal()
+    return not entry.name and is_ours and int(number) <= entry.submission

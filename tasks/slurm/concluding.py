@@ -16,7 +16,7 @@ from tasks.slurm.failures import Ended, Retry, next_step
 from tasks.slurm.judgement import Told, Verdict
 from tasks.slurm.launcher import JobState
 from tasks.slurm.leader_ledger import LeaderLedger
-from tasks.slurm.results import STOPPED, write_result
+from tasks.slurm.results import STOPPED, slurm_output, write_result
 from tasks.slurm.sightings import Accounted
 from tasks.slurm.states import FailureClass
 
@@ -113,6 +113,18 @@ class Conclusions:
             write_result(directory, STOPPED)
         self._end(replace(entry, state=LedgerState.INTERRUPTED), None, "cancelled while it waited")
 
+    def abandon(self, entry: Entry, words: str) -> None:
+        """Conclude a job that waits to be submitted, and cannot be.
+
+        Args:
+            entry: The job.
+            words: Why, for people.
+        """
+        result = Result(status="failed", reason=FailureClass.SUBMIT_REFUSED, message=words)
+        write_result(RunDirectory(Path(entry.run_dir)), result)
+        failed = replace(entry, state=LedgerState.FAILED, failure=FailureClass.SUBMIT_REFUSED)
+        self._end(failed, None, words)
+
     def _end(self, entry: Entry, ended: Ended | None, words: str) -> None:
         self._ledger.end(entry, ended, words, self._clock.unix())
 
@@ -124,10 +136,12 @@ class Conclusions:
         found: Found,
         accounted: Sequence[Accounted],
     ) -> Case:
-        (plan,) = self._ledger.plans([entry.run_dir])
-        resources = plan.resources or self._ledger.launcher(entry.study_dir)
+        resources = self._ledger.resources(entry)
         last = accounted[-1] if accounted else None
         started = found.started
+        last_lines = _last_lines(RunDirectory(Path(entry.run_dir)).stdout) if started else ()
+        last_lines = last_lines or _last_lines(slurm_output(entry))
+        said = next(filter(None, reversed(last_lines)), "") if started is None else ""
         return Case(
             failure=ended.failure,
             state=told.state,
@@ -145,8 +159,8 @@ class Conclusions:
             max_rss_bytes=told.max_rss_bytes,
             memory_bytes=memory_bytes(resources),
             cancelled_by=told.cancelled_by,
-            message=found.result.message if found.result else "",
-            last_lines=_last_lines(RunDirectory(Path(entry.run_dir)).stdout),
+            message=found.result.message if found.result else said,
+            last_lines=last_lines,
         )
 
 

@@ -19,6 +19,7 @@ from tasks.slurm.sightings import Accounted
 _INTERVAL_S = 30.0
 _INTERVAL_AT_END_S = 2.0
 """When no job of a study is left, somebody waits for its report."""
+_MOST_AT_ONCE = 2000
 _MOST_TRIES = 4
 """The accounting lags behind by seconds; after so many calls its last word counts."""
 
@@ -48,7 +49,7 @@ class Costing:
         if not owing or (not is_end and now_s < self._asked_s + _INTERVAL_S):
             return
         self._asked_s = now_s
-        owed = ledger.owed_costs()
+        owed = ledger.owed_costs(_MOST_AT_ONCE)
         submissions = {entry.run_dir: ledger.submissions(entry.run_dir) for entry in owed}
         jobs = [
             (entry.run_dir, one.slurm_job, one.name)
@@ -59,6 +60,7 @@ class Costing:
         urgency = Urgency.LOOK if is_end else Urgency.CONFIRM
         rows = self._desk.calls.accounted(jobs, urgency)
         if rows is None:
+            self._next_s = now_s + _INTERVAL_S
             return
         written = [
             entry.run_dir
@@ -84,8 +86,7 @@ class Costing:
         self, entry: Entry, submissions: Sequence[Submission], rows: Sequence[Accounted]
     ) -> bool:
         directory = RunDirectory(Path(entry.run_dir))
-        (plan,) = self._desk.ledger.plans([entry.run_dir])
-        resources = plan.resources or self._desk.ledger.launcher(entry.study_dir)
+        resources = self._desk.ledger.resources(entry)
         is_shared = entry.mode == "allocation"
         asked = Asked(
             nodes=resources.nodes,

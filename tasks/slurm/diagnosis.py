@@ -201,14 +201,6 @@ def _launch_failure(case: Case) -> _Words:
             "See that the study's directory is there on the nodes too, on a file system that they "
             f"share, and writable; {again}",
         )
-    if case.exit_code in _NOT_FOUND:
-        return (
-            "program not found on the node",
-            f"{_job(case)} ended with code {case.exit_code} before it began: a command of the "
-            f"script is not there or cannot be run.{_said(case)}",
-            "Check launcher.python, launcher.modules and launcher.setup against what the nodes "
-            f"have; {again}",
-        )
     how = f" (code {case.exit_code})" if case.exit_code else ""
     return (
         "not started",
@@ -247,6 +239,8 @@ def _deadline(case: Case) -> _Words:
 
 
 def _application_error(case: Case) -> _Words:
+    if not case.has_begun:
+        return _script_error(case)
     code = case.exit_code if case.code is None else case.code
     how = f"ended with exit code {code}"
     if code >= FIRST_SIGNAL_CODE:
@@ -255,6 +249,19 @@ def _application_error(case: Case) -> _Words:
         "the program failed",
         f"{_job(case)} {how}{_after(case)}.{_said(case)}",
         "Correct what its last lines complain of; then run: watershed retry --only application",
+    )
+
+
+def _script_error(case: Case) -> _Words:
+    what = "one of its lines has failed"
+    if case.exit_code in _NOT_FOUND:
+        what = "a command in it is not there on the node, or cannot be run"
+    how = f" with code {case.exit_code}" if case.exit_code else ""
+    return (
+        "the job script failed",
+        f"{_job(case)} ended{how} before its program began: {what}.{_said(case, who='its output')}",
+        "Check launcher.python, launcher.modules, launcher.setup and launcher.container against "
+        "what the nodes have; then run: watershed retry --only application",
     )
 
 
@@ -291,15 +298,6 @@ def _refused(case: Case) -> _Words:
     )
 
 
-def _scheduler_down(case: Case) -> _Words:
-    return (
-        "Slurm does not answer",
-        f"The controller could not be asked.{_said(case, who='Slurm')} Jobs that run go on "
-        "running, and none is submitted twice.",
-        "See whether scontrol ping answers; watershed asks again by itself, less and less often",
-    )
-
-
 def _lost(case: Case) -> _Words:
     again = "Run: watershed retry --only lost"
     if case.state is SlurmState.ABSENT and not case.has_begun:
@@ -330,7 +328,6 @@ _EXPLANATIONS: Mapping[FailureClass, Callable[[Case], _Words]] = {
     FailureClass.DEADLINE: _deadline,
     FailureClass.APPLICATION_ERROR: _application_error,
     FailureClass.SUBMIT_REFUSED: _refused,
-    FailureClass.SCHEDULER_DOWN: _scheduler_down,
     FailureClass.LOST: _lost,
 }
 

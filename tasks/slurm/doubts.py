@@ -113,7 +113,9 @@ class Doubts:
     def _orphans(self, listing: Listing, followed: Collection[str]) -> list[str]:
         """Find live jobs of submissions that are over.
 
-        If the job waits to be submitted again, that is what it waits for, and it is adopted.
+        If the job waits to be submitted again, that is what it waits for, and it is adopted. A job
+        that the user has submitted by hand is nobody's to cancel, though it has such a name: ours
+        has the id that sbatch told, or, of a submission that was not answered, any.
         """
         names = {name for name in listing.live_names() if name.startswith(NAME_PREFIX)}
         orphans: list[str] = []
@@ -122,7 +124,8 @@ class Doubts:
             if self._desk.ledger.is_planned(name):
                 self._accept(name, ids[0])
             else:
-                orphans += ids
+                ours = {_job_of(one) for one in self._desk.ledger.slurm_jobs(name)}
+                orphans += [one for one in ids if one in ours or not ours]
         return orphans
 
 

@@ -22,7 +22,6 @@ class Resubmit(StrEnum):
     """As often as it takes, if ``launcher.requeue`` allows it."""
     BOUNDED = "max_retries times"
     """As often in a row as ``launcher.max_retries`` says; one that moved on begins a new row."""
-    ALWAYS = "until it works"
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,6 @@ POLICIES: Mapping[FailureClass, Policy] = {
     _F.DEADLINE: Policy(Resubmit.NEVER, "its deadline has passed"),
     _F.APPLICATION_ERROR: Policy(Resubmit.NEVER, "the same program would fail the same way"),
     _F.SUBMIT_REFUSED: Policy(Resubmit.NEVER, "Slurm would refuse it again"),
-    _F.SCHEDULER_DOWN: Policy(Resubmit.ALWAYS, "Slurm will answer again some time", 10.0),
     _F.LOST: Policy(Resubmit.BOUNDED, "nobody knows what ended it", 15.0),
 }
 _LONGEST_DELAY_S = 600.0

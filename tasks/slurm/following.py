@@ -249,8 +249,7 @@ class Follower:
             self._since_s.pop((kind, entry.run_dir, entry.name), None)
 
     def _memory_bytes(self, entry: Entry) -> int | None:
-        (plan,) = self._desk.ledger.plans([entry.run_dir])
-        return memory_bytes(plan.resources or self._desk.ledger.launcher(entry.study_dir))
+        return memory_bytes(self._desk.ledger.resources(entry))
 
 
 _KINDS = ("missing", "unexplained", "held")

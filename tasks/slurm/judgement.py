@@ -35,6 +35,7 @@ _NEAR_LIMIT = 0.8
 """Slurm samples memory every some seconds (JobAcctGatherFrequency): a peak is told too low."""
 _RAISED_SIGNAL = re.compile(r"RaisedSignal:(\d+)")
 _HELD_AFTER_REQUEUE = "BeginTime"
+_NON_ZERO = "NonZeroExitCode"
 
 
 class Action(StrEnum):
@@ -308,6 +309,8 @@ def _cause(verdict: Verdict, told: Told, found: Found, memory_bytes: int | None)
     """Find what ended a job of which Slurm says only that it ended."""
     if told.signal == _OUTPUT_FAILED:
         return LAUNCH
+    if verdict == LAUNCH and _has_script_failed(told):
+        return APP
     if found.evidence is Evidence.INTERRUPTED and found.exit is not None:
         return TIME if LIMIT_WARNING in found.exit.signals else verdict
     if found.evidence is Evidence.KILLED and found.exit is not None:
@@ -320,6 +323,18 @@ def _cause(verdict: Verdict, told: Told, found: Found, memory_bytes: int | None)
     if verdict == LOST and told.exit_code not in {0, EXIT_ALREADY_RUNNING} and not told.died_of:
         return APP  # the wrapper passed on the engine's code, and could not write it down
     return verdict
+
+
+def _has_script_failed(told: Told) -> bool:
+    """Whether the script ended by itself before the program began: on other nodes it would, too.
+
+    One that was queued again got further before, so that its node may be to blame.
+    """
+    if told.restarts > 0 or told.died_of:
+        return False
+    if told.exit_code == 0:  # or nobody knows it, where there is no accounting
+        return told.reason == _NON_ZERO
+    return told.exit_code != EXIT_ALREADY_RUNNING
 
 
 def _is_near(told: Told, memory_bytes: int | None) -> bool | None:

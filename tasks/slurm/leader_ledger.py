@@ -1,13 +1,16 @@
 """The ledger as the leader writes it: each function is a step in the life of a job."""
 
+import contextlib
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 
-from configs.launchers import SlurmLauncherConfig
+from pydantic import ValidationError
+
+from configs.launchers import SlurmLauncherConfig, SlurmResources
 from tasks.slurm.entries import Entry
 from tasks.slurm.failures import Ended
 from tasks.slurm.ledger import Ledger
-from tasks.slurm.plan import Batch, JobPlan, job_name
+from tasks.slurm.plan import SERVER_MODULE, Batch, JobPlan, job_name
 from tasks.slurm.states import FailureClass
 
 
@@ -49,22 +52,62 @@ class LeaderLedger(Ledger):
         )
         return {study_dir for (study_dir,) in rows}
 
-    def owed_costs(self) -> list[Entry]:
-        """Return jobs that are over and whose costs have not been written."""
-        return self._entries("WHERE needs_costs AND state IN ('finished', 'failed', 'interrupted')")
+    def owed_costs(self, most: int) -> list[Entry]:
+        """Return so many jobs that are over and whose costs have not been written."""
+        return self._entries(
+            "WHERE needs_costs AND state IN ('finished', 'failed', 'interrupted') LIMIT ?", most
+        )
 
     def plans(self, run_dirs: Iterable[str]) -> list[JobPlan]:
-        """Return what jobs run, in the order asked for."""
+        """Return what jobs run, in the order asked for.
+
+        Raises:
+            ValidationError: One of them cannot be read, see ``unreadable``.
+        """
         found = {}
         for run_dir in run_dirs:
             rows = self.file.read("SELECT plan FROM jobs WHERE run_dir = ?", (run_dir,))
             found[run_dir] = JobPlan.model_validate_json(rows[0][0])
         return list(found.values())
 
+    def resources(self, entry: Entry) -> SlurmResources:
+        """Return what a job asks of Slurm; what is usual if that cannot be read."""
+        try:
+            (plan,) = self.plans([entry.run_dir])
+        except ValidationError:
+            return SlurmResources()
+        return plan.resources or self.launcher(entry.study_dir)
+
     def launcher(self, study_dir: str) -> SlurmLauncherConfig:
-        """Return how a study submits its jobs."""
+        """Return how a study submits its jobs; one that retries nothing if that cannot be read."""
         rows = self.file.read("SELECT launcher FROM studies WHERE study_dir = ?", (study_dir,))
-        return SlurmLauncherConfig.model_validate_json(rows[0][0])
+        try:
+            return SlurmLauncherConfig.model_validate_json(rows[0][0])
+        except ValidationError:
+            return SlurmLauncherConfig(max_retries=0, requeue=False)
+
+    def unreadable(self, entry: Entry) -> str:
+        """Say that another version of Watershed has written a job that this one cannot read.
+
+        Args:
+            entry: The job.
+
+        Returns:
+            What to do; empty if it can be read.
+        """
+        rows = self.file.read(
+            "SELECT launcher FROM studies WHERE study_dir = ?", (entry.study_dir,)
+        )
+        try:
+            self.plans([entry.run_dir])
+            SlurmLauncherConfig.model_validate_json(rows[0][0])
+        except ValidationError as error:
+            fields = ", ".join(".".join(map(str, one["loc"])) for one in error.errors())
+            return (
+                f"another version of Watershed has planned it, and this one cannot read {fields}; "
+                "run the study again with either version"
+            )
+        return ""
 
     def launchers(self) -> list[SlurmLauncherConfig]:
         """Return how the studies submit their jobs that have jobs which are not over."""
@@ -72,7 +115,11 @@ class LeaderLedger(Ledger):
             "SELECT launcher FROM studies WHERE study_dir IN (SELECT study_dir FROM jobs WHERE"
             " state IN ('planned', 'submitting', 'submitted', 'running'))"
         )
-        return [SlurmLauncherConfig.model_validate_json(text) for (text,) in rows]
+        found = []
+        for (text,) in rows:
+            with contextlib.suppress(ValidationError):
+                found.append(SlurmLauncherConfig.model_validate_json(text))
+        return found
 
     def live_studies(self) -> set[str]:
         """Return the studies that have jobs which are not over."""
@@ -88,11 +135,15 @@ class LeaderLedger(Ledger):
         return int(rows[0][0])
 
     def most_running(self, study_dir: str) -> int:
-        """Return how many jobs of a study may run at the same time as things stand."""
+        """Return how many jobs of a study may run at the same time as things stand.
+
+        Servers do not count: their workers do.
+        """
         rows = self.file.read(
             "SELECT COUNT(*), MAX(throttle) FROM jobs WHERE study_dir = ? AND"
-            " state IN ('submitting', 'submitted', 'running') GROUP BY name",
-            (study_dir,),
+            " state IN ('submitting', 'submitted', 'running') AND instr(plan, ?) = 0"
+            " GROUP BY name",
+            (study_dir, f'"module":"{SERVER_MODULE}"'),
         )
         return sum(min(count, throttle or count) for count, throttle in rows)
 
@@ -103,6 +154,11 @@ class LeaderLedger(Ledger):
             if self.file.read("SELECT 1 FROM submissions WHERE name = ? LIMIT 1", (name,)):
                 known.add(name)
         return known
+
+    def slurm_jobs(self, name: str) -> set[str]:
+        """Return the ids, of tasks where it was an array, that submissions of a name have had."""
+        rows = self.file.read("SELECT DISTINCT slurm_job FROM submissions WHERE name = ?", (name,))
+        return {slurm_job for (slurm_job,) in rows if slurm_job}
 
     def is_planned(self, name: str) -> bool:
         """Say whether jobs wait to be submitted again whose newest submission has this name."""
@@ -177,6 +233,12 @@ class LeaderLedger(Ledger):
                 " :name) WHERE name = :name AND state IN ('submitting', 'planned')",
                 row,
             )
+            connection.execute(
+                "UPDATE submissions SET ended_s = NULL, failure = '', words = '' WHERE name = :name"
+                " AND run_dir IN (SELECT run_dir FROM jobs WHERE name = :name"
+                " AND state IN ('submitted', 'running'))",
+                row,
+            )
             _readdress(connection, row)
 
     def readdress(self, name: str, slurm_job: str, now_s: float) -> None:
@@ -202,10 +264,13 @@ class LeaderLedger(Ledger):
             submission: Number of the submission.
         """
         row = vars(entry) | {"slurm_job": slurm_job, "submission": submission}
+        if submission != entry.submission:
+            row["name"] = ""  # see ``name``
         with self.file.transaction() as connection:
             connection.execute(
                 "UPDATE jobs SET state = 'running', slurm_job = :slurm_job, slurm_state = '',"
-                " submission = :submission, needs_costs = 1 WHERE run_dir = :run_dir",
+                " name = :name, submission = :submission, needs_costs = 1"
+                " WHERE run_dir = :run_dir",
                 row,
             )
             connection.execute(
@@ -271,7 +336,8 @@ class LeaderLedger(Ledger):
             )
             connection.execute(
                 "UPDATE submissions SET ended_s = :now_s, failure = :why, node = :blamed,"
-                " moved = :moved, words = :words WHERE run_dir = :run_dir AND name = :name",
+                " moved = :moved, words = :words WHERE run_dir = :run_dir AND name = :name"
+                " AND ended_s IS NULL",  # the history of a job that waits for a retry stays
                 row,
             )
 

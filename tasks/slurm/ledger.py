@@ -117,6 +117,6 @@ class Ledger:
         )
         return [submission_of(row) for row in rows]
 
-    def _entries(self, condition: str, *values: str) -> list[Entry]:
+    def _entries(self, condition: str, *values: str | int) -> list[Entry]:
         rows = self.file.read(f"SELECT {JOB_COLUMNS} FROM jobs {condition}", values)  # noqa: S608
         return [entry_of(row) for row in rows]

@@ -9,6 +9,7 @@ import logging
 import os
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,10 +17,10 @@ from typing import Any
 
 _VERSION = 1
 _BUSY_TIMEOUT_S = 30.0
+_AGAIN_S = 0.05
 _MOUNTS = Path("/proc/mounts")
-_NETWORK_FILE_SYSTEMS = {
-    "9p", "afs", "beegfs", "ceph", "cifs", "fuse.sshfs", "glusterfs", "gpfs", "lustre", "nfs",
-    "nfs4", "orangefs", "panfs", "smb3", "vastnfs", "wekafs",
+_LOCAL_FILE_SYSTEMS = {
+    "apfs", "btrfs", "ext2", "ext3", "ext4", "f2fs", "overlay", "tmpfs", "xfs", "zfs",
 }  # fmt: skip
 
 _log = logging.getLogger(__name__)
@@ -109,7 +110,8 @@ def is_on_network(path: Path, mounts: str) -> bool:
         mounts: The text of ``/proc/mounts``.
 
     Returns:
-        Whether the file system of the longest matching mount point is a network file system.
+        Whether the file system of the longest matching mount point is none that is known to be
+        local.
     """
     best, found = -1, ""
     for line in mounts.splitlines():
@@ -117,7 +119,7 @@ def is_on_network(path: Path, mounts: str) -> bool:
         mount_point = mount_point.encode().decode("unicode_escape")  # a space is written \040
         if path.is_relative_to(mount_point) and len(mount_point) >= best:
             best, found = len(mount_point), kind
-    return found in _NETWORK_FILE_SYSTEMS
+    return bool(mounts) and found not in _LOCAL_FILE_SYSTEMS
 
 
 class LedgerFile:
@@ -142,6 +144,11 @@ class LedgerFile:
             )
             self._prepare(path)
         except sqlite3.Error as error:
+            if _is_locked(error):
+                raise LedgerError(
+                    f"{path} is locked by another process; try again, and if that does not help, "
+                    "end the process that holds it (fuser names it)"
+                ) from error
             raise LedgerError(
                 f"{path} cannot be used: {error}; move it away, or set WATERSHED_STATE_DIR to "
                 "another directory"
@@ -150,12 +157,12 @@ class LedgerFile:
     def _prepare(self, path: Path) -> None:
         if self._is_on_network:
             _log.warning(
-                "%s is on a network file system: no WAL, every commit waits for the disk; "
+                "%s may be on a network file system: no WAL, every commit waits for the disk; "
                 "WATERSHED_STATE_DIR may name a local directory if there is one login host only",
                 path.parent,
             )
         mode = "DELETE" if self._is_on_network else "WAL"
-        self._connection.execute(f"PRAGMA journal_mode = {mode}")
+        self._set_journal_mode(mode)
         with self.transaction() as connection:
             (version,) = connection.execute("PRAGMA user_version").fetchone()
             if version > _VERSION:
@@ -167,6 +174,23 @@ class LedgerFile:
                 for statement in _SCHEMA.split(";"):  # executescript would commit
                     connection.execute(statement)
                 connection.execute(f"PRAGMA user_version = {_VERSION}")
+
+    def _set_journal_mode(self, mode: str) -> None:
+        """Set it, also while others open the file first: SQLite does not wait for them here.
+
+        Raises:
+            sqlite3.OperationalError: It stays locked, or cannot be written.
+        """
+        deadline_s = time.monotonic() + _BUSY_TIMEOUT_S
+        while True:
+            try:
+                self._connection.execute(f"PRAGMA journal_mode = {mode}")
+            except sqlite3.OperationalError as error:
+                if not _is_locked(error) or time.monotonic() > deadline_s:
+                    raise
+                time.sleep(_AGAIN_S)
+            else:
+                return
 
     @contextmanager
     def transaction(self, *, is_durable: bool = False) -> Iterator[sqlite3.Connection]:
@@ -203,6 +227,11 @@ class LedgerFile:
         """Close the connection; other processes are not disturbed."""
         with self._lock:
             self._connection.close()
+
+
+def _is_locked(error: sqlite3.Error) -> bool:
+    codes = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in codes
 
 
 def _read_mounts() -> str:

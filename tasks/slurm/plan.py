@@ -14,6 +14,8 @@ from configs.scripts import environment_faults
 
 NAME_PREFIX = "ws-"
 """Of the names of all our jobs."""
+SERVER_MODULE = "tasks.federated.server_job"
+"""Waits for workers that are jobs of the same study; it must never wait for room beside them."""
 _KEY_DIGITS = 12
 
 BatchMode = Literal["single", "array", "allocation"]

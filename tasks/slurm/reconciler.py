@@ -6,6 +6,7 @@ written down before and after, so that the process may be killed anywhere: its s
 jobs by their names.
 """
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -68,12 +69,10 @@ class Reconciler:
         self._follower = Follower(desk)
         self._submitter = Submitter(desk)
         self._costing = Costing(desk)
-        self._renewed_s = self._reckoned_s = self._attended_s = self._clock.steady()
+        self._renewed_s = self._clock.steady()
+        self._reckoned_s = self._attended_s = -math.inf
         self._may_pay_s = 0.0
-        self._is_outdated = False
-        if self._leadership.is_held:
-            self._reckon()
-            self._attend()
+        self._is_outdated = True
 
     def step(self) -> float:
         """Do what is to be done now.
@@ -98,8 +97,9 @@ class Reconciler:
         self._canceller.hear()
         self._follower.hear(self._desk.watch.news(now_s))
         self._look_if_due()
+        num_changes = self._ledger.num_changes()
         pause_s = self._submitter.submit_next()
-        if pause_s == 0:
+        if pause_s == 0 or self._ledger.num_changes() != num_changes:
             self._is_outdated = True
         if self._is_outdated and now_s - self._attended_s >= _ATTEND_EVERY_S:
             self._attend()
@@ -111,7 +111,8 @@ class Reconciler:
         urgency = self._desk.agenda.due(now_s)
         if urgency is None or (now_s < self._may_pay_s and urgency is not Urgency.CANCEL):
             return
-        if not self._ledger.num_followed() and not self._calls.trouble:
+        is_idle = urgency is not Urgency.CANCEL and not self._calls.trouble
+        if is_idle and not self._ledger.num_followed():
             self._desk.agenda.looked(now_s, self._calls.rate, is_answered=True)
             return
         if wait_s := self._calls.pay(urgency):
@@ -140,17 +141,17 @@ class Reconciler:
     def _attend(self) -> None:
         """Watch the run directories of all jobs that Slurm has, or may have."""
         self._attended_s = self._clock.steady()
-        self._is_outdated = False
         self._desk.watch.set(self._ledger.followed())
+        self._is_outdated = False
 
     def _reckon(self) -> None:
         """Keep to the narrowest limits of all studies that have jobs."""
-        self._reckoned_s = self._clock.steady()
         if launchers := self._ledger.launchers():
             self._calls.rate = Rate(
                 capacity=min(one.call_burst for one in launchers),
                 per_minute=min(one.calls_per_minute for one in launchers),
             )
+        self._reckoned_s = self._clock.steady()
 
     def resign(self) -> None:
         """Lead no more; jobs go on, and the next leader follows them."""

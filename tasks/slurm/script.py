@@ -52,7 +52,9 @@ def render(batch: Batch, submission: int) -> str:
 
 
 def _header(batch: Batch, submission: int) -> str:
-    again = f"WATERSHED_SUBMISSION={submission + 1} sbatch"
+    # Under a name of its own, so that nobody takes it for the submission that it comes after.
+    name = job_name(batch.key, submission + 1)
+    again = f"WATERSHED_SUBMISSION={submission + 1} sbatch --job-name={name}"
     about = {
         "single": [],
         "array": [f"Task i, from 0, runs in directory i of {RUNS_FILE} beside this file."],

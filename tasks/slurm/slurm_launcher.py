@@ -1,6 +1,7 @@
 """The launcher for a Slurm cluster: writes jobs into the ledger, and sees them through."""
 
 import contextlib
+import logging
 import threading
 import time
 from collections.abc import Sequence
@@ -17,6 +18,8 @@ from tasks.slurm.ledger_file import LedgerFile, state_directory
 from tasks.slurm.plan import JobPlan
 from tasks.slurm.reconciler import Reconciler
 from tasks.slurm.sightings import Slurm
+
+_log = logging.getLogger(__name__)
 
 LEDGER_NAME = "ledger.sqlite"
 _LOCK_NAME = "leader.lock"
@@ -132,16 +135,25 @@ class SlurmLauncher:
         with self._closing:
             if self._is_closed:
                 return
-            self._is_closed = True
-            states = self._ledger.states(self._study_dir)
-            going = {job for job, state in states.items() if not state.job_state.is_final}
+            going = self._going()
             self._ledger.wish_cancel(going, self._clock.unix())
+            self._is_closed = True  # only now: if that failed, another call must try again
             self._background.wake()
             self._background.wait(going, self._grace_s)
             if not going:
                 self._wait_for_costs()
             self._is_over = True
             self._background.stop()
+            if left := self._going():
+                _log.warning(
+                    "not known to have stopped: %d of its jobs; run: watershed cancel %s",
+                    len(left),
+                    self._study_dir.name,
+                )
+
+    def _going(self) -> set[str]:
+        states = self._ledger.states(self._study_dir)
+        return {job for job, state in states.items() if not state.job_state.is_final}
 
     def _wait_for_costs(self) -> None:
         """Give the accounting, which lags, some time to tell what the last jobs have cost."""

@@ -104,6 +104,5 @@ class FailureClass(StrEnum):
     DEADLINE = "deadline"
     APPLICATION_ERROR = "application"
     SUBMIT_REFUSED = "refused"
-    SCHEDULER_DOWN = "scheduler"
     LOST = "lost"
     """Slurm knows nothing of a job that it had accepted, and the node has left no exit."""

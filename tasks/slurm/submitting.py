@@ -24,7 +24,7 @@ from tasks.slurm.errors import (
 from tasks.slurm.evidence import NOTHING
 from tasks.slurm.judgement import DONE, Told, Verdict
 from tasks.slurm.launcher import JobState
-from tasks.slurm.plan import Batch, JobPlan, job_name
+from tasks.slurm.plan import SERVER_MODULE, Batch, JobPlan, job_name
 from tasks.slurm.quota import Quota
 from tasks.slurm.states import Evidence, FailureClass, SlurmState
 
@@ -124,6 +124,9 @@ class Submitter:
         run directory.
         """
         directory = RunDirectory(Path(entry.run_dir))
+        if obstacle := self._obstacle(entry):
+            self._conclusions.abandon(entry, obstacle)
+            return None
         if is_locked(directory):  # a local process has it; there is room when it is done
             return None
         found = self._desk.watch.found(replace(entry, submission=0))
@@ -140,6 +143,13 @@ class Submitter:
             self._desk.agenda.ask(Urgency.LOOK, self._desk.clock.steady())
             return None
         return started.submission + 1
+
+    def _obstacle(self, entry: Entry) -> str:
+        """Say why a job can never be submitted; empty if it can."""
+        run_dir = Path(entry.run_dir)
+        if Path(entry.study_dir).parent.is_dir() and not run_dir.is_dir():
+            return f"its directory {run_dir} was removed; run the study again"
+        return self._desk.ledger.unreadable(entry)
 
     def _divided(self, study_dir: str, jobs: Sequence[tuple[Entry, int]]) -> list[_Ready]:
         config = self._desk.ledger.launcher(study_dir)
@@ -166,7 +176,7 @@ class Submitter:
         if now_s < self._held_until_s.get(study_dir, now_s):
             return False
         limit = self._desk.ledger.launcher(study_dir).max_running
-        if limit is None:
+        if limit is None or batch.jobs[0].module == SERVER_MODULE:
             return True
         running = self._desk.ledger.most_running(study_dir)
         most = min(len(batch.jobs), batch.max_running or len(batch.jobs))

@@ -3,6 +3,7 @@
 Nobody but the flow can stop them: Prefect knows of no process to kill on a cluster.
 """
 
+import logging
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,6 +13,8 @@ import httpx
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import StateType
 from prefect.exceptions import PrefectException
+
+_log = logging.getLogger(__name__)
 
 _POLL_S = 2.0
 _CANCELLED = {StateType.CANCELLING, StateType.CANCELLED}
@@ -32,9 +35,12 @@ def cancelled_by_prefect(flow_run_id: str, cancel: Callable[[], None]) -> Iterat
 
     def watch() -> None:
         while not over.wait(_POLL_S):
-            if _is_cancelled(flow_run_id):
-                cancel()
-                return
+            try:
+                if _is_cancelled(flow_run_id):
+                    cancel()
+                    return
+            except Exception:  # noqa: BLE001  nobody else would stop the jobs
+                _log.exception("the jobs could not be cancelled; it is tried again")
 
     thread = threading.Thread(target=watch, name="cancellation", daemon=True)
     thread.start()

@@ -2,6 +2,7 @@
 
 import base64
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from prefect import State, task
@@ -10,6 +11,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.states import Cancelled, Completed, Failed
 
 from tasks.runtime.run_directory import RunDirectory
+from tasks.runtime.signs import STARTED
 from tasks.slurm.launcher import JobId, JobState, Launcher
 from tasks.tracking.report import write_report
 from tasks.tracking.study_directory import StudyDirectory
@@ -40,12 +42,38 @@ def run_point(
     while not (state := launcher.wait(job, _WAIT_S)).is_final:
         pass
     result = directory.read_result()
-    message = result.message if result else ""
+    message = last_word(directory, state)
     if state is JobState.FINISHED:
         return Completed(message=f"{result.rounds} rounds" if result else None, data=state.value)
     if state is JobState.INTERRUPTED:
-        return Cancelled(message=message or "not started", data=state.value)
+        return Cancelled(message=message, data=state.value)
     return Failed(message=message or f"see {directory.stdout}", data=state.value)
+
+
+def last_word(directory: RunDirectory, state: JobState) -> str:
+    """Say why a point is not finished.
+
+    Args:
+        directory: Its run directory.
+        state: How its job has ended, for the launcher.
+
+    Returns:
+        The result's message; if only an earlier attempt has left a result, what is known without.
+    """
+    result, attempts = directory.read_result(), directory.attempts()
+    if result and result.status == state.value and not _is_older(directory.result, attempts):
+        return result.message
+    if state is not JobState.INTERRUPTED:
+        return ""
+    return "not known to have stopped; run: watershed cancel" if attempts else "not started"
+
+
+def _is_older(path: Path, attempts: Sequence[Path]) -> bool:
+    """Whether a file was written before the newest attempt began."""
+    try:
+        return bool(attempts) and path.stat().st_mtime < (attempts[-1] / STARTED).stat().st_mtime
+    except OSError:
+        return False
 
 
 @task(task_run_name="report", cache_policy=NO_CACHE)

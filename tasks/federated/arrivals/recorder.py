@@ -47,8 +47,8 @@ class TraceRecorder:
         if found < num_bytes:
             raise JobError(
                 "trace",
-                f"{path} has {found} bytes, but the checkpoint was taken after {num_bytes}; remove "
-                "the run's checkpoints to compute it from the beginning",
+                f"{path} has {found} bytes, but the checkpoint was taken after {num_bytes}; begin "
+                "a new run",
             )
         self._file = os.fdopen(fence.continue_file(path, num_bytes), "ab")
         self._pending = b"" if num_bytes else (",".join(COLUMNS) + "\n").encode()

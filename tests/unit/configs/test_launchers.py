@@ -122,6 +122,12 @@ def test_what_cannot_be_is_said(launcher: dict[str, object], path: str, message:
         ("--array=0-3", "--array=0-3 is set by a field of its own; use pack and max_running"),
         ("--job-name=x", "--job-name is set by Watershed; remove it"),
         ("-o x", "--output is set by Watershed; remove it"),
+        ("-H", "--hold is set by Watershed; remove it"),
+        (
+            "--gres=gpu:2",
+            "--gres=gpu:2 is set by a field of its own; use gpus_per_node and gpu_option",
+        ),
+        ("--gpus-per-t=1", "--gpus-per-t=1 is set by a field of its own; use gpus_per_node"),
         ("--test-only", "--test-only is set by Watershed; remove it"),
         ("nice", "'nice' is no option of sbatch; write one such as --nice=100"),
         ("# --nice", "'# --nice' is no option of sbatch; write one such as --nice=100"),
@@ -143,7 +149,7 @@ def test_options_that_would_undo_ours_are_refused(line: str, message: str) -> No
         "--switches=1@10:00",
         "--gres-flags=enforce-binding",
         "--export=NONE",
-        "-H",
+        "--gres=lscratch:100",
     ],
 )
 def test_other_options_are_taken_as_they_are(line: str) -> None:

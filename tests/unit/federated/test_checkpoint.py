@@ -76,7 +76,9 @@ def test_when_none_can_be_read_it_does_not_begin_again_by_itself(tmp_path: Path)
     for file in saved(tmp_path, 5, 6):
         file.write_bytes(b"")
 
-    with pytest.raises(JobError, match=r"none of the 2 checkpoints in .* can be read; remove"):
+    with pytest.raises(
+        JobError, match=r"none of the 2 checkpoints in .* can be read; begin a new run"
+    ):
         checkpoint.load_newest(tmp_path, "abc")
 
 
@@ -86,7 +88,7 @@ def test_another_configuration_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(
         JobError,
-        match=r"is of configuration abc, the job is xyz; start a new run, or remove the checkp",
+        match=r"is of configuration abc, the job is xyz; begin a new run",
     ):
         checkpoint.load_newest(tmp_path, "xyz")
 

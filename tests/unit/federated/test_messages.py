@@ -119,7 +119,7 @@ def _become_another_tensor(path: Path) -> None:
         (_flip_a_bit, Refusal.CHECKSUM, "checksum"),
         (_claim_more_steps, Refusal.CHECKSUM, "checksum"),
         (_lose_the_header, Refusal.HEADER, "no header of a return"),
-        (_become_float32, Refusal.SHAPE, "is torch.float32, not torch.float64"),
+        (_become_float32, Refusal.SHAPE, "is F32, not F64"),
         (_become_longer, Refusal.SHAPE, r"is of shape \(6,\), not \(5,\)"),
         (_become_another_tensor, Refusal.SHAPE, r"holds \['delta', 'more'\], not \['delta'\]"),
     ],

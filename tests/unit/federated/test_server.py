@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,12 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tasks.federated import published
+from tasks.federated import published, reception
 from tasks.federated.arrivals.interface import Arrivals
 from tasks.federated.checkpoint import Checkpoint, save
 from tasks.federated.messages import Refusal
 from tasks.federated.problem import build_problem
 from tasks.federated.server import Server
+from tasks.federated.serving import serve
+from tasks.federated.simulation import assemble
 from tasks.runtime.attempt import Claimant, claim
 from tasks.runtime.errors import JobError
 from tasks.runtime.fence import UNFENCED, Fence, Overtaken
@@ -179,7 +182,7 @@ def _no_return(spool: Spool) -> None:
 def test_what_must_not_count_is_refused(
     tmp_path: Path, arrive: Callable[[Spool], None], reason: Refusal, num_kept: int
 ) -> None:
-    """It is counted once, also over a restart; kept aside where something is wrong with it."""
+    """It is counted once, also over a restart; explained and kept where something is wrong."""
     arrivals = make_run(tmp_path).read_job().experiment.arrivals.model_dump()
     directory = make_run(tmp_path, arrivals=arrivals | {"never_return": [2], "max_delay": 0})
     spool = Spool(directory)
@@ -196,10 +199,12 @@ def test_what_must_not_count_is_refused(
         assert torch.equal(server.state.model, before)
         assert server.totals.reasons == {reason: 2 if arrive is _two_of_a_name else 1}
         counts = dict(server.totals.reasons)
+        save_checkpoint(server, directory)
     assert len(lines_of(directory)) == 2
     assert names_in(spool.returns) == []
     explained = [name for name in names_in(spool.refused) if name.endswith(".json")]
-    assert json.loads((spool.refused / explained[0]).read_text())["reason"] == reason
+    reasons = [json.loads((spool.refused / name).read_text())["reason"] for name in explained]
+    assert reasons == [reason] * num_kept
     assert len(names_in(spool.refused)) - len(explained) == num_kept
     with opened(directory) as server:
         server.step()
@@ -231,6 +236,149 @@ def test_refusals_stand_in_the_journal_and_name_the_worker(tmp_path: Path) -> No
             "round 0: return of worker 0 refused, not finite",
             "returns refused: config; see spool/refused",
         ]
+
+
+def test_what_is_harmless_does_not_crowd_out_what_is_wrong(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bad returns are kept aside however many duplicates have come, up to their own bound."""
+    monkeypatch.setattr(reception, "_MOST_KEPT", 1)
+    directory = make_run(tmp_path)
+    spool = Spool(directory)
+    with opened(directory) as server:
+        hand_in(spool, 0, 5)
+        server.step()
+        for sequence in range(4):
+            hand_in(spool, 0, sequence)
+        hand_in(spool, 1, 0, config_hash="another")
+        hand_in(spool, 1, 1, config_hash="another")
+        server.step()
+
+    assert server.totals.reasons == {"duplicate": 4, "config": 2}
+    assert names_in(spool.refused) == [
+        "config-w1-s0-v0-t1.safetensors",
+        "config-w1-s0-v0-t1.safetensors.json",
+        "config-w1-s1-v0-t1.safetensors.json",
+    ]
+
+
+def test_directories_among_the_returns_are_put_aside(tmp_path: Path) -> None:
+    """Twice the same one, too: nothing that lies there ends the server."""
+    directory = make_run(tmp_path)
+    spool = Spool(directory)
+    with opened(directory) as server:
+        for _ in range(2):
+            (spool.returns / "x").mkdir()
+            (spool.returns / "x" / "y").touch()
+            server.step()
+
+    assert names_in(spool.returns) == []
+    assert server.totals.reasons == {"header": 2}
+
+
+def test_a_return_that_vanishes_is_passed_over(tmp_path: Path) -> None:
+    """Somebody may remove one between the look and the reading."""
+    directory = make_run(tmp_path, algorithm={"name": "afa_cd", "collect": 1})
+    spool = Spool(directory)
+    with opened(directory) as server:
+        paths = [hand_in(spool, worker, 0) for worker in (0, 1, 3)]
+        do_round(server)
+        left = [path for path in paths if path.exists()]
+        left[0].unlink()
+
+        do_round(server)
+
+    assert len(left) == 2
+    assert server.totals.reasons == {}
+    assert names_in(spool.returns) == []
+
+
+def test_what_a_header_says_is_bounded(tmp_path: Path) -> None:
+    """Too many steps or too long a name are refused; a partition of another experiment is other."""
+    arrivals = make_run(tmp_path).read_job().experiment.arrivals.model_dump()
+    directory = make_run(
+        tmp_path,
+        arrivals=arrivals | {"max_steps": 7},
+        algorithm={"name": "afa_cd", "collect": 1},
+    )
+    spool = Spool(directory)
+    with opened(directory) as server:
+        hand_in(spool, 0, 0, num_steps=8)
+        hand_in(spool, 0, 1, num_steps=7, partition="../../x")
+        do_round(server)
+
+        assert server.totals.reasons == {"header": 1}
+        assert server.totals.partitions == {"other": 1}
+
+
+class _Listing:
+    """What ``os.scandir`` gives, less one name."""
+
+    def __init__(self, path: Path, hidden: str) -> None:
+        with _SCANDIR(path) as entries:
+            self._entries = [entry for entry in entries if entry.name != hidden]
+
+    def __enter__(self) -> list["os.DirEntry[str]"]:
+        return self._entries
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+_SCANDIR = os.scandir
+
+
+def test_a_list_that_misses_a_return_loses_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A directory that changes while it is listed may show a later return and hide an earlier."""
+    directory = make_run(tmp_path)
+    spool = Spool(directory)
+    hidden = ["w0-s0-v0-t1.safetensors"]
+    with opened(directory) as server:
+        hand_in(spool, 0, 0)
+        hand_in(spool, 0, 1)
+        monkeypatch.setattr(os, "scandir", lambda p: _Listing(p, hidden.pop() if hidden else ""))
+
+        arrivals = do_round(server)
+
+    assert arrivals.sequence.tolist() == [0, 1]
+
+
+def test_a_heap_of_returns_is_listed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A round costs no more for the returns that wait for the next ones."""
+    directory = make_run(tmp_path, algorithm={"name": "afa_cd", "collect": 1})
+    spool = Spool(directory)
+    looks: list[Path] = []
+
+    def counted(path: Path) -> "os._ScandirIterator[str]":
+        looks.append(path)
+        return _SCANDIR(path)
+
+    with opened(directory) as server:
+        server.step()
+        for sequence in range(8):
+            hand_in(spool, 0, sequence)
+        monkeypatch.setattr(os, "scandir", counted)
+        for _ in range(8):
+            do_round(server)
+
+    # The second look is for what the first may have missed.
+    assert looks.count(spool.returns) == 2
+
+
+def test_a_model_that_overflows_names_the_workers(tmp_path: Path) -> None:
+    """Finite returns may be too large together; the message says whose they were."""
+    directory = make_run(tmp_path)
+    spool = Spool(directory)
+    with opened(directory) as server:
+        hand_in(spool, 0, 0, value=1.7e308)
+        hand_in(spool, 3, 0, value=1.7e308)
+
+        with pytest.raises(JobError, match=r"the round's returns are of the workers 0, 3") as error:
+            do_round(server)
+
+    assert error.value.reason == "diverged"
 
 
 def test_a_training_that_gives_nothing_finite_ends(tmp_path: Path) -> None:
@@ -434,6 +582,26 @@ def test_what_an_overtaken_server_has_moved_is_taken_by_its_successor(tmp_path: 
     assert [_key(line) for line in lines_of(directory)] == [(0, 0), (1, 0), (2, 0)]
 
 
+def test_an_overtaken_server_that_begins_late_takes_nothing_away(tmp_path: Path) -> None:
+    """Cut off before its first look, it leaves its successor what that has taken."""
+    directory = make_run(tmp_path, algorithm={"name": "afa_cd", "collect": 1})
+    spool = Spool(directory)
+    with (
+        opened(directory, begin(directory)) as old,
+        opened(directory, begin(directory, restarts=1)) as new,
+    ):
+        path = hand_in(spool, 0, 0)
+        do_round(new)
+
+        with pytest.raises(Overtaken):
+            old.step()
+
+        assert names_in(spool.taken_by(2)) == [path.name]
+        hand_in(spool, 1, 0)
+        do_round(new)
+    assert [_key(line) for line in lines_of(directory)] == [(0, 0), (1, 0)]
+
+
 def test_an_overtaken_server_that_was_asleep_takes_nothing_away(tmp_path: Path) -> None:
     """Stopped after it wrote a return down, it can no longer move the file: its successor has it.
 
@@ -491,6 +659,134 @@ def test_nothing_stays_that_nobody_needs(tmp_path: Path, monkeypatch: pytest.Mon
         assert torch.equal(server.state.model, after_31)
 
 
+def test_time_does_not_run_back_over_a_restart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a node whose clock is behind, the next return is taken when the last one was."""
+    directory = make_run(tmp_path, algorithm={"name": "afa_cd", "collect": 1})
+    attempt = directory.attempt(1)
+    attempt.mkdir(parents=True)
+    now_s = time.time()
+    (attempt / "started.json").write_text(json.dumps({"timestamp_ms": 1000 * (now_s - 100)}))
+    spool = Spool(directory)
+    with opened(directory) as server:
+        hand_in(spool, 0, 0)
+        do_round(server)
+        save_checkpoint(server, directory)
+    monkeypatch.setattr(time, "time", lambda: now_s - 20)
+
+    with opened(directory) as server:
+        hand_in(spool, 1, 0)
+        do_round(server)
+
+    first, second = lines_of(directory)
+    assert second.taken_at_s == first.taken_at_s >= 100
+
+
+def test_the_beginning_of_a_run_survives_a_power_cut(tmp_path: Path) -> None:
+    """What is left of ``started.json`` still says when it was written."""
+    directory = make_run(tmp_path, algorithm={"name": "afa_cd", "collect": 1})
+    attempt = directory.attempt(1)
+    attempt.mkdir(parents=True)
+    (attempt / "started.json").touch()
+    os.utime(attempt / "started.json", (time.time() - 1000,) * 2)
+    spool = Spool(directory)
+
+    with opened(directory) as server:
+        hand_in(spool, 0, 0)
+        do_round(server)
+
+    (line,) = lines_of(directory)
+    assert 1000 <= line.taken_at_s < 1100
+
+
+def test_old_returns_do_not_push_the_newest_version_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More versions than the memory holds may be asked for before the newest is announced."""
+    monkeypatch.setattr(published, "_IN_MEMORY", 1)
+    directory = make_run(tmp_path)
+    spool = Spool(directory)
+    with opened(directory) as server:
+        for round_ in range(3):
+            hand_in(spool, 0, round_, round_)
+            hand_in(spool, 1, round_, round_)
+            do_round(server)
+        save_checkpoint(server, directory)
+        hand_in(spool, 2, 0, 1)
+        server.step()
+
+    with opened(directory) as server:
+        for _ in range(3):
+            server.step()
+
+    newest = spool.newest()
+    assert newest is not None
+    assert newest.version == 3
+
+
+def test_versions_of_a_killed_server_are_made_durable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Behind a checkpoint nothing is made again, so it waits for versions found, too."""
+    directory = make_run(tmp_path, algorithm={"name": "afa_cd", "collect": 1})
+    spool = Spool(directory)
+    with opened(directory) as server:
+        hand_in(spool, 0, 0)
+        do_round(server)
+    synced: list[int] = []
+    fsync = os.fsync
+
+    def noted(descriptor: int) -> None:
+        synced.append(os.fstat(descriptor).st_ino)
+        fsync(descriptor)
+
+    with opened(directory) as server:
+        do_round(server)
+        monkeypatch.setattr(os, "fsync", noted)
+        save_checkpoint(server, directory)
+
+    assert {spool.model(version).stat().st_ino for version in (0, 1)} <= set(synced)
+
+
+def test_a_run_whose_log_is_gone_does_not_begin_again(tmp_path: Path) -> None:
+    """Workers have models of it that another beginning would contradict."""
+    directory = make_run(tmp_path, algorithm={"name": "afa_cd", "collect": 1})
+    spool = Spool(directory)
+    with opened(directory) as server:
+        hand_in(spool, 0, 0)
+        do_round(server)
+    directory.returns.unlink()
+
+    with opened(directory) as server, pytest.raises(JobError, match="begin a new run"):
+        server.step()
+
+
+def test_every_refusal_is_said_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """In whatever order reasons and workers turn up."""
+    directory = make_run(tmp_path, rounds=3, algorithm={"name": "afa_cd", "collect": 1})
+    spool = Spool(directory)
+    spool.open()
+    for second, path in enumerate(
+        [
+            hand_in(spool, 0, 0),
+            hand_in(spool, 3, 0, config_hash="another"),
+            hand_in(spool, 1, 0),
+            hand_in(spool, 2, 0, value=float("nan")),
+            hand_in(spool, 0, 1),
+        ]
+    ):
+        os.utime(path, (1e9 + second, 1e9 + second))
+
+    serve(directory)
+
+    said = [line for line in capsys.readouterr().out.splitlines() if "refused" in line]
+    assert said == [
+        "returns refused: config; see spool/refused",
+        "round 2: return of worker 2 refused, not finite",
+    ]
+
+
 def test_what_was_taken_and_is_gone_is_told(tmp_path: Path) -> None:
     """A server that cannot go through its log again says which file it misses."""
     directory = make_run(tmp_path)
@@ -503,3 +799,11 @@ def test_what_was_taken_and_is_gone_is_told(tmp_path: Path) -> None:
 
     with opened(directory) as server, pytest.raises(JobError, match=r"w0-s0-v0-t1\..* cannot be"):
         server.step()
+
+
+def test_real_workers_are_not_simulated(tmp_path: Path) -> None:
+    """The simulator says what to do instead."""
+    experiment = make_run(tmp_path).read_job().experiment
+
+    with pytest.raises(JobError, match=r"cannot be simulated: .* launcher: slurm, or arrivals ev"):
+        assemble(experiment)

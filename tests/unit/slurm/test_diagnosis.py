@@ -62,7 +62,7 @@ def test_every_named_option_exists(case: Case) -> None:
     assert named <= set(SlurmLauncherConfig.model_fields)
 
 
-@pytest.mark.parametrize("failure", [f for f in F if f is not F.SCHEDULER_DOWN])
+@pytest.mark.parametrize("failure", list(F))
 def test_who_has_to_act_is_told_which_command(failure: FailureClass) -> None:
     """An explanation ends with the command that goes on, and picks out these very failures."""
     resolution = diagnose(Case(failure)).resolution
@@ -126,7 +126,14 @@ def test_a_time_limit_with_a_checkpoint_only_needs_to_go_on() -> None:
     ("case", "words"),
     [
         (Case(F.LAUNCH_FAILURE, signal=53), "Slurm could not open its output file"),
-        (Case(F.LAUNCH_FAILURE, exit_code=127), "a command of the script is not there"),
+        (
+            Case(F.APPLICATION_ERROR, exit_code=127, has_begun=False),
+            "ended with code 127 before its program began: a command in it is not there",
+        ),
+        (
+            Case(F.APPLICATION_ERROR, exit_code=1, has_begun=False, message="line 9, has failed"),
+            'one of its lines has failed. Its output says: "line 9, has failed".',
+        ),
         (
             Case(F.LAUNCH_FAILURE, state=SlurmState.FAILED, exit_code=3, reason="NonZeroExitCode"),
             "ended (code 3) before its program began: Slurm says FAILED (NonZeroExitCode).",

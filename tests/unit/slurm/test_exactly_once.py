@@ -43,12 +43,16 @@ def _kill_at(numbers: Iterator[int]) -> tuple[Point, list[str]]:
 
 
 def _live(world: World, numbers: Iterator[int], downtimes_s: Iterator[float]) -> list[str]:
-    """Run processes, each killed in its turn, until all jobs are over."""
+    """Run processes, each killed in its turn, until all jobs are over and their costs written."""
     point, killed = _kill_at(numbers)
-    while not world.are_over():
+
+    def is_done() -> bool:
+        return world.are_over() and not world.ledger.owes_costs(world.study_dir)
+
+    while not is_done():
         try:
             world.begin(point)
-            world.run(world.are_over, limit_s=20_000)
+            world.run(is_done, limit_s=20_000)
         except Killed:
             world.die()
             world.slurm.advance(next(downtimes_s, 0.0))

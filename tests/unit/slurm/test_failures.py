@@ -158,15 +158,6 @@ def test_a_job_that_may_not_be_requeued_is_not(failure: FailureClass) -> None:
     assert step == GiveUp("not submitted again, as launcher.requeue is false")
 
 
-def test_a_silent_scheduler_is_waited_for() -> None:
-    """However long Slurm is down, the run waits, and asks less and less often."""
-    down = Ended(F.SCHEDULER_DOWN)
-
-    delays = [step.delay_s for n in (1, 2, 3, 50) if isinstance(step := after(*[down] * n), Retry)]
-
-    assert delays == [10.0, 20.0, 40.0, 600.0]
-
-
 def test_a_cluster_without_other_nodes_gets_the_lost_one_back() -> None:
     """Where Slurm refuses a job for the nodes that were left out, they are tried again."""
     lost, refused = Ended(F.NODE_FAILURE, node="node01"), Ended(F.SUBMIT_REFUSED)

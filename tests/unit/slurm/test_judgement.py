@@ -177,8 +177,17 @@ def test_what_the_engine_says_of_itself_goes_first(state: SlurmState) -> None:
             find(Evidence.INTERRUPTED),
             FailureClass.LAUNCH_FAILURE,
         ),
-        # A command of the script is not there.
-        (tell(SlurmState.FAILED, exit_code=127), find(Evidence.NONE), FailureClass.LAUNCH_FAILURE),
+        # A command of the script is not there, or a line of set-up has failed.
+        (
+            tell(SlurmState.FAILED, exit_code=127),
+            find(Evidence.NONE),
+            FailureClass.APPLICATION_ERROR,
+        ),
+        (
+            tell(SlurmState.FAILED, reason="NonZeroExitCode"),
+            find(Evidence.NONE),
+            FailureClass.APPLICATION_ERROR,
+        ),
         # The whole job was killed at its limit of memory: FAILED 0:9.
         (
             tell(SlurmState.FAILED, signal=9, max_rss_bytes=int(15.5 * GIB)),

@@ -28,6 +28,7 @@ MOUNTS = """\
 tmpfs /run tmpfs rw 0 0
 home:/export /home nfs4 rw,vers=4.2 0 0
 /dev/vdb /home/local xfs rw 0 0
+site:/ /site newfs rw 0 0
 10.0.0.1@o2ib:/scratch /lustre/my\\040scratch lustre rw,flock 0 0
 """
 
@@ -186,7 +187,7 @@ def test_what_slurm_does_not_have_keeps_its_number(ledger: LeaderLedger) -> None
     entries = ledger.entries()
     assert {(e.state, e.submission) for e in entries} == {(LedgerState.PLANNED, 0)}
     assert ledger.due(4.9) == []
-    assert ledger.due(5.0) == [entry.run_dir for entry in entries]
+    assert ledger.due(5.0) == [(entry.study_dir, entry.run_dir) for entry in entries]
     assert ledger.is_planned(name)
 
 
@@ -230,6 +231,21 @@ def test_failures_are_kept_until_the_user_asks_again(ledger: LeaderLedger) -> No
     failures = ledger.failures(ledger.followed()[0])
 
     assert failures == [Ended(FailureClass.NODE_FAILURE, node="node03", moved=True)]
+
+
+def test_a_retry_that_is_withdrawn_leaves_the_history(ledger: LeaderLedger) -> None:
+    """Why the submission before it failed stays written down."""
+    plans = _plans(1)
+    ledger.register(STUDY, CONFIG, plans, 1.0)
+    _submitted(ledger, plans)
+    _fail(ledger, ledger.followed()[0], again=True)
+    (waiting,) = ledger.entries()
+
+    ledger.end(replace(waiting, state=LedgerState.INTERRUPTED), None, "cancelled", 30.0)
+
+    (submission,) = ledger.submissions(waiting.run_dir)
+    assert (submission.failure, submission.ended_s) == ("node", 20.0)
+    assert submission.words == "the node was lost"
 
 
 def test_a_wish_reaches_what_is_not_over(ledger: LeaderLedger) -> None:
@@ -356,10 +372,11 @@ def test_a_file_that_is_no_ledger_is_refused(path: Path) -> None:
         ("/home/local/ada", False),
         ("/homes", False),
         ("/lustre/my scratch/x", True),
+        ("/site/x", True),
     ],
 )
 def test_network_file_systems_are_known(directory: str, is_shared: bool) -> None:  # noqa: FBT001
-    """The longest mount point counts, as a whole directory name."""
+    """The longest mount point counts, as a whole directory name; what is unknown is shared."""
     assert is_on_network(Path(directory), MOUNTS) is is_shared
 
 
@@ -378,7 +395,33 @@ def test_no_shared_memory_on_a_network_file_system(
 
     assert (local, shared.read("PRAGMA journal_mode")) == ([("wal",)], [("delete",)])
     assert level == 2  # FULL
-    assert "is on a network file system: no WAL" in caplog.text
+    assert "may be on a network file system: no WAL" in caplog.text
+
+
+def test_whoever_opens_it_first_is_waited_for(path: Path) -> None:
+    """SQLite itself does not wait while another process makes the file."""
+    path.parent.mkdir()
+    with sqlite3.connect(path, check_same_thread=False) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        release = threading.Timer(0.3, other.rollback)
+        release.start()
+
+        LedgerFile(path).close()
+
+        release.join()
+
+
+def test_a_locked_ledger_is_not_to_be_moved_away(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is in use: another one beside it would know nothing of its jobs."""
+    monkeypatch.setattr("tasks.slurm.ledger_file._BUSY_TIMEOUT_S", 0.1)
+    path.parent.mkdir()
+    with sqlite3.connect(path) as other:
+        other.execute("BEGIN EXCLUSIVE")
+
+        with pytest.raises(LedgerError, match="is locked by another process; try again"):
+            LedgerFile(path)
 
 
 def test_a_ledger_for_each_cluster(monkeypatch: pytest.MonkeyPatch) -> None:

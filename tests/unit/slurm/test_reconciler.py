@@ -3,6 +3,8 @@
 import contextlib
 import fcntl
 import json
+import shutil
+import sqlite3
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +13,14 @@ import pytest
 from configs.launchers import SlurmLauncherConfig
 from tasks.runtime.records import Costs, Started
 from tasks.runtime.run_directory import RunDirectory
+from tasks.slurm.calls import Clock
+from tasks.slurm.concluding import Conclusions
 from tasks.slurm.entries import Entry, LedgerState
+from tasks.slurm.evidence import NOTHING
+from tasks.slurm.judgement import Told, judge
+from tasks.slurm.leader_ledger import LeaderLedger
+from tasks.slurm.plan import SERVER_MODULE
+from tasks.slurm.results import slurm_output
 from tasks.slurm.states import SlurmState
 from tests.fakes.controller import Timing
 from tests.fakes.jobs import Incarnation, Work
@@ -393,6 +402,26 @@ def test_what_died_without_a_word_gets_a_result(tmp_path: Path) -> None:
     assert "memory" in message.lower()
 
 
+@pytest.mark.parametrize("config", [SINGLE, SlurmLauncherConfig()])
+def test_a_script_that_fails_before_the_program_is_explained(
+    tmp_path: Path, config: SlurmLauncherConfig
+) -> None:
+    """Its own last line says why, and no other node is tried."""
+    world = World(tmp_path, work=lambda _: DAY, config=config)
+    _submit(world, "a", "b")
+    entry = _entry(world, "b")
+    slurm_output(entry).write_text("job.sh, line 9, has failed: module load x\n\n")
+    told = Told(SlurmState.FAILED, exit_code=1)
+
+    verdict = judge(told, NOTHING)
+    Conclusions(world.ledger, Clock(unix=lambda: 1.0)).conclude(entry, verdict, told, NOTHING)
+
+    assert _is(world, "b", LedgerState.FAILED)
+    status, reason, message = _result(world, "b")
+    assert (status, reason) == ("failed", "application")
+    assert 'Its output says: "job.sh, line 9, has failed: module load x".' in message
+
+
 def test_sbatch_says_why_it_refuses(tmp_path: Path) -> None:
     """In its own words; the jobs of the batch have failed, all of them."""
     config = SINGLE.model_copy(update={"pack": "array", "partition": "nowhere"})
@@ -544,6 +573,52 @@ def test_no_more_run_at_a_time_than_allowed(tmp_path: Path, pack: str) -> None:
     assert world.states() == [LedgerState.FINISHED] * 10
 
 
+@pytest.mark.parametrize("table", ["jobs", "studies"])
+def test_what_cannot_be_read_stops_nobody_else(tmp_path: Path, table: str) -> None:
+    """A row of another version fails, with words, whether planned or running; the rest goes on."""
+    world = World(tmp_path, config=SINGLE)
+    _submit(world, "running")
+    column = {"jobs": "plan", "studies": "launcher"}[table]
+    world.register([world.plan("planned")])
+    with world.ledger.file.transaction() as connection:
+        connection.execute(f"UPDATE {table} SET {column} = '{{\"later\": 1}}'")  # noqa: S608
+    other = world.plan("other")
+    world.ledger.register(tmp_path, SINGLE, [other], world.now_s)
+
+    world.run(world.are_over, 300)
+
+    assert _is(world, "other", LedgerState.FINISHED)
+    assert _is(world, "running", LedgerState.FINISHED)
+    assert _is(world, "planned", LedgerState.FAILED)
+    assert "another version of Watershed has planned it" in _result(world, "planned")[2]
+
+
+def test_a_run_whose_directory_was_removed_fails(tmp_path: Path) -> None:
+    """It would never be submitted, and be waited for; the others of its array go on."""
+    world = World(tmp_path)
+    world.register([world.plan("a"), world.plan("b"), world.plan("c")])
+    shutil.rmtree(world.study_dir / "runs" / "b")
+
+    world.run(world.are_over, 300)
+
+    assert world.states() == [LedgerState.FINISHED, LedgerState.FAILED, LedgerState.FINISHED]
+    assert "was removed" in _entry(world, "b").message
+
+
+def test_a_server_leaves_the_limit_to_its_workers(tmp_path: Path) -> None:
+    """Both must run at the same time, or neither comes to an end."""
+    config = SINGLE.model_copy(update={"pack": "array", "max_running": 2})
+    world = World(tmp_path, work=lambda _: DAY)
+    server = world.plan("server").model_copy(update={"module": SERVER_MODULE})
+    world.register([server], config)
+    world.run(lambda: _is(world, "server", LedgerState.RUNNING), 60)
+
+    world.register([world.plan(f"w{number}") for number in range(4)], config)
+    world.run(60.0)
+
+    assert sorted(world.states()) == ["running"] * 3 + ["submitted"] * 2
+
+
 def test_studies_take_turns(tmp_path: Path) -> None:
     """A study with many jobs does not keep another one waiting for its first."""
     config = SlurmLauncherConfig(pack="single", call_burst=10, calls_per_minute=4)
@@ -623,6 +698,45 @@ def test_a_job_of_another_ledger_is_adopted(tmp_path: Path) -> None:
     assert second.states() == [LedgerState.FINISHED]
     assert second.slurm.num_calls("sbatch") == 1
     assert sum(second.node.begun.values()) == 1
+
+
+def test_a_job_of_another_ledger_can_be_cancelled(tmp_path: Path) -> None:
+    """Also if nothing was followed before, and the wish is there from the first step on."""
+    first = World(tmp_path, work=lambda _: DAY)
+    _submit(first, "a")
+    first.die()
+    for path in (tmp_path / "state").glob("ledger.sqlite*"):
+        path.unlink()
+    second = first.reopened()
+    second.register([second.plan("a")])
+    second.run(1.0)
+
+    second.ledger.wish_cancel([_entry(second, "a").run_dir], second.now_s)
+    second.run(second.are_over, 15)
+
+    assert second.states() == [LedgerState.INTERRUPTED]
+    assert second.slurm.num_calls("sbatch") == 1
+
+
+def test_a_leader_whose_first_read_failed_watches_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that fails once, while it takes over, hides no run directory from it."""
+    world = World(tmp_path, work=lambda _: Work(duration_s=20))
+    _submit(world, "a")
+    world.die()
+    reconciler = world.begin()
+    with monkeypatch.context() as patch:
+        patch.setattr(LeaderLedger, "followed", _fails)
+        with pytest.raises(sqlite3.OperationalError):
+            reconciler.step()
+    world.run(world.are_over, 25)
+
+    assert world.states() == [LedgerState.FINISHED]
+
+
+def _fails(_: LeaderLedger) -> list[Entry]:
+    raise sqlite3.OperationalError("disk I/O error")
 
 
 def test_a_run_that_a_local_process_has_is_left_to_it(tmp_path: Path) -> None:
@@ -709,3 +823,23 @@ def test_a_job_that_nobody_needs_any_more_is_cancelled(tmp_path: Path) -> None:
     assert world.slurm.incarnations(_entry(world, "a").name)[-1].ended_s is not None
     assert world.node.begun.total() == 2
     assert replace(_entry(world, "b"), state=LedgerState.RUNNING) == _entry(world, "b")
+
+
+def test_a_script_that_was_submitted_by_hand_is_nobodys_to_cancel(tmp_path: Path) -> None:
+    """What has failed may be run again by hand while a flow goes on, under whatever name."""
+    world = World(
+        tmp_path,
+        work=lambda run: (
+            DAY if run.request.script.parent.name == "b" else Work(duration_s=5, exit_code=1)
+        ),
+        size=Size(num_nodes=1, cpus=1),
+    )
+    world.register([world.plan("a")], SINGLE)
+    world.run(world.are_over, 60)
+    _submit(world, "b")
+
+    _twin(world, "a")
+    world.run(90.0)
+
+    assert world.slurm.incarnations(_entry(world, "a").name)[-1].state is SlurmState.PENDING
+    assert world.slurm.num_calls("scancel") == 0

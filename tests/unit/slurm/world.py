@@ -172,7 +172,7 @@ class World:
 
     def are_over(self) -> bool:
         """Say whether all jobs are over."""
-        return all(state.job_state.is_final for state in self.states())
+        return not self.ledger.live_studies()
 
     def describe(self) -> str:
         """Describe what is not over, for the message of a failed test."""

@@ -1,8 +1,13 @@
 """Parts of the steps that need no Prefect to run."""
 
+import os
 from pathlib import Path
 
-from tasks.steps.federated import with_figures
+from tasks.runtime.records import Result
+from tasks.runtime.run_directory import RunDirectory
+from tasks.slurm.launcher import JobState
+from tasks.slurm.results import write_result
+from tasks.steps.federated import last_word, with_figures
 from tasks.steps.flow_record import FlowRecord, read_flow_record, write_flow_record
 
 
@@ -16,6 +21,27 @@ def test_figures_are_put_into_the_report(tmp_path: Path) -> None:
     assert shown == (
         "# R\n\n![c](data:image/png;base64,iVBORw==)\n\n![s](speedup.png) [x](other.md)"
     )
+
+
+def test_the_result_of_an_earlier_attempt_says_nothing_of_a_later_one(tmp_path: Path) -> None:
+    """A point that was given up while its second job ran has not stopped, as far as is known."""
+    directory = RunDirectory(tmp_path)
+    unstarted = last_word(directory, JobState.INTERRUPTED)
+    for number, begun_s in ((1, 100), (2, 300)):
+        directory.attempt(number).mkdir(parents=True)
+        started = directory.attempt(number) / "started.json"
+        started.touch()
+        os.utime(started, (begun_s, begun_s))
+    write_result(directory, Result(status="interrupted", message="stopped"))
+
+    os.utime(directory.result, (200, 200))
+    stale = last_word(directory, JobState.INTERRUPTED)
+    os.utime(directory.result, (400, 400))
+    fresh = last_word(directory, JobState.INTERRUPTED)
+
+    assert unstarted == "not started"
+    assert stale == "not known to have stopped; run: watershed cancel"
+    assert fresh == "stopped"
 
 
 def test_the_record_of_a_flow_is_read_back(tmp_path: Path) -> None:

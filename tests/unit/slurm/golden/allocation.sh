@@ -6,7 +6,7 @@
 # Submitted by: sbatch job.sh
 # Submitted once more it does nothing: the first submission has the run. To run what has
 # stopped again, from its last checkpoint, give it a higher number:
-#     WATERSHED_SUBMISSION=2 sbatch job.sh
+#     WATERSHED_SUBMISSION=2 sbatch --job-name=ws-0b6e3bd6afb0-2 job.sh
 
 #SBATCH --job-name=ws-0b6e3bd6afb0-1
 #SBATCH --comment="digits seed=0 and 4 more"

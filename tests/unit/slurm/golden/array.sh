@@ -6,8 +6,8 @@
 # Submitted by: sbatch job.sh
 # Submitted once more it does nothing: the first submission has the run. To run what has
 # stopped again, from its last checkpoint, give it a higher number:
-#     WATERSHED_SUBMISSION=2 sbatch job.sh
-#     WATERSHED_SUBMISSION=2 sbatch --array=3 job.sh
+#     WATERSHED_SUBMISSION=2 sbatch --job-name=ws-be0d144f354d-2 job.sh
+#     WATERSHED_SUBMISSION=2 sbatch --job-name=ws-be0d144f354d-2 --array=3 job.sh
 
 #SBATCH --job-name=ws-be0d144f354d-1
 #SBATCH --comment="digits seed=0 and 4 more"

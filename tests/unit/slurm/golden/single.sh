@@ -5,7 +5,7 @@
 # Submitted by: sbatch job.sh
 # Submitted once more it does nothing: the first submission has the run. To run what has
 # stopped again, from its last checkpoint, give it a higher number:
-#     WATERSHED_SUBMISSION=2 sbatch job.sh
+#     WATERSHED_SUBMISSION=2 sbatch --job-name=ws-a8ae2aa51a22-2 job.sh
 
 #SBATCH --job-name=ws-a8ae2aa51a22-1
 #SBATCH --comment="digits seed=0"

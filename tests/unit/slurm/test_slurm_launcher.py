@@ -1,0 +1,66 @@
+"""The launcher: what it leaves behind when it is closed."""
+
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from configs.launchers import SlurmLauncherConfig
+from tasks.runtime.run_directory import RunDirectory
+from tasks.slurm.commands import SlurmCli
+from tasks.slurm.launcher import JobState
+from tasks.slurm.ledger import Ledger
+from tasks.slurm.ledger_file import LedgerFile
+from tasks.slurm.plan import JobPlan
+from tasks.slurm.slurm_launcher import LEDGER_NAME, SlurmLauncher
+from tests.fakes.slurm import FakeSlurm
+
+
+@pytest.fixture
+def launcher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SlurmLauncher]:
+    """A launcher on a cluster whose clock stands still: what is submitted never ends."""
+    monkeypatch.setattr("tasks.slurm.ledger_file._BUSY_TIMEOUT_S", 0.2)
+    cli = SlurmCli(FakeSlurm(0).run)
+    config = SlurmLauncherConfig(pack="single")
+    study_dir = tmp_path / "study"
+    launcher = SlurmLauncher(config, study_dir, slurm=cli, state_dir=tmp_path, grace_s=0.5)
+    yield launcher
+    launcher.close()
+
+
+def _plan(study_dir: Path) -> JobPlan:
+    run_dir = study_dir / "points" / "000"
+    run_dir.mkdir(parents=True)
+    RunDirectory(run_dir).job.touch()
+    return JobPlan(name="a", module="toy.job", run_dir=run_dir, python="/usr/bin/python3")
+
+
+def test_what_has_not_stopped_in_time_is_told(
+    launcher: SlurmLauncher, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It counts as interrupted, and the user learns what to run if that is not enough."""
+    job = launcher.submit(_plan(tmp_path / "study"))
+    while not Ledger(LedgerFile(tmp_path / LEDGER_NAME)).entries()[0].slurm_job:
+        launcher.wait(job, 0.1)
+
+    launcher.close()
+
+    assert launcher.poll(job) is JobState.INTERRUPTED
+    assert "not known to have stopped: 1 of its jobs; run: watershed cancel study" in caplog.text
+
+
+def test_a_close_that_failed_can_be_repeated(launcher: SlurmLauncher, tmp_path: Path) -> None:
+    """The wish to stop is not lost because the ledger was busy."""
+    job = launcher.submit(_plan(tmp_path / "study"))
+    with sqlite3.connect(tmp_path / LEDGER_NAME, timeout=30) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(sqlite3.OperationalError, match="locked"):
+            launcher.close()
+        other.rollback()
+
+    launcher.close()
+
+    entry = Ledger(LedgerFile(tmp_path / LEDGER_NAME)).entry(job)
+    assert entry is not None
+    assert entry.wish_cancel
