@@ -6,6 +6,7 @@ Symbols: P parameters.
 import hashlib
 import json
 import math
+import stat
 from enum import StrEnum
 from pathlib import Path
 
@@ -190,7 +191,7 @@ def _read(path: Path, expected: dict[str, Tensor]) -> tuple[dict[str, str], dict
         Refused: It is no such file.
         OSError: It cannot be read.
     """
-    if not path.is_file() or path.is_symlink():
+    if not stat.S_ISREG(path.lstat().st_mode):
         raise Refused(Refusal.UNREADABLE, "no regular file")
     most = sum(like.nbytes for like in expected.values()) + _MOST_HEADER_BYTES
     content = read_replaced(path, most + 1)

@@ -108,7 +108,7 @@ class Server:
         self._collect = experiment.algorithm.collect
         self._algorithm = algorithm
         self._batch_size = batch_size
-        self._log = log
+        self._log, self._fence = log, fence
         self._checkpoints = directory.checkpoints
         self._spool = Spool(directory)
         self._models = PublishedModels(self._spool, initial, fence)
@@ -159,8 +159,10 @@ class Server:
         """Begin, or go on; return the lines of the log that the checkpoint does not know.
 
         Raises:
+            Overtaken: There is a newer server.
             JobError: The log, or the checkpoints, are gone.
         """
+        self._fence.check()
         lines = self._log.behind(self._log_bytes)
         version = self.state.version
         published = self._spool.versions()

@@ -138,7 +138,8 @@ def adopt(
         (after,) = connection.execute("SELECT total_changes()").fetchone()
         connection.executemany(
             "INSERT OR REPLACE INTO submissions"
-            " (run_dir, name, submission, slurm_job, submitting_s) VALUES (:run_dir, :name, :submission, :slurm_job, :now_s)",
+            " (run_dir, name, submission, slurm_job, submitting_s)"
+            " VALUES (:run_dir, :name, :submission, :slurm_job, :now_s)",
             rows,
         )
     return int(after) - int(before)

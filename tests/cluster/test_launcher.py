@@ -114,7 +114,7 @@ def _began(plan: JobPlan) -> list[str]:
 
 def _queue(cluster: SlurmCluster) -> list[str]:
     """Return the names of the jobs that wait or run."""
-    return cluster.run(["squeue", "--noheader", "--format=%j"]).split()
+    return cluster.run(["squeue", "--noheader", "--format=%j"]).stdout.split()
 
 
 @pytest.mark.parametrize("config", [SINGLE, ARRAY, ARRAY.model_copy(update={"pack": "allocation"})])
@@ -276,7 +276,7 @@ def test_what_sbatch_refuses_is_said_in_its_words(
     del in_cluster
     launcher = launch(SINGLE)
     plan = planned(tmp_path / "study", "r", "work")
-    resources = SlurmResources(partition="nowhere", time_limit="1")
+    resources = SlurmResources(partition="nowhere", time_limit="10")
 
     job = launcher.submit(plan.model_copy(update={"resources": resources}))
     state = _ended(launcher, job, 20)

@@ -30,9 +30,15 @@ def publish(spool: Spool, version: int = 0) -> None:
     spool.announce(Newest(version=version, sha256=digest), UNFENCED)
 
 
-def make_client(server: RunDirectory, fence: Fence = UNFENCED) -> Client:
+def make_client(
+    server: RunDirectory, fence: Fence = UNFENCED, patience_s: float | None = None
+) -> Client:
     """The client of worker 1."""
     job = server.worker(WORKER).read_client_job()
+    if patience_s is not None:  # shorter than a configuration may have it: a copy is not validated
+        arrivals = job.experiment.arrivals.model_copy(update={"server_patience_s": patience_s})
+        experiment = job.experiment.model_copy(update={"arrivals": arrivals})
+        job = job.model_copy(update={"experiment": experiment})
     return Client(job, Spool(server), build_problem(job.experiment), fence, token=1)
 
 
@@ -189,25 +195,23 @@ def test_a_model_that_is_not_what_was_announced_is_not_used(tmp_path: Path) -> N
 
 def test_without_a_sign_of_life_it_gives_up(tmp_path: Path) -> None:
     """A worker does not burn its allocation for a server that does not come back."""
-    arrivals = make_run(tmp_path).read_job().experiment.arrivals.model_dump()
-    server = make_run(tmp_path, arrivals=arrivals | {"server_patience_s": 0.3})
+    server = make_run(tmp_path)
 
     began_s = time.monotonic()
     with pytest.raises(Interrupted):
-        make_client(server).until_done(StopRequest())
+        make_client(server, patience_s=0.3).until_done(StopRequest())
 
     assert 0.3 < time.monotonic() - began_s < 5
 
 
 def test_given_up_with_a_return_in_hand_it_hands_it_in(tmp_path: Path) -> None:
     """The server may come back yet."""
-    arrivals = make_run(tmp_path).read_job().experiment.arrivals.model_dump()
-    server = make_run(tmp_path, arrivals=arrivals | {"server_patience_s": 0.3})
+    server = make_run(tmp_path)
     spool = open_spool(server)
     publish(spool)
 
     with pytest.raises(Interrupted):
-        make_client(server).until_done(StopRequest())
+        make_client(server, patience_s=0.3).until_done(StopRequest())
 
     assert names_in(spool.returns) == ["w1-s0-v0-t1.safetensors", "w1-s1-v0-t1.safetensors"]
 

@@ -74,7 +74,7 @@ def _fail(ledger: LeaderLedger, entry: Entry, *, again: bool) -> None:
 def test_a_job_goes_from_planned_to_finished(ledger: LeaderLedger) -> None:
     """Each step is there for everybody once it is written."""
     plans = _plans(1)
-    seen = []
+    seen: list[LedgerState] = []
 
     ledger.register(STUDY, CONFIG, plans, 1.0)
     seen += ledger.states(STUDY).values()
