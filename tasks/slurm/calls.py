@@ -10,6 +10,7 @@ from tasks.slurm.entries import Entry
 from tasks.slurm.errors import NoAccounting, SlurmError
 from tasks.slurm.plan import NAME_PREFIX
 from tasks.slurm.sightings import Accounted, Queued, Slurm
+from tasks.slurm.states import SlurmState
 
 _log = logging.getLogger(__name__)
 
@@ -49,9 +50,19 @@ class Listing:
         An id alone proves nothing: a controller that was killed gives the ids that it has forgotten
         to other jobs. Only of a job that was submitted by hand the name is not known.
         """
-        line = self._by_id.get(entry.slurm_job)
+        line = self._by_id.get(entry.slurm_job) or self._line_of_array(entry)
         is_ours = line is not None and (line.name == entry.name or _may_be(line.name, entry))
         return line if is_ours else None
+
+    def _line_of_array(self, entry: Entry) -> Queued | None:
+        """Return the line that stands for a task which was cancelled before it had begun.
+
+        squeue lists such tasks by the id of the array alone, if no other one waits any more.
+        """
+        line = self._by_id.get(entry.slurm_job.partition("_")[0])
+        is_over = line is not None and line.state.is_final
+        has_waited = entry.slurm_state in {"", SlurmState.PENDING}
+        return line if is_over and has_waited and entry.task is not None else None
 
     def named(self, name: str) -> list[Queued]:
         """Return the jobs, or tasks, of a name."""

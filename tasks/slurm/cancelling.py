@@ -11,7 +11,7 @@ from tasks.slurm.errors import SlurmError
 
 _AGAIN_AFTER_S = 20.0
 """A job that is still there so long after its scancel is cancelled again."""
-_LOOK_AFTER_S = (1.0, 4.0)
+_LOOK_AFTER_S = (1.0, 4.0, 8.0)
 
 
 class Canceller:

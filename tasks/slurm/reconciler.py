@@ -29,6 +29,7 @@ from tasks.slurm.watching import Watch
 STEP_S = 0.2
 """Longest pause between two steps: wishes and plans of other processes are found by asking."""
 _ATTEND_EVERY_S = 1.0
+_RECKON_EVERY_S = 1.0
 _ASK_BUCKET_EVERY_S = 1.0
 
 
@@ -71,6 +72,7 @@ class Reconciler:
         self._costing = Costing(desk)
         self._renewed_s = self._clock.steady()
         self._reckoned_s = self._attended_s = -math.inf
+        self._version = -1
         self._may_pay_s = 0.0
         self._is_outdated = True
 
@@ -92,7 +94,9 @@ class Reconciler:
         if now_s - self._renewed_s >= RENEWED_EVERY_S:
             self._leadership.renew()
             self._renewed_s = now_s
-        if now_s - self._reckoned_s >= 1.0:
+        version = self._ledger.version()
+        if version != self._version or now_s - self._reckoned_s >= _RECKON_EVERY_S:
+            self._version = version  # before the first call for a new study is paid
             self._reckon()
         self._canceller.hear()
         self._follower.hear(self._desk.watch.news(now_s))

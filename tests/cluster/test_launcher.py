@@ -218,7 +218,7 @@ def test_a_controller_that_crashes_loses_no_job(
     job = launcher.submit(plan)
     _until(lambda: _queue(in_cluster))
     in_cluster.restart_controller(crash=True)
-    in_cluster.run(["sbatch", "--job-name=other", "--wrap=sleep 30", "--output=/dev/null"])
+    in_cluster.run(["sbatch", "--job-name=other", "--wrap=sleep 300", "--output=/dev/null"])
     state = _ended(launcher, job, 180)
 
     assert state is JobState.FINISHED

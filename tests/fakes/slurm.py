@@ -328,8 +328,21 @@ class FakeSlurm:
     def _scancel(self, argv: Sequence[str]) -> Answer:
         for asked in argv[1:]:
             if not asked.startswith("-"):
-                self.controller.cancel(self._found(asked))
+                job, _, tasks = asked.partition("_")
+                together = self._together(int(job))
+                runs = self._found(asked)
+                if tasks and together and set(together) <= set(runs):
+                    # None is left that waits: squeue lists them by the array's id alone.
+                    self.controller.merged.add(int(job))
+                    for run in together:
+                        run.is_split = False
+                self.controller.cancel(runs)
         return Answer()
+
+    def _together(self, job: int) -> list[Incarnation]:
+        """Return the tasks of an array that wait in one record."""
+        runs = self.controller.known.get(job, {}).values()
+        return [r for r in runs if r.task is not None and r.is_waiting and not r.is_split]
 
     def _scontrol(self, argv: Sequence[str]) -> Answer:
         if argv[1:] == ["ping"]:

@@ -344,6 +344,19 @@ def test_one_task_of_an_array_is_cancelled(tmp_path: Path) -> None:
     assert _result(world, "b") == ("interrupted", "", "")
 
 
+def test_tasks_that_have_not_begun_are_cancelled_together(tmp_path: Path) -> None:
+    """squeue then lists them by the array's id alone, and that is understood."""
+    config = SlurmLauncherConfig(max_running=1, calls_per_minute=600, call_burst=1000)
+    world = World(tmp_path, work=lambda _: DAY, config=config)
+    world.register([world.plan(name) for name in "abc"])
+    world.run(20.0)
+
+    world.ledger.wish_cancel([entry.run_dir for entry in world.entries()], world.now_s)
+    world.run(world.are_over, 10)
+
+    assert world.states() == [LedgerState.INTERRUPTED] * 3
+
+
 def test_a_cancellation_needs_no_token(tmp_path: Path) -> None:
     """With an empty bucket the wish is carried out in time all the same."""
     config = SlurmLauncherConfig(pack="single", call_burst=4, calls_per_minute=1)
