@@ -345,7 +345,7 @@ def test_one_task_of_an_array_is_cancelled(tmp_path: Path) -> None:
 
 
 def test_tasks_that_have_not_begun_are_cancelled_together(tmp_path: Path) -> None:
-    """squeue then lists them by the array's id alone, and that is understood."""
+    """Squeue then lists them by the array's id alone, and that is understood."""
     config = SlurmLauncherConfig(max_running=1, calls_per_minute=600, call_burst=1000)
     world = World(tmp_path, work=lambda _: DAY, config=config)
     world.register([world.plan(name) for name in "abc"])
