@@ -228,10 +228,15 @@ class Follower:
             return
 
     def _hear_of_allocation(self, entry: Entry, found: Found) -> None:
-        """Conclude a run that has finished while others go on in the same job of Slurm."""
+        """Conclude a run that has finished, though others go on in the same job of Slurm."""
         if found.evidence is Evidence.FINISHED:
             told = Told(SlurmState.RUNNING, slurm_job=entry.slurm_job)
             self._conclusions.conclude(entry, DONE, told, found)
+        else:
+            self._stirred.add(entry.run_dir)
+        runs = {one.run_dir for one in self._desk.ledger.followed_as(entry.name)}
+        if runs and runs <= self._stirred:  # the last of them has ended, and with it the job
+            self._desk.agenda.confirm(self._desk.clock.steady(), is_news=True)
 
     def _is_culled(self, entry: Entry) -> bool:
         """Whether it was not the user who has cancelled it."""

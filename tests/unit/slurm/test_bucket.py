@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks.slurm.bucket import Rate, TokenBucket, Urgency
@@ -93,6 +93,7 @@ def test_a_clock_that_is_set_back_gives_nothing(path: Path) -> None:
     assert later == 0.0
 
 
+@settings(deadline=None)
 @given(
     steps=st.lists(
         st.tuples(st.floats(0, 100), st.sampled_from([Urgency.LOOK, Urgency.SUBMIT])), max_size=40

@@ -13,15 +13,22 @@ import pytest
 from configs.launchers import SlurmLauncherConfig
 from tasks.runtime.records import Costs, Started
 from tasks.runtime.run_directory import RunDirectory
-from tasks.slurm.calls import Clock
+from tasks.slurm.agenda import Agenda
+from tasks.slurm.bucket import TokenBucket
+from tasks.slurm.calls import Calls, Clock, Listing
+from tasks.slurm.commands import SlurmCli
 from tasks.slurm.concluding import Conclusions
+from tasks.slurm.desk import Desk
+from tasks.slurm.doubts import Doubts
 from tasks.slurm.entries import Entry, LedgerState
 from tasks.slurm.evidence import NOTHING
 from tasks.slurm.judgement import Told, judge
 from tasks.slurm.leader_ledger import LeaderLedger
 from tasks.slurm.plan import SERVER_MODULE
 from tasks.slurm.results import slurm_output
+from tasks.slurm.sightings import Queued
 from tasks.slurm.states import SlurmState
+from tasks.slurm.watching import Watch
 from tests.fakes.controller import Timing
 from tests.fakes.jobs import Incarnation, Work
 from tests.fakes.scripts import Size
@@ -94,6 +101,18 @@ def test_an_end_is_noticed_between_the_regular_looks(tmp_path: Path) -> None:
         (submission,) = world.ledger.submissions(entry.run_dir)
         delays_s.append((submission.ended_s or 0.0) - (run.ended_s or 0.0))
     assert max(delays_s) <= 2.0
+
+
+def test_an_allocation_is_over_with_its_last_run(tmp_path: Path) -> None:
+    """Runs that failed in it are known as soon as none goes on; good ends before that."""
+    config = SINGLE.model_copy(update={"pack": "allocation"})
+    world = World(tmp_path, work=lambda _: Work(duration_s=4, exit_code=1), config=config)
+    world.register([world.plan(name) for name in "abc"])
+    world.run(2.0)
+
+    world.run(world.are_over, 8)
+
+    assert world.states() == [LedgerState.FAILED] * 3
 
 
 def test_a_start_is_noticed_without_asking_slurm(tmp_path: Path) -> None:
@@ -283,6 +302,41 @@ def test_a_forgotten_job_is_submitted_again_as_the_same_job(tmp_path: Path) -> N
     assert world.node.overlaps == []
 
 
+def test_a_stranger_with_the_id_of_a_forgotten_job_is_left_alone(tmp_path: Path) -> None:
+    """It is not taken for our job while it runs, and not cancelled when ours is."""
+    world = World(tmp_path, work=lambda _: DAY, faults=Faults(crash_at=(2.0,)))
+    world.register([world.plan("a")])
+    world.run(4.0)
+    by_hand = _submit_by_hand(world)
+    (stranger,) = world.slurm.incarnations(by_hand)
+    known_as = _entry(world, "a").slurm_job
+
+    world.ledger.wish_cancel([_entry(world, "a").run_dir], world.now_s)
+    world.run(world.are_over, 120)
+
+    assert stranger.slurm_job == known_as
+    assert stranger.ended_s is None
+    assert world.states() == [LedgerState.INTERRUPTED]
+
+
+def test_an_accounting_that_lags_is_waited_for(tmp_path: Path) -> None:
+    """A job that has left the queue is not lost because the accounting has not heard of its end."""
+    world = World(
+        tmp_path,
+        work=lambda _: DAY,
+        faults=Faults(sacct_lag_s=8.0),
+        timing=Timing(min_job_age=0.5, start_delay=(40.0, 40.0)),
+    )
+    world.register([world.plan("a")])
+    world.run(28.0)
+    world.slurm.cancel_all()
+
+    world.run(world.are_over, 60)
+
+    assert _entry(world, "a").failure in {"cancelled", "admin"}  # by a user of the fake's
+    assert world.slurm.num_calls("sbatch") == 1
+
+
 def test_a_job_that_only_the_accounting_remembers_is_gone(tmp_path: Path) -> None:
     """The accounting says PENDING for ever of a job that the controller has forgotten."""
     world = World(tmp_path, faults=Faults(crash_at=(1.0,)), size=Size(num_nodes=1))
@@ -347,7 +401,8 @@ def test_one_task_of_an_array_is_cancelled(tmp_path: Path) -> None:
 def test_tasks_that_have_not_begun_are_cancelled_together(tmp_path: Path) -> None:
     """Squeue then lists them by the array's id alone, and that is understood."""
     config = SlurmLauncherConfig(max_running=1, calls_per_minute=600, call_burst=1000)
-    world = World(tmp_path, work=lambda _: DAY, config=config)
+    faults = Faults(no_accounting=True)
+    world = World(tmp_path, work=lambda _: DAY, config=config, faults=faults)
     world.register([world.plan(name) for name in "abc"])
     world.run(20.0)
 
@@ -486,6 +541,24 @@ def test_a_job_that_lost_its_node_is_not_started_at_once(tmp_path: Path) -> None
     assert started_s - failed_s >= 60.0  # until then its heart might still beat
     assert started_s - requeued_s < 121.0
     assert _entry(world, "a").submission == 1
+
+
+def test_the_past_of_a_lost_node_gets_time_to_pass(tmp_path: Path) -> None:
+    """However long its heart has been still: 15 s after Slurm has queued it again, not before."""
+    world = World(
+        tmp_path,
+        size=Size(num_nodes=2),
+        work=lambda _: DAY,
+        timing=Timing(dead_after=(86.0, 86.0)),  # just before a regular look
+    )
+    _submit(world, "a")
+    world.slurm.controller.fail_node("node01")
+
+    world.run(lambda: len(world.slurm.incarnations(_entry(world, "a").name)) == 2, 200)
+    requeued_s = world.now_s
+    world.run(lambda: _run_of(world, "a").started_s is not None, 300)
+
+    assert 15.0 <= (_run_of(world, "a").started_s or 0.0) - requeued_s <= 15.0 + 30.0 + 2.0
 
 
 def test_a_preempted_job_goes_on_as_soon_as_it_can(tmp_path: Path) -> None:
@@ -836,6 +909,22 @@ def test_a_job_that_nobody_needs_any_more_is_cancelled(tmp_path: Path) -> None:
     assert world.slurm.incarnations(_entry(world, "a").name)[-1].ended_s is not None
     assert world.node.begun.total() == 2
     assert replace(_entry(world, "b"), state=LedgerState.RUNNING) == _entry(world, "b")
+
+
+def test_a_job_that_comes_back_from_the_dead_is_cancelled(tmp_path: Path) -> None:
+    """A controller that was killed may take up a job again that is over: under the id it had."""
+    world = World(tmp_path)
+    world.register([world.plan("a")])
+    world.run(world.are_over)
+    clock = Clock(world.slurm.clock.now, world.slurm.clock.now)
+    calls = Calls(SlurmCli(world.slurm.run), TokenBucket(world.ledger.file), clock)
+    doubts = Doubts(Desk(world.ledger, calls, Watch(), Agenda(), clock))
+    name = _entry(world, "a").name
+    listing = Listing([Queued("1", name, SlurmState.RUNNING), Queued("2", "x", SlurmState.PENDING)])
+
+    excess = doubts.settle([], listing)
+
+    assert excess == ["1"]
 
 
 def test_a_script_that_was_submitted_by_hand_is_nobodys_to_cancel(tmp_path: Path) -> None:
