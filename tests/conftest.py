@@ -1,8 +1,10 @@
 """What all tests share: texts that are compared literally, proofs that run when asked for."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
+
+from tests.ranks import RankPool
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -34,3 +36,16 @@ def check_golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
         assert text == path.read_text(encoding="utf-8")
 
     return check
+
+
+@pytest.fixture(scope="session")
+def ranks() -> Iterator[Callable[[int], RankPool]]:
+    """Return ``ranks(n)``: a world of n gloo ranks, which lives until the session ends."""
+    pools: dict[int, RankPool] = {}
+
+    def pool(num_ranks: int) -> RankPool:
+        return pools.setdefault(num_ranks, RankPool(num_ranks))
+
+    yield pool
+    for running in pools.values():
+        running.close()

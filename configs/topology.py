@@ -1,0 +1,151 @@
+"""A machine as nested levels of ranks (two GCDs to a package, eight to a node), from a file.
+
+Ranks are numbered so that those of one package are neighbours, and those of one node; Slurm's
+block distribution, its default, does so.
+"""
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BeforeValidator, Field, model_validator
+
+from configs.base import Fault, PositiveFloat, Record, Whole, raise_faults
+from configs.scripts import refused
+
+NODE = "node"
+CLUSTER = "cluster"
+"""Name of the level above the node: all ranks, when they are on several nodes."""
+
+_SHIPPED = Path(__file__).parent / "topologies"
+
+Dtype = Literal["float64", "float32", "bfloat16"]
+
+
+class Level(Record):
+    """One level of a machine below the cluster."""
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]{0,30}$", description="Such as package, or node.")
+    ranks: Whole = Field(ge=2, le=1_000_000, description="Ranks (devices) in one of them.")
+
+
+class Device(Record):
+    """What one rank computes with; what is not known is left out."""
+
+    name: str = Field(default="", description="For people.")
+    memory_bytes: Whole | None = Field(
+        default=None, ge=1, description="Memory that one rank may use, in bytes."
+    )
+    peak_tflops: dict[Dtype, PositiveFloat] = Field(
+        default={}, description="Peak of dense matrix products, TFLOPS, by dtype."
+    )
+
+
+class Topology(Record):
+    """A machine: its levels from the innermost to the node, and its devices."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$", description="Of the machine.")
+    description: str = Field(default="", description="What it is, and where its numbers are from.")
+    levels: tuple[Level, ...] = Field(
+        min_length=1, description="From the innermost to the one named node."
+    )
+    device: Device = Field(default=Device(), description="What one rank computes with.")
+
+    @model_validator(mode="after")
+    def _levels_nest(self) -> "Topology":
+        raise_faults("Topology", list(self._faults()))
+        return self
+
+    def _faults(self) -> Iterator[Fault]:
+        names = [level.name for level in self.levels]
+        for number, (inner, outer) in enumerate(itertools.pairwise(self.levels)):
+            if outer.ranks % inner.ranks or outer.ranks == inner.ranks:
+                message = f"{outer.ranks} ranks are no multiple (2, 3, ...) of the {inner.ranks} "
+                message += f"of a {inner.name}, the level before"
+                yield Fault(path=f"levels.{number + 1}.ranks", message=message)
+        if names[-1] != NODE:
+            yield Fault(path="levels", message=f"ends with '{names[-1]}'; the last one is '{NODE}'")
+        if len(set(names)) < len(names) or CLUSTER in names:
+            message = f"{', '.join(names)} are no distinct names other than '{CLUSTER}'"
+            yield Fault(path="levels", message=f"{message}, which means all nodes")
+
+    @property
+    def ranks_per_node(self) -> int:
+        """Ranks of a whole node."""
+        return self.levels[-1].ranks
+
+    def node_ranks(self, num_ranks: int) -> int:
+        """Ranks on each node of a job: all of them, if it fits on one."""
+        return min(self.ranks_per_node, num_ranks)
+
+    def level_names(self) -> list[str]:
+        """Names of all levels, from the innermost to the cluster."""
+        return [*(level.name for level in self.levels), CLUSTER]
+
+    def level_of(self, first: int, last: int) -> str:
+        """Return the innermost level that holds two ranks, and so all ranks between them.
+
+        Args:
+            first: A rank, from 0.
+            last: Another one, not smaller.
+
+        Returns:
+            The level's name; the cluster's, if they are on two nodes.
+        """
+        for level in self.levels:
+            if first // level.ranks == last // level.ranks:
+                return level.name
+        return CLUSTER
+
+
+def load_topology(name: str) -> Topology:
+    """Read a machine's file.
+
+    Args:
+        name: Name of a shipped topology, such as ``frontier``, or the path of a YAML file.
+
+    Returns:
+        The topology.
+
+    Raises:
+        ValueError: There is no such file, or it is faulty.
+    """
+    path = Path(name).expanduser() if "/" in name or name.endswith(".yaml") else shipped_path(name)
+    try:
+        raw: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        known = ", ".join(shipped_topologies())
+        message = f"{name!r} is no topology; use {known}, or the path of a YAML file"
+        raise ValueError(message) from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+    if not isinstance(raw, dict):
+        raise ValueError(  # noqa: TRY004  a faulty file, not a faulty call
+            f"{path} holds no mapping; see {_SHIPPED / 'mini.yaml'}"
+        )
+    return Topology.model_validate({"name": path.stem, **raw})
+
+
+def shipped_path(name: str) -> Path:
+    """Return where a shipped topology of that name would be."""
+    return _SHIPPED / f"{name}.yaml"
+
+
+def shipped_topologies() -> list[str]:
+    """List the names of the shipped topologies."""
+    return sorted(path.stem for path in _SHIPPED.glob("*.yaml"))
+
+
+def _read_if_named(value: Any) -> Any:  # noqa: ANN401  raw YAML: any type arrives here
+    if not isinstance(value, str):
+        return value
+    try:
+        return load_topology(value)
+    except ValueError as error:
+        raise refused(str(error)) from error
+
+
+TopologyField = Annotated[Topology, BeforeValidator(_read_if_named)]
+"""A topology, or the name or path of one; what is read becomes part of the configuration."""
