@@ -9,6 +9,9 @@ import annotated_types
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+_FEW_KEYS = 4
+"""Most keys of a record that are named where it is only mentioned."""
+
 
 @dataclass(frozen=True)
 class Allowed:
@@ -73,6 +76,15 @@ class Allowed:
         return list(self.record.model_fields) if self.record else []
 
     @property
+    def choices(self) -> list[str]:
+        """Words that the place, or a member of its union, may hold; without the empty one."""
+        if self.members:
+            return [word for member in self.members for word in member.choices]
+        if get_origin(self.annotation) is not Literal:
+            return []
+        return [str(choice) for choice in get_args(self.annotation) if choice != ""]
+
+    @property
     def members(self) -> list["Allowed"]:
         """Members of a union; empty for what is no union."""
         if not _is_union(self.annotation):
@@ -121,14 +133,16 @@ class Allowed:
         if self.members:
             return " or ".join(member.words(plural=plural) for member in self.members)
         if origin is Literal:
-            choices = [str(choice) for choice in get_args(annotation)]
+            choices = self.choices
             return choices[0] if len(choices) == 1 else f"one of {', '.join(choices)}"
         if self.shape == "sequence":
             entries = Allowed.of(get_args(annotation)[0]).words(plural=True)
             least = " with at least one entry" if self._bound(annotated_types.MinLen) else ""
             return f"{'lists' if plural else 'a list'} of {entries}{least}"
         if self.shape == "mapping":
-            return "mappings of keys to values" if plural else "a mapping of keys to values"
+            few = 0 < len(self.keys) <= _FEW_KEYS
+            keys = ", ".join(self.keys) if few else "keys to values"
+            return f"mappings of {keys}" if plural else f"a mapping of {keys}"
         if annotation is bool:
             return "true or false"
         if annotation in {int, float}:
@@ -166,12 +180,13 @@ def shape_of(value: object) -> str:
     return "sequence" if isinstance(value, Sequence) and not is_text else "scalar"
 
 
-def paths_named(record: type[BaseModel], name: str) -> list[str]:
+def paths_named(record: type[BaseModel], name: str, raw: object = None) -> list[str]:
     """Find the dotted paths of all fields of a name, in a record and the records below it.
 
     Args:
         record: Where to search.
         name: Name of the field.
+        raw: What stands there; of a tagged union, only the member that it chooses is searched.
 
     Returns:
         Each path once, in the order of the fields.
@@ -181,14 +196,17 @@ def paths_named(record: type[BaseModel], name: str) -> list[str]:
         if key == name:
             paths.append(key)
         allowed = Allowed.of(field)
-        for below in (allowed, *allowed.members):
+        node = raw.get(key) if isinstance(raw, Mapping) else None
+        tag = node.get(allowed.tag) if isinstance(node, Mapping) else node
+        chosen = allowed.options.get(tag) if isinstance(tag, str) else None
+        for below in [chosen] if chosen else [allowed, *allowed.members]:
             if below.record:
-                paths += [f"{key}.{path}" for path in paths_named(below.record, name)]
+                paths += [f"{key}.{path}" for path in paths_named(below.record, name, node)]
     return list(dict.fromkeys(paths))
 
 
 def leaf_paths(record: type[BaseModel]) -> list[str]:
-    """List the dotted paths of all fields that hold no record, such as ``worker.lr``.
+    """List the dotted paths of all fields that need hold no record, such as ``worker.lr``.
 
     Args:
         record: Where to begin.
@@ -200,7 +218,8 @@ def leaf_paths(record: type[BaseModel]) -> list[str]:
     for key, field in record.model_fields.items():
         allowed = Allowed.of(field)
         below = [part.record for part in (allowed, *allowed.members) if part.record]
-        paths += [f"{key}.{path}" for part in below for path in leaf_paths(part)] or [key]
+        paths += [key] if not below or allowed.choices else []
+        paths += [f"{key}.{path}" for part in below for path in leaf_paths(part)]
     return list(dict.fromkeys(paths))
 
 

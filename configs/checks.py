@@ -3,6 +3,7 @@
 They look, but load nothing: what only the data themselves can tell, the job reports.
 """
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from configs.sizes import in_flight_bytes, num_parameters, server_memory_bytes
 from configs.stability import step_warnings
 from configs.study import Study
 from configs.trace import trace_faults
+from configs.training import TrainingExperiment
+from configs.training_checks import training_faults, training_notes
 
 _NOTABLE_BYTES = 1_000_000
 _NOTABLE_IN_FLIGHT_BYTES = 1_000_000_000
@@ -44,15 +47,20 @@ def check_study(study: Study) -> Findings:
     Returns:
         What was found, in the order of the points.
     """
+    experiments = [point.experiment for point in study.points()]
+    federated = [one for one in experiments if isinstance(one, FederatedExperiment)]
+    training = [one for one in experiments if isinstance(one, TrainingExperiment)]
     faults: dict[Fault, None] = {}
     warnings: dict[str, None] = {}
     notes: dict[str, None] = {}
-    experiments = [point.experiment for point in study.points()]
-    for experiment in experiments:
+    for experiment in federated:
         faults |= dict.fromkeys([*data_faults(experiment.data), *trace_faults(experiment)])
         warnings |= dict.fromkeys(_step_warnings(experiment))
         notes |= dict.fromkeys([*_source_notes(experiment.data), *_memory_notes(experiment)])
-    warnings |= dict.fromkeys(_service_warnings(experiments))
+    warnings |= dict.fromkeys(_service_warnings(federated))
+    for one in training:
+        faults |= dict.fromkeys(training_faults(one, study.launcher))
+        notes |= dict.fromkeys(training_notes(one, study.launcher, os.cpu_count() or 1))
     return Findings(list(faults), list(warnings), list(notes))
 
 

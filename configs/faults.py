@@ -48,7 +48,7 @@ def faults_in(record: type[BaseModel], raw: Mapping[str, Any]) -> list[Fault]:
         for place in found:
             # What trips over a replaced field says nothing new.
             if not any(_overlap(path, root) for path in place.checked for root in repaired):
-                faults[_explain(record, place)] = None
+                faults[_explain(record, raw, place)] = None
         replaced = {path for place in found if (path := _present(candidate, place.path))}
         if not replaced:
             break
@@ -110,7 +110,8 @@ def _locate(record: type[BaseModel], raw: object, detail: ErrorDetails) -> _Plac
             member = allowed.member_for(node)
             if member is None or member.shape == "scalar":  # what the whole union allows, then
                 break
-            if _shape_of_label(str(keys.pop(0))) != member.shape:
+            # A check between fields names no members, as it names no tags.
+            if detail["type"] != "fault" and not _is_of(str(keys.pop(0)), member):
                 return None
             allowed = member
         else:
@@ -132,13 +133,13 @@ def _locate(record: type[BaseModel], raw: object, detail: ErrorDetails) -> _Plac
     return _Place(tuple(path), node, detail, allowed, parent, union, tuple(checked))
 
 
-def _explain(record: type[BaseModel], place: _Place) -> Fault:
+def _explain(record: type[BaseModel], raw: Mapping[str, Any], place: _Place) -> Fault:
     """Put an error into words: what was found, what is allowed, what was probably meant."""
     kind, found, path = place.detail["type"], place.found, place.path
     if kind in {"fault", "refused"}:
         message = str(place.detail["ctx"]["reason"])
     elif kind == "extra_forbidden":
-        message = _unknown_key(record, place)
+        message = _unknown_key(record, raw, place)
     elif kind == "missing":
         message = f"missing; it has no default, give {place.allowed.words()}"
     elif kind == "union_tag_invalid":
@@ -149,9 +150,10 @@ def _explain(record: type[BaseModel], place: _Place) -> Fault:
         message = f"'{word}' is unknown{nearest(word, known)}; known: {', '.join(known)}"
     elif kind == "union_tag_not_found":
         message = f"the key '{place.allowed.tag}' is missing; give {place.allowed.words()}"
-    elif kind == "literal_error" and isinstance(found, str):
-        known = place.allowed.words().removeprefix("one of ").split(", ")
-        message = f"'{found}' is unknown{nearest(found, known)}; known: {', '.join(known)}"
+    elif isinstance(found, str) and (known := place.allowed.choices):
+        more = [member.words() for member in place.allowed.members if not member.choices]
+        words = " or ".join([", ".join(known), *more])
+        message = f"'{found}' is unknown{nearest(found, known)}; known: {words}"
     elif kind == "invalid_key":
         message = f"the key {path[-1]!r} is no text; known: {', '.join(place.parent.keys)}"
     elif kind == "finite_number":
@@ -169,13 +171,13 @@ def _dotted(path: Path) -> str:
     return ".".join(map(str, path))
 
 
-def _unknown_key(record: type[BaseModel], place: _Place) -> str:
+def _unknown_key(record: type[BaseModel], raw: Mapping[str, Any], place: _Place) -> str:
     key, known = str(place.path[-1]), place.parent.keys
     if similar := nearest(key, known):
         hint = similar
     elif place.union and (owners := [t for t, o in place.union.options.items() if key in o.keys]):
         hint = f" here; {', '.join(owners)} {'has' if len(owners) == 1 else 'have'} it"
-    elif elsewhere := paths_named(record, key):
+    elif elsewhere := paths_named(record, key, raw):
         hint = f" here (did you mean '{elsewhere[0]}'?)"
     else:
         hint = ""
@@ -187,10 +189,12 @@ def _shown(found: object) -> str:
     return text if len(text) <= _MOST_SHOWN else text[: _MOST_SHOWN - 3] + "..."
 
 
-def _shape_of_label(label: str) -> str:
-    """Shape of the union member that Pydantic's label names, such as ``tuple[float, ...]``."""
-    word = label.split("[", 1)[0]
-    return {"tuple": "sequence", "list": "sequence", "dict": "mapping"}.get(word, "scalar")
+def _is_of(label: str, member: Allowed) -> bool:
+    """Whether Pydantic's label, such as ``tuple[float, ...]``, names this member of a union."""
+    if member.record:
+        return label == member.record.__name__
+    shapes = {"tuple": "sequence", "list": "sequence", "dict": "mapping"}
+    return shapes.get(label.split("[", 1)[0]) == member.shape
 
 
 def _below(node: object, key: str | int) -> object:

@@ -89,6 +89,16 @@ class FederatedExperiment(Record):
         raise_faults("FederatedExperiment", list(self._faults()))
         return self
 
+    @property
+    def num_steps(self) -> int:
+        """How far it goes: rounds."""
+        return self.rounds
+
+    @property
+    def unit(self) -> str:
+        """What ``num_steps`` counts."""
+        return "round"
+
     def _faults(self) -> Iterator[Fault]:
         yield from self._buffer_faults()
         yield from self._arrival_faults()

@@ -10,11 +10,14 @@ import yaml
 from configs.base import Fault
 from configs.data import may_be_hub_name
 from configs.faults import faults_in
-from configs.study import OverrideError, Study, set_path
+from configs.overrides import OverrideError, set_path
+from configs.study import Study
+from configs.text import BYTES
+from configs.topology import is_topology_file
 
-_TRACE, _SOURCE = "arrivals.path", "data.source"
-_FILE_FIELDS = (_TRACE, _SOURCE)
-"""Fields of an experiment that name files."""
+_SOURCE, _TOKENIZER, _TOPOLOGY = "data.source", "data.tokenizer", "topology"
+_FILE_FIELDS = ("arrivals.path", _SOURCE, _TOKENIZER, _TOPOLOGY)
+"""Fields of an experiment that name files, some of them only if the value is no name."""
 _OF_STUDY = {"name", "description", "launcher"}
 """Fields of the study itself; all others that ``--set`` names are of its experiment."""
 
@@ -208,10 +211,14 @@ def _resolve_below(fields: dict[str, Any], directory: Path) -> None:
 
 
 def _absolute(field: str, value: object, directory: Path) -> object:
-    """Join a path to the directory; what may be a name on the hub stays as it is."""
+    """Join a path to the directory; what may be a name (on the hub, of a machine) stays."""
     if not isinstance(value, str) or not value:
         return value
     path = directory / Path(value).expanduser()
     if field == _SOURCE and may_be_hub_name(value) and not path.exists():
+        return value
+    if field == _TOKENIZER and value == BYTES:
+        return value
+    if field == _TOPOLOGY and not is_topology_file(value):
         return value
     return str(path.resolve())

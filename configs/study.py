@@ -19,17 +19,24 @@ import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field, JsonValue, field_serializer, model_validator
 
-from configs.base import Fault, Record, raise_faults
+from configs.base import Fault, Record, raise_faults, tagged_by
 from configs.faults import faults_in
 from configs.federated import FederatedExperiment
 from configs.launchers import LauncherConfig, LocalLauncherConfig
+from configs.overrides import OverrideError, set_path
+from configs.placement import placement_faults
+from configs.training import TrainingExperiment
 
-Experiment = FederatedExperiment
-"""What a study varies; its ``kind`` says which (``training`` and ``scaling`` will join)."""
+Experiment = Annotated[
+    FederatedExperiment | TrainingExperiment,
+    Field(discriminator="kind"),
+    tagged_by("kind", "federated"),
+]
+"""What a study varies; its ``kind`` says which, and is the same at all points."""
 
 Overrides = dict[str, JsonValue]
 Axis = list[JsonValue] | dict[str, Overrides]
@@ -37,7 +44,7 @@ Axis = list[JsonValue] | dict[str, Overrides]
 _MOST_POINTS = 10_000
 _LONGEST_LABEL = 40
 _SEPARATOR = " \N{MIDDLE DOT} "
-_TAGS = {"name", "kind", "optimizer"}
+_TAGS = {"name", "kind", "optimizer", "preset"}
 """Fields that choose a record; a label names what was chosen: ``worker=fedprox``."""
 
 
@@ -104,7 +111,7 @@ class Study(Record):
         seen: dict[Fault, list[str]] = {}
         for coordinates, overrides in self._combinations():
             try:
-                faults = faults_in(FederatedExperiment, self._overridden(overrides))
+                faults = faults_in(type(self.experiment), self._overridden(overrides))
             except OverrideError as error:
                 faults = [Fault(path=error.path, message=str(error))]
             for fault in faults:
@@ -112,44 +119,11 @@ class Study(Record):
         if not seen and not clashes:
             points = self.points()
             yield from self._twins(points)
-            yield from self._launcher_faults(points)
+            yield from placement_faults(self.launcher, [point.experiment for point in points])
         for fault, labels in seen.items():
             where = "" if num_points == 1 else f" (at {len(labels)} of {num_points} points, first: "
             where += f"{labels[0]})" if where else ""
             yield self._on_axis(fault, where)
-
-    def _launcher_faults(self, points: Iterable[Point]) -> Iterator[Fault]:
-        """Compare what the points need with what the launcher gives."""
-        launcher = self.launcher
-        is_anarchic = any(point.experiment.arrivals.kind == "slurm" for point in points)
-        if launcher.kind == "local":
-            if is_anarchic:
-                yield Fault(
-                    path="launcher",
-                    message=(
-                        "arrivals slurm are jobs of a cluster, but the launcher is local; use "
-                        "launcher: {kind: slurm, ...}, or simulate with arrivals event_driven"
-                    ),
-                    related=("experiment.arrivals", "grid"),
-                )
-            return
-        if is_anarchic and launcher.pack == "allocation":
-            yield Fault(
-                path="launcher.pack",
-                message=(
-                    "workers packed into one allocation would run one after another; use array"
-                ),
-                related=("experiment.arrivals", "grid"),
-            )
-        if launcher.nodes > 1 or (launcher.tasks_per_node > 1 and launcher.pack != "allocation"):
-            field = "nodes" if launcher.nodes > 1 else "tasks_per_node"
-            yield Fault(
-                path=f"launcher.{field}",
-                message=(
-                    f"{getattr(launcher, field)} is too many, a federated job is one process; use "
-                    "1 (and launcher.cpus_per_task for more cores)"
-                ),
-            )
 
     def _twins(self, points: Iterable[Point]) -> Iterator[Fault]:
         """Find points that differ in words only, such as rates 1 and 1.0."""
@@ -212,56 +186,10 @@ class Study(Record):
                 index=index,
                 label=label_of(coordinates),
                 coordinates=coordinates,
-                experiment=FederatedExperiment.model_validate(self._overridden(overrides)),
+                experiment=type(self.experiment).model_validate(self._overridden(overrides)),
             )
             for index, (coordinates, overrides) in enumerate(self._combinations())
         ]
-
-
-class OverrideError(ValueError):
-    """A dotted path that leads through something that is no mapping.
-
-    Attributes:
-        path: The dotted path.
-    """
-
-    def __init__(self, path: str, message: str) -> None:
-        self.path = path
-        super().__init__(message)
-
-
-def set_path(raw: dict[str, Any], path: str, value: Any) -> None:  # noqa: ANN401  raw YAML
-    """Set one value in nested raw configuration; missing mappings on the way are made.
-
-    A bare word on the way (``algorithm: afa_cd``) is the tag of a record, so a path below it
-    first expands it.
-
-    Args:
-        raw: The nested mapping, changed in place.
-        path: Dotted path, such as ``algorithm.server_lr``.
-        value: The new value.
-
-    Raises:
-        OverrideError: The path is empty or leads through a value that is no mapping.
-    """
-    *parents, last = path.split(".")
-    if not all([*parents, last]):
-        raise OverrideError(path, f"'{path}' is no dotted path; write like algorithm.server_lr")
-    node = raw
-    for depth, key in enumerate(parents):
-        child = node.get(key)
-        if child is None or isinstance(child, str):
-            tag = {"worker": "optimizer"}.get(key, "name" if key in _NAMED else "kind")
-            child = {} if child is None else {tag: child}
-            node[key] = child
-        if not isinstance(child, dict):
-            above = ".".join(parents[: depth + 1])
-            raise OverrideError(path, f"{above} is {child!r}, which has no fields to set")
-        node = child
-    node[last] = value
-
-
-_NAMED = {"model", "algorithm", "data", "server"}
 
 
 def _axis_values(name: str, axis: Axis) -> list[tuple[str, Overrides]]:

@@ -112,7 +112,7 @@ def load_topology(name: str) -> Topology:
     Raises:
         ValueError: There is no such file, or it is faulty.
     """
-    path = Path(name).expanduser() if "/" in name or name.endswith(".yaml") else shipped_path(name)
+    path = Path(name).expanduser() if is_topology_file(name) else shipped_path(name)
     try:
         raw: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -126,6 +126,11 @@ def load_topology(name: str) -> Topology:
             f"{path} holds no mapping; see {_SHIPPED / 'mini.yaml'}"
         )
     return Topology.model_validate({"name": path.stem, **raw})
+
+
+def is_topology_file(name: str) -> bool:
+    """Say whether a topology is named by its file, and is not the name of a shipped one."""
+    return "/" in name or name.endswith(".yaml")
 
 
 def shipped_path(name: str) -> Path:

@@ -138,6 +138,16 @@ class TrainingExperiment(Record):
             )
 
     @property
+    def num_steps(self) -> int:
+        """How far it goes: train steps."""
+        return self.steps
+
+    @property
+    def unit(self) -> str:
+        """What ``num_steps`` counts."""
+        return "train step"
+
+    @property
     def degrees(self) -> Partition:
         """The partition in numbers."""
         if isinstance(self.partition, Partition):

@@ -5,6 +5,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 
 from configs.base import Number, Record, Whole
+from configs.faults import nearest
+from configs.scripts import refused
 
 Wire = Literal["full", "bfloat16", "int8", "int4"]
 """``full`` is the type that the state has at rest."""
@@ -73,7 +75,12 @@ TRANSPORTS: tuple[str, ...] = tuple(_NAMED)
 
 
 def _named(value: Any) -> Any:  # noqa: ANN401  raw YAML: any type arrives here
-    return _NAMED.get(value, value) if isinstance(value, str) else value
+    if not isinstance(value, str):
+        return value
+    if value not in _NAMED:
+        known = ", ".join(TRANSPORTS)
+        raise refused(f"'{value}' is unknown{nearest(value, TRANSPORTS)}; known: {known}")
+    return _NAMED[value]
 
 
 TransportField = Annotated[Transport, BeforeValidator(_named)]

@@ -11,6 +11,10 @@ _STORAGE_ERRNOS = {
 }
 
 
+RANK_LOST = "rank_lost"
+"""Reason of a training that has lost one of its ranks; itself it is sound."""
+
+
 class JobError(Exception):
     """A job cannot go on; the message is for the user and says what to do.
 
@@ -22,8 +26,12 @@ class JobError(Exception):
         self.reason = reason
         super().__init__(message)
 
+    def __reduce__(self) -> tuple[type["JobError"], tuple[str, str]]:
+        # As it is sent from rank to rank; else only the message would be.
+        return JobError, (self.reason, str(self))
 
-def memory_error(error: Exception) -> JobError | None:
+
+def memory_error(error: BaseException) -> JobError | None:
     """Translate an error about memory, Python's, the system's or torch's; None for any other.
 
     torch raises a RuntimeError on the CPU, and a child of it on a GPU, each with such words.
@@ -41,7 +49,7 @@ def memory_error(error: Exception) -> JobError | None:
     )
 
 
-def storage_error(error: Exception) -> JobError | None:
+def storage_error(error: BaseException) -> JobError | None:
     """Translate an operating-system error about storage; None if it is about something else."""
     if not isinstance(error, OSError):
         return None

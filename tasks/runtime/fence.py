@@ -7,6 +7,7 @@ process can be stopped between the question and the write. So the old incarnatio
 * A file that is written whole (checkpoint, model, result) begins its life in
   ``attempts/<k>/outgoing`` and is renamed from there to its place. Who claims a newer attempt takes
   that directory away before it starts; from then on no rename of attempt k succeeds.
+* So does a directory that many processes write together (a checkpoint of many ranks).
 * A file that grows (journal, trace) is not continued where it lies. Each attempt puts a copy of its
   beginning in its place, in the way of whole files, and appends to the copy; what an older attempt
   has open is by then a file without a name.
@@ -23,7 +24,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tasks.runtime.atomic_files import replacement
+from tasks.runtime.atomic_files import replacement, sync_directory
 
 ATTEMPT_VARIABLE = "WATERSHED_ATTEMPT"
 """Number of the attempt that the wrapper has claimed for its child."""
@@ -119,14 +120,9 @@ class Fence:
             Overtaken: There is a newer attempt; the file is as that one has it.
             OSError: It could not be written; the old file is untouched.
         """
-        self.check()
-        staging = self._attempts / str(self._attempt) / _OUTGOING if self._attempt else path.parent
-        try:
-            with replacement(path, staging, is_durable=is_durable) as temporary:
-                yield temporary
-        except OSError:
-            self.check()  # the directory may have been taken away
-            raise
+        staging = self._staging(path)
+        with self._guarded(), replacement(path, staging, is_durable=is_durable) as temporary:
+            yield temporary
 
     def write(self, path: Path, content: bytes, *, is_durable: bool = True) -> None:
         """Write a whole file, see ``replacement``.
@@ -142,6 +138,55 @@ class Fence:
         """
         with self.replacement(path, is_durable=is_durable) as temporary:
             temporary.write_bytes(content)
+
+    def make_directory(self, path: Path) -> Path:
+        """Make a directory that other processes, too, fill before it is placed.
+
+        Args:
+            path: Where it is to lie, below the run directory's file system.
+
+        Returns:
+            Where it is now; empty.
+
+        Raises:
+            Overtaken: There is a newer attempt.
+            OSError: It cannot be made.
+        """
+        staged = self._staging(path) / f".{path.name}.{os.getpid()}"
+        with self._guarded():
+            staged.mkdir()
+        return staged
+
+    def place_directory(self, staged: Path, path: Path) -> None:
+        """Put a directory in its place: whole, and only if this attempt is the newest.
+
+        Args:
+            staged: What ``make_directory`` returned. What is in it has been made durable.
+            path: Where it is to lie; nothing is there, and the directory above it exists.
+
+        Raises:
+            Overtaken: There is a newer attempt; nothing has changed.
+            OSError: It cannot be put there.
+        """
+        with self._guarded():
+            sync_directory(staged)
+            staged.rename(path)
+            sync_directory(path.parent)
+
+    def remove_directory(self, path: Path) -> None:
+        """Remove a directory: nothing of it is seen from the first moment on.
+
+        Args:
+            path: The directory.
+
+        Raises:
+            Overtaken: There is a newer attempt; nothing has changed.
+            OSError: It cannot be removed.
+        """
+        taken = self._staging(path) / f".{path.name}.{os.getpid()}.removed"
+        with self._guarded():
+            path.rename(taken)
+        _remove(taken)
 
     def continue_file(self, path: Path, num_bytes: int) -> int:
         """Open a growing file behind its first bytes, so that no older attempt writes to it.
@@ -172,6 +217,28 @@ class Fence:
                 os.close(descriptor)
                 raise
         return descriptor
+
+    def _staging(self, path: Path) -> Path:
+        """Return the directory out of which, alone, something may take a path."""
+        return self._attempts / str(self._attempt) / _OUTGOING if self._attempt else path.parent
+
+    @contextmanager
+    def _guarded(self) -> Iterator[None]:
+        """Do what fails once the attempt is disarmed.
+
+        Yields:
+            Nothing.
+
+        Raises:
+            Overtaken: There is a newer attempt.
+            OSError: It failed for another reason.
+        """
+        self.check()
+        try:
+            yield
+        except OSError:
+            self.check()  # the directory may have been taken away
+            raise
 
 
 UNFENCED = Fence(Path())
@@ -212,7 +279,10 @@ def _remove(directory: Path) -> None:
     for _ in range(_TRIES):
         with contextlib.suppress(OSError):
             for left_over in directory.iterdir():
-                left_over.unlink()
+                if left_over.is_dir() and not left_over.is_symlink():
+                    _remove(left_over)
+                else:
+                    left_over.unlink()
         try:
             directory.rmdir()
         except FileNotFoundError:

@@ -13,6 +13,7 @@ from configs.transport import Transport
 from tasks.zero.collectives import Fabric, Handle, Kept
 from tasks.zero.layout import Chain
 from tasks.zero.units import Unit
+from tasks.zero.wires import Coder
 
 
 class UnitWeights:
@@ -49,13 +50,17 @@ class UnitWeights:
         if degree > 1:
             self.shard = unit.buffer[begin : begin + length // degree].clone()
             unit.free()
+        self._kept_bytes = 0
+        if 1 < partition.backward < degree:
+            coder = Coder(
+                transport.weights, self.shard.dtype, self.shard.numel(), transport.block_size
+            )
+            self._kept_bytes = degree // partition.backward * coder.num_bytes
 
     @property
     def state_bytes(self) -> int:
         """Bytes of the shard at rest, and of what stays between the passes."""
-        between = self._partition.backward
-        kept = self._unit.padded_length // between if between < self._partition.forward else 0
-        return (self.shard.numel() + kept) * self.shard.itemsize
+        return self.shard.numel() * self.shard.itemsize + self._kept_bytes
 
     def prefetch(self) -> None:
         """Begin to gather the whole vector, unless it is there or on its way."""

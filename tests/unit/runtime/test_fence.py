@@ -188,3 +188,56 @@ def test_a_child_of_the_wrapper_knows_its_attempt(
     }
 
     assert attempts == {"run": 3, "link": 3, "other": 0}
+
+
+def test_a_directory_is_placed_whole(tmp_path: Path) -> None:
+    """What others fill is hidden until it is placed, and gone whole when it is removed."""
+    fence = begin(tmp_path)
+    place = tmp_path / "step-1"
+
+    staged = fence.make_directory(place)
+    (staged / "part").write_bytes(b"of another process")
+    was_hidden = not place.exists()
+    fence.place_directory(staged, place)
+    content = (place / "part").read_bytes()
+    fence.remove_directory(place)
+
+    assert (was_hidden, content) == (True, b"of another process")
+    assert [path.name for path in tmp_path.iterdir()] == ["attempts"]
+    assert list((tmp_path / "attempts" / "1" / "outgoing").iterdir()) == []
+
+
+def test_an_overtaken_attempt_moves_no_directory(tmp_path: Path) -> None:
+    """It can neither place nor remove one, and what it had begun is removed with its files."""
+    old = begin(tmp_path)
+    (tmp_path / "step-1").mkdir()
+    staged = old.make_directory(tmp_path / "step-2")
+    (staged / "below").mkdir()
+    (staged / "below" / "part").write_bytes(b"half")
+    begin(tmp_path, restarts=1)
+
+    with pytest.raises(Overtaken):
+        old.place_directory(staged, tmp_path / "step-2")
+    with pytest.raises(Overtaken):
+        old.remove_directory(tmp_path / "step-1")
+    with pytest.raises(Overtaken):
+        old.make_directory(tmp_path / "step-3")
+
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["attempts", "step-1"]
+    assert [path.name for path in (tmp_path / "attempts" / "1").iterdir()] == ["started.json"]
+
+
+def test_after_the_check_the_rename_itself_fails(tmp_path: Path) -> None:
+    """An attempt that slept between the two finds its directory gone, whatever it believes."""
+    old = begin(tmp_path)
+    staged = old.make_directory(tmp_path / "step-2")
+    (tmp_path / "step-1").mkdir()
+    disarm(tmp_path / "attempts" / "1")  # what a newer attempt does; none is to be seen yet
+
+    with pytest.raises(FileNotFoundError):
+        old.place_directory(staged, tmp_path / "step-2")
+    with pytest.raises(FileNotFoundError):
+        old.remove_directory(tmp_path / "step-1")
+
+    assert old.holds()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["attempts", "step-1"]

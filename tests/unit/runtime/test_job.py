@@ -30,7 +30,7 @@ def _own_signals() -> Iterator[None]:
 
 
 def _finish(_: RunDirectory) -> Result:
-    return Result(status="finished", rounds=3)
+    return Result(status="finished", steps=3)
 
 
 def test_a_finished_job_leaves_result_and_attempt(tmp_path: Path) -> None:
@@ -41,7 +41,7 @@ def test_a_finished_job_leaves_result_and_attempt(tmp_path: Path) -> None:
     result = directory.read_result()
     assert code == 0
     assert result is not None
-    assert (result.status, result.rounds) == ("finished", 3)
+    assert (result.status, result.steps) == ("finished", 3)
     assert json.loads((directory.attempt(1) / "exit.json").read_text())["code"] == 0
     assert (directory.attempt(1) / "started.json").exists()
 

@@ -1,6 +1,9 @@
 """Trainings that the tests run on several ranks: by the engine, and by hand with plain PyTorch."""
 
+from collections.abc import Iterable
+from contextlib import closing
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,7 +14,7 @@ from configs.training import TrainingExperiment
 from models.gpt import GptStages, build_gpt, is_frozen
 from tasks.zero.engine import DTYPES
 from tasks.zero.engines import build_engine
-from tasks.zero.interface import StepReport
+from tasks.zero.interface import StepReport, TrainEngine
 from tasks.zero.schedule import lr_at
 
 TINY = {"layers": 2, "hidden": 24, "heads": 2, "vocabulary": 40}
@@ -28,7 +31,7 @@ def tiny(**fields: Any) -> TrainingExperiment:
         "steps": 20,
         "dtype": "float64",
         "transport": "full",
-        "optimizer": {"lr": 3e-3, "warmup_steps": 4, "clip": 0.7},
+        "optimizer": {"lr": 3e-3, "warmup_steps": 1, "clip": 0.7},
     }
     return TrainingExperiment.model_validate(base | fields)
 
@@ -70,19 +73,51 @@ def micro_batches(experiment: TrainingExperiment, step: int, rank: int) -> list[
 def train(rank: int, num_ranks: int, experiment: TrainingExperiment) -> Trained:
     """Train with the engine that the experiment names."""
     del num_ranks
-    engine = build_engine(experiment, CPU)
-    try:
-        reports = [
-            engine.train_step(
-                micro_batches(experiment, step, rank),
-                lr_at(step + 1, experiment.optimizer, experiment.steps),
-            )
-            for step in range(experiment.steps)
-        ]
-        weights = dict(engine.full_weights())
-        return Trained(reports, weights if rank == 0 else {}, engine.state_bytes)
-    finally:
-        engine.close()
+    with closing(build_engine(experiment, CPU)) as engine:
+        return _trained(engine, experiment, rank, range(experiment.steps))
+
+
+def train_and_save(
+    rank: int, num_ranks: int, experiment: TrainingExperiment, steps: int, directory: str
+) -> None:
+    """Train some steps, and save."""
+    del num_ranks
+    with closing(build_engine(experiment, CPU)) as engine:
+        _trained(engine, experiment, rank, range(steps))
+        engine.begin_save(Path(directory)).wait()
+
+
+def load_and_train(
+    rank: int, num_ranks: int, experiment: TrainingExperiment, steps: int, directory: str
+) -> Trained:
+    """Load what was saved after some steps, and train the others."""
+    del num_ranks
+    with closing(build_engine(experiment, CPU)) as engine:
+        engine.load(Path(directory))
+        return _trained(engine, experiment, rank, range(steps, experiment.steps))
+
+
+def train_on_equal_tokens(rank: int, num_ranks: int, experiment: TrainingExperiment) -> Trained:
+    """Train one step on the same tokens for all ranks and micro-batches."""
+    del rank, num_ranks
+    tokens = micro_batches(experiment, 0, 0)[0]
+    with closing(build_engine(experiment, CPU)) as engine:
+        report = engine.train_step([tokens] * experiment.accumulation, experiment.optimizer.lr)
+        return Trained([report])
+
+
+def _trained(
+    engine: TrainEngine, experiment: TrainingExperiment, rank: int, steps: Iterable[int]
+) -> Trained:
+    reports = [
+        engine.train_step(
+            micro_batches(experiment, step, rank),
+            lr_at(step + 1, experiment.optimizer, experiment.steps),
+        )
+        for step in steps
+    ]
+    weights = dict(engine.full_weights())
+    return Trained(reports, weights if rank == 0 else {}, engine.state_bytes)
 
 
 def train_by_hand(rank: int, num_ranks: int, experiment: TrainingExperiment) -> Trained:
@@ -96,7 +131,7 @@ def train_by_hand(rank: int, num_ranks: int, experiment: TrainingExperiment) -> 
         loss = _backward(model, micro_batches(experiment, step, rank))
         for tensor in (loss, *(p.grad for p in trained if p.grad is not None)):
             dist.all_reduce(tensor)
-            tensor /= num_ranks
+            tensor.div_(num_ranks)
         norm = nn.utils.clip_grad_norm_(trained, experiment.optimizer.clip or float("inf"))
         for group in adam.param_groups:
             group["lr"] = lr_at(step + 1, experiment.optimizer, experiment.steps)

@@ -1,0 +1,196 @@
+"""Checks of a valid training against the machine: does it fit, are its files there.
+
+What only torch can tell (which parameters a pattern of ``frozen`` names), the job reports.
+"""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from configs.base import Fault
+from configs.data import LocationError, locate, may_be_hub_name
+from configs.engines import engine_faults
+from configs.launchers import LauncherConfig
+from configs.sharding import named_partition
+from configs.text import Text
+from configs.training import TrainingExperiment
+from configs.training_memory import DeviceMemory, predicted_memory
+
+_BYTE_VOCABULARY = 256
+_PROCESS_BYTES = 300_000_000
+"""What Python and torch take in each process, before they train anything."""
+_NOTABLE_BYTES = 1_000_000_000
+_ACCELERATORS = ("/dev/nvidiactl", "/dev/kfd")
+_CONTAINER_LIMIT = Path("/sys/fs/cgroup/memory.max")
+_SAVINGS = ("hfsdp", "zeropp", "zero3")
+"""Rows that need less memory than ZeRO-topo, the least slow first."""
+
+
+def training_faults(experiment: TrainingExperiment, launcher: LauncherConfig) -> list[Fault]:
+    """Find why a training cannot run.
+
+    Args:
+        experiment: The training.
+        launcher: Where it is to run.
+
+    Returns:
+        The faults, with paths in the experiment.
+    """
+    return [
+        *engine_faults(experiment),
+        *_text_faults(experiment.data),
+        *_vocabulary_faults(experiment),
+        *_memory_faults(experiment, device_bytes(experiment, launcher)),
+    ]
+
+
+def training_notes(
+    experiment: TrainingExperiment, launcher: LauncherConfig, num_cores: int
+) -> list[str]:
+    """Say what the author of a training should know.
+
+    Args:
+        experiment: The training.
+        launcher: Where it is to run.
+        num_cores: Cores of this machine.
+
+    Returns:
+        The notes.
+    """
+    notes = []
+    is_here = launcher.kind == "local" and not _may_use_accelerator(experiment)
+    if is_here and experiment.ranks > num_cores:
+        notes.append(
+            f"{experiment.ranks} ranks share {num_cores} cores of this machine; fine for a trial, "
+            "no measure of speed"
+        )
+    needed = predicted_memory(experiment)
+    if needed.total >= _NOTABLE_BYTES:
+        count = experiment.model.num_parameters
+        notes.append(f"{count:,} parameters need about {_in_words(needed)} on each device")
+    return notes
+
+
+def _memory_faults(experiment: TrainingExperiment, has: int | None) -> Iterator[Fault]:
+    needed = predicted_memory(experiment)
+    if has is None or needed.total <= has:
+        return
+    message = f"{experiment.model.num_parameters:,} parameters do not fit: they need about "
+    message += f"{_in_words(needed)}, but a device has {_gigabytes(has)}; "
+    yield Fault(path="model", message=message + _what_would_fit(experiment, has))
+
+
+def _in_words(memory: DeviceMemory) -> str:
+    return (
+        f"{_gigabytes(memory.total)} (states {_gigabytes(memory.states)}, gathered "
+        f"{_gigabytes(memory.gathered)}, activations {_gigabytes(memory.activations)})"
+    )
+
+
+def _gigabytes(num_bytes: int) -> str:
+    return f"{num_bytes / 1e9:.3g} GB"
+
+
+def _what_would_fit(experiment: TrainingExperiment, has: int) -> str:
+    """Find the smallest change by which a training fits."""
+    for change, words in _changes(experiment):
+        if predicted_memory(experiment.model_copy(update=change)).total <= has:
+            return f"{words} would fit"
+    least = "not even zero3 with recompute and micro_batch 1 would"
+    return f"{least}; use a smaller model, or more devices"
+
+
+def _changes(experiment: TrainingExperiment) -> Iterator[tuple[dict[str, Any], str]]:
+    """List changes that save memory, from those that cost least to those that cost most."""
+    passes: list[tuple[dict[str, Any], list[str]]] = [({}, [])]
+    if experiment.micro_batch > 1:
+        accumulation = experiment.accumulation * experiment.micro_batch
+        one = {"micro_batch": 1, "accumulation": accumulation}
+        passes.append((one, [f"micro_batch: 1 with accumulation: {accumulation}"]))
+    if not experiment.recompute:
+        passes += [
+            (one | {"recompute": True}, [*words, "recompute: true"]) for one, words in passes
+        ]
+    for row in ("", *_SAVINGS):
+        partition = named_partition(row, experiment.topology, experiment.ranks) if row else None
+        chosen = {"partition": partition} if partition else {}
+        named = [f"partition: {row}"] if row else []
+        for change, words in passes:
+            if told := [*named, *words]:
+                yield chosen | change, " and ".join(told)
+
+
+def device_bytes(experiment: TrainingExperiment, launcher: LauncherConfig) -> int | None:
+    """Return the memory that a rank may use, in bytes; None if nobody has said.
+
+    On this machine its processes share the memory that there is.
+
+    Args:
+        experiment: The training.
+        launcher: Where it is to run.
+    """
+    known = experiment.topology.device.memory_bytes
+    if launcher.kind != "local" or _may_use_accelerator(experiment):
+        return known
+    here = _machine_bytes() // experiment.ranks - _PROCESS_BYTES
+    return here if known is None else min(here, known)
+
+
+def _may_use_accelerator(experiment: TrainingExperiment) -> bool:
+    """Whether a training on this machine may be one on GPUs, as far as is known without torch."""
+    if experiment.device == "auto":
+        return any(Path(device).exists() for device in _ACCELERATORS)
+    return experiment.device == "cuda"
+
+
+def _machine_bytes() -> int:
+    """Memory of this machine, or of this container if that has less."""
+    whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        limit = _CONTAINER_LIMIT.read_text().strip()
+    except OSError:
+        return whole
+    return min(whole, int(limit)) if limit.isdigit() else whole
+
+
+def _text_faults(text: Text) -> Iterator[Fault]:
+    """Check that a local text and its tokenizer are where they should be."""
+    if message := _source_fault(text):
+        yield Fault(path="data.source", message=message)
+    tokenizer = text.tokenizer_path
+    if tokenizer is not None and not tokenizer.is_file():
+        message = f"{tokenizer} is no file; name a tokenizer.json of the tokenizers library"
+        yield Fault(path="data.tokenizer", message=f"{message}, or use bytes")
+
+
+def _source_fault(text: Text) -> str:
+    """Say what is wrong with where a text comes from; empty if nothing is."""
+    if text.name == "shakespeare":
+        try:
+            locate(text.name, text.source)
+        except LocationError as error:
+            return str(error)
+        return ""
+    if text.name == "arithmetic":
+        is_named = text.source is not None
+        return "arithmetic is made here, and comes from nowhere else; remove it" if is_named else ""
+    wanted = {
+        "file": "a text file, or a directory of .txt files",
+        "hub": "a directory with a data set, or one on the Hugging Face hub (owner/name)",
+    }[text.name]
+    if text.source is None:
+        return f"missing; name {wanted}"
+    path = Path(text.source).expanduser()
+    if not path.exists() and not (text.name == "hub" and may_be_hub_name(text.source)):
+        return f"{text.source} does not exist; name {wanted}"
+    if text.name == "file" and path.is_dir() and not any(path.rglob("*.txt")):
+        return f"{text.source} holds no .txt file; name {wanted}"
+    return ""
+
+
+def _vocabulary_faults(experiment: TrainingExperiment) -> Iterator[Fault]:
+    vocabulary = experiment.model.vocabulary
+    if experiment.data.tokenizer_path is None and vocabulary < _BYTE_VOCABULARY:
+        message = f"{vocabulary} is less than the {_BYTE_VOCABULARY} bytes that there are; "
+        yield Fault(path="model.vocabulary", message=f"{message}use {_BYTE_VOCABULARY} or more")

@@ -1,0 +1,145 @@
+"""What a training keeps on each device, in closed form: states exactly, the rest as an estimate.
+
+Symbols: Psi parameters, f | b | g | o the degrees of forward weights, backward weights, gradients
+and optimizer, L layers, h hidden width, V vocabulary, s sequence length, m sequences of a
+micro-batch. Padding, frozen parameters, staging of quantized payloads and what the libraries keep
+for themselves are left out.
+"""
+
+from dataclasses import dataclass
+
+from configs.gpt import Gpt
+from configs.sharding import Partition
+from configs.training import TrainingExperiment
+
+ITEM_BYTES = {"float64": 8, "float32": 4, "bfloat16": 2}
+
+_SAVED_OF_BLOCK = 17
+"""Vectors of h that a block saves per token for its backward pass, with fused attention: input, two
+norms, query, key and value, rotated query and key, output of the attention, 4 and 4 of the MLP."""
+_LEAVING_UNITS = 2
+"""Whole gradients that are on their way to their ranks while the next is computed."""
+
+
+@dataclass(frozen=True)
+class ItemSizes:
+    """Bytes of one parameter's states.
+
+    Attributes:
+        weights: At rest, and gathered.
+        gradients: Sums over the micro-batches.
+        master: Weights that the optimizer changes; 0 where it changes those at rest.
+        moments: Both moments of Adam.
+    """
+
+    weights: int
+    gradients: int
+    master: int
+    moments: int
+
+
+@dataclass(frozen=True)
+class DeviceMemory:
+    """Bytes on one device.
+
+    Attributes:
+        weights: At rest.
+        secondary: Copy between forward and backward pass, where b < f.
+        gradients: Sums over the micro-batches.
+        optimizer: Master weights and moments.
+        gathered: Whole weights and gradients of the parts that are being computed.
+        activations: What the forward pass saves for the backward pass, logits included.
+    """
+
+    weights: int
+    secondary: int
+    gradients: int
+    optimizer: int
+    gathered: int = 0
+    activations: int = 0
+
+    @property
+    def states(self) -> int:
+        """What stays from step to step, and the secondary copy."""
+        return self.weights + self.secondary + self.gradients + self.optimizer
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.states + self.gathered + self.activations
+
+
+def state_memory(parameters: int, degrees: Partition, sizes: ItemSizes) -> DeviceMemory:
+    """Divide the states over the devices: ``Psi (w/f + w/b if b < f + g'/g + (m + v)/o)``.
+
+    Args:
+        parameters: Psi.
+        degrees: f, b, g and o.
+        sizes: Bytes of each state.
+
+    Returns:
+        Bytes on one device.
+    """
+    has_secondary = degrees.backward < degrees.forward
+    return DeviceMemory(
+        weights=parameters * sizes.weights // degrees.forward,
+        secondary=parameters * sizes.weights // degrees.backward if has_secondary else 0,
+        gradients=parameters * sizes.gradients // degrees.gradients,
+        optimizer=parameters * (sizes.master + sizes.moments) // degrees.optimizer,
+    )
+
+
+def predicted_memory(experiment: TrainingExperiment) -> DeviceMemory:
+    """Predict what one device needs for a training.
+
+    Args:
+        experiment: The training.
+
+    Returns:
+        Bytes on one device; gathered parts and activations are estimates.
+    """
+    degrees = experiment.degrees
+    states = state_memory(experiment.model.num_parameters, degrees, item_sizes(experiment))
+    return DeviceMemory(
+        weights=states.weights,
+        secondary=states.secondary,
+        gradients=states.gradients,
+        optimizer=states.optimizer,
+        gathered=_gathered(experiment),
+        activations=_activations(experiment),
+    )
+
+
+def item_sizes(experiment: TrainingExperiment) -> ItemSizes:
+    """Return the bytes of each state: sums and master weights are float32, or float64."""
+    item = ITEM_BYTES[experiment.dtype]
+    exact = max(4, item)
+    degrees = experiment.degrees
+    is_own_master = item == exact and degrees.forward == degrees.optimizer
+    return ItemSizes(item, exact, 0 if is_own_master else exact, 2 * exact)
+
+
+def _gathered(experiment: TrainingExperiment) -> int:
+    """The largest part and those gathered ahead; the gradients of as many as leave at a time."""
+    model, item = experiment.model, ITEM_BYTES[experiment.dtype]
+    block = model.block_parameters
+    largest = max(block, _end_parameters(model))
+    weights = largest + experiment.prefetch * block if experiment.degrees.forward > 1 else 0
+    gradients = largest + _LEAVING_UNITS * block
+    return item * (weights + gradients)
+
+
+def _end_parameters(model: Gpt) -> int:
+    return model.vocabulary * model.hidden + 2 * model.hidden
+
+
+def _activations(experiment: TrainingExperiment) -> int:
+    """``m s (17 h L + V)`` elements, or ``m s (h L + 17 h + V)``, and twice the logits exactly."""
+    model, item = experiment.model, ITEM_BYTES[experiment.dtype]
+    tokens = experiment.micro_batch * experiment.sequence
+    block = _SAVED_OF_BLOCK * model.hidden
+    saved = model.layers * block
+    if experiment.recompute:
+        saved = model.layers * model.hidden + block
+    logits = model.vocabulary * (item + 2 * max(4, item))
+    return tokens * (item * saved + logits)

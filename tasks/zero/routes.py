@@ -1,0 +1,157 @@
+"""Routes: the process groups over which shards change their degree, and collectives of bytes.
+
+A route joins the ranks of one hop of a chain. Payloads are rows of bytes, whatever they mean, so
+that every backend carries every format; piece k of a shard is row k.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch import distributed as dist
+
+from configs.topology import CLUSTER, Topology
+from tasks.zero.layout import Chain, Hop
+
+# The same under two names; the older one warns where there is the newer one (torch 2.13).
+_gather_flat = (
+    dist.all_gather_single if hasattr(dist, "all_gather_single") else dist.all_gather_into_tensor
+)
+_reduce_flat = (
+    dist.reduce_scatter_single
+    if hasattr(dist, "reduce_scatter_single")
+    else dist.reduce_scatter_tensor
+)
+
+
+@dataclass(frozen=True)
+class Route:
+    """One hop, as one rank sees it, and the process group for it.
+
+    Attributes:
+        group: Of the ranks of the hop, in ascending order.
+        num_ranks: n of them.
+        level: Of the machine: the innermost that holds all of them.
+        order: Which piece of the inner degree's shard is whose, shape (n,), int64; None where rank
+            k of the group has piece k.
+    """
+
+    group: dist.ProcessGroup
+    num_ranks: int
+    level: str
+    order: Tensor | None
+
+    @property
+    def is_inside(self) -> bool:
+        """Whether all ranks are of one node."""
+        return self.level != CLUSTER
+
+    def gather(self, piece: Tensor, into: Tensor) -> None:
+        """Collect everybody's piece.
+
+        Args:
+            piece: This rank's; contiguous.
+            into: All of them in the order of the shard, contiguous, n times as large.
+        """
+        rows = into.view(self.num_ranks, -1)
+        received = rows if self.order is None else torch.empty_like(rows)
+        _gather_flat(received.view(-1), piece.view(-1), group=self.group)
+        if self.order is not None:
+            rows.index_copy_(0, self.order, received)
+
+    def exchange(self, pieces: Tensor) -> Tensor:
+        """Send every rank its piece.
+
+        Args:
+            pieces: In the order of the shard, shape (n, b); contiguous.
+
+        Returns:
+            What the ranks, in ascending order, sent for this rank's piece, shape (n, b).
+        """
+        rows = self._by_rank(pieces)
+        received = torch.empty_like(rows)
+        dist.all_to_all_single(received, rows, group=self.group)
+        return received
+
+    def reduce(self, pieces: Tensor) -> Tensor:
+        """Return the sum of everybody's values for this rank's piece, made by the backend.
+
+        Args:
+            pieces: In the order of the shard, shape (n, m), of a floating type; contiguous.
+        """
+        rows = self._by_rank(pieces)
+        total = torch.empty_like(rows[0])
+        _reduce_flat(total, rows, group=self.group)
+        return total
+
+    def _by_rank(self, pieces: Tensor) -> Tensor:
+        return pieces if self.order is None else pieces.index_select(0, self.order)
+
+
+class Routes:
+    """All routes of a chain that one lane may take; all ranks make them at the same time.
+
+    Args:
+        topology: The machine.
+        chain: The degrees.
+        device: Of the payloads.
+        replicas: Whether also between the replicas of shards, and between all ranks.
+    """
+
+    def __init__(
+        self, topology: Topology, chain: Chain, device: torch.device, *, replicas: bool
+    ) -> None:
+        self._topology, self._chain, self._device = topology, chain, device
+        self._rank = dist.get_rank()
+        node = topology.node_ranks(chain.num_ranks)
+        pairs = set(_hops(chain, node))
+        if replicas:
+            pairs |= {(degree, chain.num_ranks) for degree in (1, *chain.degrees)}
+        self._routes: dict[tuple[int, int], Route] = {}
+        for inner, outer in sorted(pairs):
+            if inner < outer:
+                self._routes[inner, outer] = self._make(inner, outer)
+
+    def between(self, inner: int, outer: int) -> Route:
+        """Return the route of one hop.
+
+        Args:
+            inner: The lower degree.
+            outer: The higher one.
+        """
+        return self._routes[inner, outer]
+
+    def close(self) -> None:
+        """Give the process groups back."""
+        for route in self._routes.values():
+            dist.destroy_process_group(route.group)
+        self._routes.clear()
+
+    def _make(self, inner: int, outer: int) -> Route:
+        mine = self._chain.group(self._rank, inner, outer)
+        # All ranks make all groups, also those of others: so they agree on the groups' names.
+        groups = {}
+        for block in range(0, self._chain.num_ranks, outer):
+            for first in range(block, block + inner):
+                ranks = self._chain.group(first, inner, outer)
+                groups[ranks] = dist.new_group(list(ranks))
+        order = None
+        if outer in self._chain.degrees:
+            order = _order(self._chain.hop(self._rank, inner, outer), self._device)
+        return Route(groups[mine], len(mine), self._topology.level_of(mine[0], mine[-1]), order)
+
+
+def _hops(chain: Chain, node: int) -> Iterator[tuple[int, int]]:
+    """Yield all pairs of degrees that a conversion may go between at once."""
+    degrees = (1, *chain.degrees)
+    for index, inner in enumerate(degrees):
+        for outer in degrees[index + 1 :]:
+            if node not in chain.degrees or not inner < node < outer:
+                yield inner, outer
+
+
+def _order(hop: Hop, device: torch.device) -> Tensor | None:
+    if hop.order == tuple(range(len(hop.order))):
+        return None
+    return torch.tensor(hop.order, device=device)

@@ -1,0 +1,387 @@
+"""A training in its run directory, step after step: journalled, checkpointed, continued.
+
+All ranks run this, side by side. Rank 0 alone writes: the journal, the facts of checkpoints, the
+model; all through the fence, so that an incarnation that Slurm has replaced changes nothing.
+
+Order of writing, so that a kill at any moment loses and doubles nothing: a line when its train step
+is done, then the checkpoint of that step, if one is due, which says how many lines there were. A
+restart computes again from the checkpoint; lines that already stand in the journal are not written
+again. A request to stop may reach some ranks only, so they agree on it after each train step.
+"""
+
+import hashlib
+import json
+import math
+import time
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch import distributed as dist
+
+from configs.training import TrainingExperiment
+from models.errors import DataError
+from models.tokens import Batches, TokenFile, check_vocabulary, default_cache_dir, pack
+from tasks.runtime.errors import JobError
+from tasks.runtime.fence import Fence
+from tasks.runtime.journal import Journal
+from tasks.runtime.metrics import Metric
+from tasks.runtime.output import say
+from tasks.runtime.records import JobFile, Result
+from tasks.runtime.run_directory import RunDirectory
+from tasks.runtime.stopping import Interrupted, StopRequest, stop_asked
+from tasks.zero.checkpoints import Checkpoints
+from tasks.zero.engines import build_engine
+from tasks.zero.export import write_model
+from tasks.zero.identity import Identity
+from tasks.zero.interface import StepReport, TrainEngine
+from tasks.zero.memory import peak_bytes
+from tasks.zero.progress import Progress
+from tasks.zero.rendezvous import join
+from tasks.zero.schedule import lr_at
+from tasks.zero.speed import rates
+
+_MOST_SKIPPED_IN_A_ROW = 10
+
+
+def train(
+    directory: RunDirectory, job: JobFile, attempt: Path, fence: Fence, identity: Identity
+) -> Result:
+    """Be one rank of a training, from its newest checkpoint to its last train step.
+
+    Args:
+        directory: The run directory.
+        job: Its ``job.json``.
+        attempt: Directory of the attempt.
+        fence: Of the attempt.
+        identity: Of this rank.
+
+    Returns:
+        The result, finished or diverged; that of rank 0 has the metrics.
+
+    Raises:
+        Interrupted: It was asked to stop, and has saved.
+        Overtaken: A newer attempt of the run has begun.
+        JobError: It cannot begin, for a reason that the user can act on.
+        OSError: A file cannot be written.
+        RuntimeError: Another rank is lost, see ``errors.lost_peer``.
+    """
+    experiment = job.training
+    device = device_of(experiment, identity)
+    if identity.rank == 0:  # before the others come together to wait for it
+        _describe(experiment)
+        pack_tokens(experiment)
+    per_node = experiment.topology.node_ranks(experiment.ranks)
+    is_one_node = per_node == experiment.ranks
+    join(identity, attempt, device=device, is_one_node=is_one_node, timeout_s=experiment.timeout_s)
+    batches, fingerprint = open_batches(experiment)
+    engine = build_engine(experiment, device)
+    run = _Run(directory, job, engine, batches, fence=fence, identity=identity, device=device)
+    try:
+        return run.to_the_end(_identity_hash(experiment, fingerprint))
+    finally:
+        engine.close()
+
+
+def device_of(experiment: TrainingExperiment, identity: Identity) -> torch.device:
+    """Choose what a rank computes with, and make it the rank's own.
+
+    Args:
+        experiment: Says whether CPU or GPU.
+        identity: Of the rank.
+
+    Returns:
+        The CPU, or the GPU of the rank's number on its node.
+
+    Raises:
+        JobError: A GPU is wanted, and there are fewer than ranks.
+    """
+    num_gpus = torch.cuda.device_count()
+    if experiment.device == "cpu" or (experiment.device == "auto" and num_gpus == 0):
+        return torch.device("cpu")
+    # Where each task sees a GPU of its own alone, that is number 0.
+    number = 0 if num_gpus == 1 else identity.local_rank
+    per_node = experiment.topology.node_ranks(experiment.ranks)
+    if num_gpus != 1 and num_gpus < per_node:
+        message = f"{num_gpus} GPUs are seen on node {identity.node}, for {per_node} ranks; "
+        raise JobError("device", f"{message}ask Slurm for more, or set device: cpu")
+    device = torch.device("cuda", number)
+    torch.cuda.set_device(device)
+    return device
+
+
+def pack_tokens(experiment: TrainingExperiment) -> Path:
+    """Make the token file of a training's text, if it is not there yet.
+
+    Args:
+        experiment: The training.
+
+    Returns:
+        Its path.
+
+    Raises:
+        JobError: The text cannot be had or packed.
+    """
+    try:
+        return pack(experiment.data, default_cache_dir())
+    except DataError as error:
+        raise JobError("data", str(error)) from error
+
+
+def open_batches(experiment: TrainingExperiment) -> tuple[Batches, str]:
+    """Return what a training learns from, and the fingerprint of its tokens.
+
+    Args:
+        experiment: The training.
+
+    Raises:
+        JobError: The tokens do not fit the model, or are too few.
+    """
+    path = pack_tokens(experiment)
+    try:
+        file = TokenFile.open(path)
+        check_vocabulary(file, experiment.model)
+        batches = Batches(
+            file,
+            sequence=experiment.sequence,
+            sequences_per_step=experiment.sequences_per_step,
+            seed=experiment.seed,
+            validation_fraction=experiment.data.validation_fraction,
+        )
+    except DataError as error:
+        raise JobError("data", str(error)) from error
+    return batches, file.fingerprint
+
+
+class _Run:
+    """The loop over train steps, with what is written on the way; on one rank."""
+
+    def __init__(
+        self,
+        directory: RunDirectory,
+        job: JobFile,
+        engine: TrainEngine,
+        batches: Batches,
+        *,
+        fence: Fence,
+        identity: Identity,
+        device: torch.device,
+    ) -> None:
+        self._directory, self._job, self._experiment = directory, job, job.training
+        self._engine, self._batches, self._fence = engine, batches, fence
+        self._identity, self._device = identity, device
+        self._agreement = dist.new_group(backend="gloo")
+        self._progress = Progress()
+        self._first_step = 0
+        self._began = time.monotonic()
+
+    def to_the_end(self, identity_hash: str) -> Result:
+        """Go from the newest checkpoint to the end; see ``train``."""
+        checkpoints = Checkpoints(
+            self._directory,
+            self._fence,
+            dist.new_group(backend="gloo"),
+            config_hash=self._job.config_hash,
+            identity=identity_hash,
+        )
+        self._continue_from(checkpoints)
+        journal = self._open_journal()
+        try:
+            # With the wrapper it is Slurm that says how long saving may take, else our parent.
+            with stop_asked() as stop:
+                self._steps(journal, checkpoints, stop)
+            checkpoints.finish()
+            self._write_model()
+            dist.barrier(self._agreement)
+        except _DivergedError as error:
+            checkpoints.finish()
+            message = str(error)
+            return self._result().model_copy(
+                update={"status": "failed", "reason": "diverged", "message": message}
+            )
+        finally:
+            if journal is not None:
+                journal.close()
+        return self._result()
+
+    def _continue_from(self, checkpoints: Checkpoints) -> None:
+        found = checkpoints.newest()
+        if found is not None:
+            self._engine.load(found.path)
+            self._progress = Progress.of_facts(found.step, found.facts)
+            self._first_step = found.step
+            self._say(f"continues from train step {found.step}")
+        self._began = time.monotonic() - self._progress.wall_s
+
+    def _open_journal(self) -> Journal | None:
+        """Open the journal on rank 0.
+
+        Raises:
+            JobError: It has fewer lines than the checkpoint says.
+        """
+        if self._identity.rank != 0:
+            return None
+        try:
+            return Journal(self._directory.journal, self._progress.lines, self._fence)
+        except ValueError as error:
+            raise JobError("journal", str(error)) from error
+
+    def _steps(self, journal: Journal | None, checkpoints: Checkpoints, stop: StopRequest) -> None:
+        """Do all train steps that are left.
+
+        Raises:
+            Interrupted: The ranks were asked to stop, and have saved.
+        """
+        experiment, progress = self._experiment, self._progress
+        while progress.step < experiment.steps:
+            self._train_step()
+            checkpoints.poll()
+            is_last = progress.step == experiment.steps
+            is_validated = self._is_validated()
+            if is_last or is_validated or progress.step % experiment.log_every == 0:
+                self._write_line(journal, is_validated=is_validated)
+            is_stopped = self._agree(stop)
+            if is_stopped or (progress.step % experiment.checkpoint_every == 0 and not is_last):
+                self._save(journal, checkpoints)
+            if is_stopped:
+                checkpoints.finish()
+                dist.barrier(self._agreement)  # the first that ends may end the others
+                raise Interrupted
+
+    def _train_step(self) -> None:
+        """Do one train step, and see that it went well.
+
+        Raises:
+            _DivergedError: It did not.
+        """
+        experiment, step = self._experiment, self._progress.step + 1
+        began = time.perf_counter()
+        tokens = self._batches.step(
+            step - 1,
+            self._identity.rank,
+            experiment.ranks,
+            experiment.micro_batch,
+            experiment.accumulation,
+        )
+        report = self._engine.train_step(
+            tokens, lr_at(step, experiment.optimizer, experiment.steps)
+        )
+        self._progress.add(report, time.perf_counter() - began)
+        self._check(report)
+
+    def _check(self, report: StepReport) -> None:
+        step, in_a_row = self._progress.step, self._progress.skipped_in_a_row
+        advice = "use a smaller optimizer.lr, more warmup_steps or a stronger clip"
+        if not math.isfinite(report.loss):
+            raise _DivergedError(f"the loss of train step {step} is {report.loss}; {advice}")
+        if in_a_row >= _MOST_SKIPPED_IN_A_ROW:
+            raise _DivergedError(
+                f"the gradients of the last {in_a_row} train steps, up to step {step}, were not "
+                f"finite; {advice}"
+            )
+
+    def _agree(self, stop: StopRequest) -> bool:
+        """Say whether any rank was asked to stop; the same on all ranks."""
+        flag = torch.tensor(int(stop.is_made))
+        dist.all_reduce(flag, dist.ReduceOp.MAX, group=self._agreement)
+        return bool(flag.item())
+
+    def _write_line(self, journal: Journal | None, *, is_validated: bool) -> None:
+        """Write what the train steps since the previous line gave; all ranks take part."""
+        experiment, progress = self._experiment, self._progress
+        metrics = progress.since_line.means()
+        metrics |= rates(experiment, metrics[Metric.STEP_S])
+        metrics |= {
+            Metric.TRAIN_LR: lr_at(progress.step, experiment.optimizer, experiment.steps),
+            Metric.TRAIN_SKIPPED: progress.skipped,
+            Metric.TOKENS_TOTAL: progress.step * experiment.tokens_per_step,
+            Metric.WALL_S: time.monotonic() - self._began,
+        }
+        largest = torch.tensor([self._engine.state_bytes, peak_bytes(self._device)])
+        dist.all_reduce(largest, dist.ReduceOp.MAX, group=self._agreement)
+        metrics |= dict(zip((Metric.STATE_BYTES, Metric.PEAK_BYTES), largest.tolist(), strict=True))
+        if is_validated and (batches := self._validation()):
+            metrics[Metric.VALIDATION_LOSS] = self._engine.evaluate(batches)
+        progress.end_line(metrics)
+        if journal is not None:
+            journal.write(progress.step, metrics)
+
+    def _is_validated(self) -> bool:
+        every, step = self._experiment.evaluate_every, self._progress.step
+        return step == self._experiment.steps or (every is not None and step % every == 0)
+
+    def _validation(self) -> list[Tensor]:
+        experiment = self._experiment
+        return self._batches.validation(
+            self._identity.rank,
+            experiment.ranks,
+            experiment.micro_batch,
+            experiment.evaluate_sequences,
+        )
+
+    def _save(self, journal: Journal | None, checkpoints: Checkpoints) -> None:
+        if journal is not None:
+            journal.sync()
+        self._progress.wall_s = time.monotonic() - self._began
+        checkpoints.begin(self._progress.step, self._progress.facts(), self._engine.begin_save)
+
+    def _write_model(self) -> None:
+        write_model(
+            self._directory.model,
+            self._engine.full_weights(),
+            {"config_hash": self._job.config_hash, "step": str(self._progress.step)},
+            fence=self._fence,
+            is_first=self._identity.rank == 0,
+        )
+
+    def _result(self) -> Result:
+        return Result(
+            status="finished", steps=self._progress.step, metrics=self._progress.last_line
+        )
+
+    def _say(self, text: str) -> None:
+        if self._identity.rank == 0:
+            say(text)
+
+
+class _DivergedError(Exception):
+    """The training has come to numbers that are none."""
+
+
+def _identity_hash(experiment: TrainingExperiment, fingerprint: str) -> str:
+    """Return a hash of all that a continued training must have as it was.
+
+    What may change between two starts, is not in it: ranks, machine, partition, transport.
+    """
+    same = {
+        "model": experiment.model.model_dump(mode="json"),
+        "tokens": fingerprint,
+        "optimizer": experiment.optimizer.model_dump(mode="json"),
+        "validation_fraction": experiment.data.validation_fraction,
+        "frozen": sorted(experiment.frozen),
+        **{
+            name: getattr(experiment, name)
+            for name in ("engine", "sequence", "sequences_per_step", "steps", "dtype", "seed")
+        },
+    }
+    return hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _describe(experiment: TrainingExperiment) -> None:
+    """Say what is trained, for people."""
+    gpt, degrees = experiment.model, experiment.degrees
+    say(
+        f"{gpt.preset or 'gpt'}: {gpt.num_parameters:,} parameters, {gpt.layers} layers of width "
+        f"{gpt.hidden}, {gpt.heads} heads, {experiment.dtype}"
+    )
+    say(
+        f"partition {experiment.partition_name}: forward {degrees.forward}, backward "
+        f"{degrees.backward}, gradients {degrees.gradients}, optimizer {degrees.optimizer}; "
+        f"engine {experiment.engine}"
+    )
+    per_node = experiment.topology.node_ranks(experiment.ranks)
+    say(
+        f"{experiment.ranks} ranks, {per_node} a node ({experiment.topology.name}); "
+        f"{experiment.tokens_per_step:,} tokens of {experiment.data.name} in each of "
+        f"{experiment.steps:,} train steps"
+    )
