@@ -171,17 +171,12 @@ def _source_fault(text: Text) -> str:
             locate(text.name, text.source)
         except LocationError as error:
             return str(error)
+    if text.name not in {"file", "hub"} or text.source is None:
         return ""
-    if text.name == "arithmetic":
-        is_named = text.source is not None
-        return "arithmetic is made here, and comes from nowhere else; remove it" if is_named else ""
-    wanted = {
-        "file": "a text file, or a directory of .txt files",
-        "hub": "a directory with a data set, or one on the Hugging Face hub (owner/name)",
-    }[text.name]
-    if text.source is None:
-        return f"missing; name {wanted}"
     path = Path(text.source).expanduser()
+    wanted = "a text file, or a directory of .txt files"
+    if text.name == "hub":
+        wanted = "a directory with a data set, or one on the Hugging Face hub (owner/name)"
     if not path.exists() and not (text.name == "hub" and may_be_hub_name(text.source)):
         return f"{text.source} does not exist; name {wanted}"
     if text.name == "file" and path.is_dir() and not any(path.rglob("*.txt")):

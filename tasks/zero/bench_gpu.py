@@ -158,7 +158,8 @@ def _plain_step_s(experiment: TrainingExperiment, device: torch.device, steps: i
     masters = [parameter.detach().clone() for parameter in model.parameters()]
     model = model.to(DTYPES[experiment.dtype])
     loss_of_tokens = torch.compile(model.loss) if experiment.compile else model.loss
-    weights, config = list(model.parameters()), experiment.optimizer
+    weights: list[Tensor] = list(model.parameters())
+    config = experiment.optimizer
     groups = [
         {"params": [m for m in masters if m.dim() > 1], "weight_decay": config.weight_decay},
         {"params": [m for m in masters if m.dim() == 1], "weight_decay": 0.0},
@@ -169,7 +170,7 @@ def _plain_step_s(experiment: TrainingExperiment, device: torch.device, steps: i
 
     def train_step() -> float:
         loss = loss_of_tokens(tokens)
-        loss.backward()
+        torch.autograd.backward(loss)
         for weight, master in zip(weights, masters, strict=True):
             master.grad = None if weight.grad is None else weight.grad.to(master.dtype)
             weight.grad = None
@@ -178,7 +179,7 @@ def _plain_step_s(experiment: TrainingExperiment, device: torch.device, steps: i
         adam.step()
         with torch.no_grad():
             torch._foreach_copy_(weights, masters)
-        return float(loss)  # as the engine reports it
+        return loss.item()  # as the engine reports it
 
     return _median_s(train_step, device, steps)
 
@@ -209,7 +210,8 @@ def _synchronize(device: torch.device) -> None:
 @contextmanager
 def _world_of_one(device: torch.device) -> Iterator[None]:
     backend = "nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+    store = dist.HashStore()  # type: ignore[attr-defined]  # torch exports it at run time
+    dist.init_process_group(backend, store=store, rank=0, world_size=1)
     try:
         yield
     finally:

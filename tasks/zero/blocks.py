@@ -118,10 +118,10 @@ def tiles(
         if len(values_Rn) * num_blocks <= step:
             yield parts
         elif num_blocks <= step:
-            yield from zip(*(part.split(step // num_blocks) for part in parts), strict=True)
+            yield from zip(*(torch.split(part, step // num_blocks) for part in parts), strict=True)
         else:
             for rows in zip(*parts, strict=True):
-                yield from zip(*(row.split(step) for row in rows), strict=True)
+                yield from zip(*(torch.split(row, step) for row in rows), strict=True)
 
 
 def _cut(tensor: Tensor, begin: int, num_blocks: int, width: int) -> Tensor:

@@ -23,7 +23,7 @@ from tasks.zero.gradients import UnitGradients
 from tasks.zero.interface import PendingSave, StepReport
 from tasks.zero.layout import Chain
 from tasks.zero.optimizer import UnitOptimizer
-from tasks.zero.sharded_state import begin_save, load_state
+from tasks.zero.sharded_state import begin_save, load_state, saved_tensors
 from tasks.zero.units import Unit, units_of_stage
 from tasks.zero.weights import UnitWeights, cast_shard
 
@@ -157,7 +157,8 @@ class Engine:
             for unit, weights in self._weights.items()
             if unit in self._optimizers and self._optimizers[unit].master is weights.shard
         )
-        return num_bytes - shared
+        errors = 0 if self._errors is None else self._errors.state_bytes
+        return num_bytes - shared + errors
 
     def train_step(self, micro_batches: Sequence[Tensor], lr: float) -> StepReport:
         """Do one update from the mean gradient over all tokens; see ``TrainEngine``."""
@@ -272,7 +273,7 @@ class Engine:
         """Return the norm of the mean gradient, and the mean loss, over all ranks."""
         squares = torch.zeros((), dtype=torch.float64, device=self._device)
         for gradients in self._gradients.values():
-            squares += torch.linalg.vector_norm(gradients.take_sum(), dtype=torch.float64) ** 2
+            squares += torch.linalg.vector_norm(gradients.take_sum()).double() ** 2
         # Replicas of a shard each add it: the sum over all ranks counts it so often.
         both = torch.stack([squares * self._partition.optimizer / self._num_ranks, loss])
         self._fabric.sum_scalars(both)
@@ -315,21 +316,38 @@ class Engine:
 
     def load(self, directory: Path) -> None:
         """Take the state that ``begin_save`` has written; see ``TrainEngine``."""
-        state = self._state()
+        state = self._state() | saved_tensors(directory, self._errors_prefix)
         load_state(directory, state)
         num_steps = state["num_steps"]
         self._num_steps = int(num_steps) if isinstance(num_steps, int | Tensor) else 0
+        if self._errors is not None:
+            self._errors.load_state_dict(
+                {
+                    name.removeprefix(self._errors_prefix): value.to(self._device)
+                    for name, value in state.items()
+                    if name.startswith(self._errors_prefix) and isinstance(value, Tensor)
+                }
+            )
         for unit, optimizer in self._optimizers.items():
             optimizer.set_num_steps(self._num_steps)
             self._refresh(unit)
         for weights in self._weights.values():
             weights.wait()
 
+    @property
+    def _errors_prefix(self) -> str:
+        """Under which errors are saved: they mean nothing to other ranks, or in other shards."""
+        degrees = "-".join(map(str, self._partition.model_dump().values()))
+        return f"errors/{self._num_ranks}/{degrees}/{self._rank}/"
+
     def _state(self) -> dict[str, object]:
         """Return what a checkpoint holds; frozen parameters are as the seed made them."""
         state: dict[str, object] = {"num_steps": torch.tensor(self._num_steps)}
         for optimizer in self._optimizers.values():
             state |= dict(optimizer.state())
+        if self._errors is not None:
+            errors = self._errors.state_dict()
+            state |= {f"{self._errors_prefix}{key}": value for key, value in errors.items()}
         return state
 
     def full_weights(self) -> Iterator[tuple[str, Tensor]]:

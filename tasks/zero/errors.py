@@ -4,6 +4,7 @@ from torch import distributed as dist
 
 _WORDS_OF_GLOO = ("gloo/transport", "gloo/rendezvous")
 """gloo raises a plain RuntimeError that names its own source file, which others quote."""
+_PLACE = "] "
 _MOST_CHARACTERS = 200
 
 
@@ -17,13 +18,14 @@ def lost_peer(error: BaseException) -> str | None:
         error: What a rank has raised.
 
     Returns:
-        The first line of what the communication library says; None for any other error.
+        The first sentence of what the communication library says; None for any other error.
     """
     cause: BaseException | None = error
     while cause is not None:
         is_gloo = any(word in str(cause) for word in _WORDS_OF_GLOO)
         if is_gloo or isinstance(cause, dist.DistError):
             first_line = next(iter(str(cause).splitlines()), type(cause).__name__)
-            return first_line.rpartition("] ")[2][:_MOST_CHARACTERS]
+            said = first_line.partition(_PLACE)[2] or first_line  # without its source file
+            return said.partition(". ")[0][:_MOST_CHARACTERS]  # without its advice
         cause = cause.__cause__
     return None

@@ -46,6 +46,10 @@ class UnitGradients:
         self._sums = torch.zeros(
             unit.padded_length // partition.gradients, dtype=dtype, device=device
         )
+        # Whole gradients need not leave: the backward pass adds them where they stay.
+        self._stays = partition.gradients == 1 and dtype == unit.buffer.dtype
+        if self._stays:
+            unit.accumulate_into(self._sums)
         self._synced: Tensor | None = None
         self._pending: list[tuple[Handle, Tensor]] = []
 
@@ -56,6 +60,8 @@ class UnitGradients:
 
     def leave(self) -> None:
         """Send the gradient of a micro-batch away, after the backward pass of its last stage."""
+        if self._stays:
+            return
         flat = self._unit.take_gradient()
         handle = self._fabric.reduce(
             flat,

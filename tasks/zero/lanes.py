@@ -152,10 +152,10 @@ class ThreadLane:
         try:
             work()
         except BaseException as error:  # noqa: BLE001  whatever it is, the waiting thread is to see it
-            # Its frames hold process groups, whose connections are to be closed when the lane ends:
-            # that is how ranks further away learn of it.
-            traceback.clear_frames(error.__traceback__)
-            self._failure = error
+            # Frames hold process groups, and only when nothing does are their connections closed,
+            # which tells ranks that still wait for this one. So the error keeps but their text.
+            error.add_note(traceback.format_exc())
+            self._failure = error.with_traceback(None)
             done.set_exception(error)
         else:
             done.set_result(None)

@@ -8,8 +8,8 @@ Of each block, in float32, with m = 127 (INT8) or 7 (INT4) and the constant 1 / 
 
 Each operation rounds to nearest, once, so that all devices give the same bits. As
 ``absmax / scale`` is m to within round-off, ``|q| <= m`` needs no clamp, and +-absmax keep their
-value up to a factor of 1 +- 2^-22. (DeepSpeed's kernels put 2^(bits - 1) steps to absmax and clamp: there the largest
-value of a block loses a whole step, in INT4 an eighth of itself.)
+value up to a factor of 1 +- 2^-22. (DeepSpeed's kernels put 2^(bits - 1) steps to absmax and clamp:
+there the largest value of a block loses a whole step, in INT4 an eighth of itself.)
 
 Error bound: ``|x' - x| <= (1/2 + 2^-15) scale``. For ``|x|`` is at most m steps, up to a factor of
 1 + 2 u, u = 2^-24: float64 to float32 costs m u steps, ``1 / scale`` and the product m u each, the
@@ -203,7 +203,7 @@ def dequantize_sum(
         return out
     scratch = _Scratch(payload_rows.device)
     is_direct = dtype == torch.float32 and not accumulate
-    rows = (tiles(out[None], row_1p, blocks, scratch.size) for row_1p in payload_Rp.split(1))
+    rows = (tiles(out[None], row_1p, blocks, scratch.size) for row_1p in torch.split(payload_Rp, 1))
     for same_tile in zip(*rows, strict=True):
         target = same_tile[0][0]
         total = target if is_direct else scratch.take(target.shape, "total")
@@ -288,10 +288,9 @@ def smoothed(values: Tensor, *, block_size: int) -> Tensor:
         Shape (..., n), float32.
     """
     rest = values.shape[-1] % block_size
+    whole_and_rest = torch.split(values.float(), [values.shape[-1] - rest, rest], -1)
     parts = []
-    for part, size in zip(
-        values.float().split((values.shape[-1] - rest, rest), -1), (block_size, rest), strict=True
-    ):
+    for part, size in zip(whole_and_rest, (block_size, rest), strict=True):
         matrix = _walsh_hadamard(math.gcd(size, _MOST_SMOOTHED), values.device)
         parts.append((part.reshape(-1, len(matrix)) @ matrix).view(part.shape))
     return torch.cat(parts, -1) if rest else parts[0]

@@ -85,6 +85,27 @@ def begin_save(directory: Path, state: Mapping[str, object], group: dist.Process
     return StateSave(Background("save", lambda: _write(directory, copy, group)))
 
 
+def saved_tensors(directory: Path, prefix: str) -> dict[str, Tensor]:
+    """Return tensors to load into, for those that were saved under names with a prefix.
+
+    Args:
+        directory: Where a state was saved.
+        prefix: Of the names.
+
+    Returns:
+        Name -> a tensor of the right shape and type; its values are arbitrary.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    metadata = FileSystemReader(directory).read_metadata()  # a pickle of ours, as all of DCP's
+    return {
+        name: torch.empty(one.size, dtype=one.properties.dtype)
+        for name, one in metadata.state_dict_metadata.items()
+        if name.startswith(prefix) and isinstance(one, TensorStorageMetadata)
+    }
+
+
 def load_state(directory: Path, state: MutableMapping[str, object]) -> None:
     """Load a state, in place; what is no tensor is exchanged in the mapping.
 

@@ -25,6 +25,8 @@ _SAME_ERROR_S = 1.0
 """How long a failed rank lets rank 0 tell first, which knows more of an error that all have."""
 _LEADER_S = 5.0
 _CULPRIT_S = 5.0
+_ENDED_S = 0.5
+"""Enough for the marks of others; srun sends SIGKILL after Slurm's KillWait, half a minute."""
 _LOST_PEER = "lost-peer-"
 _MOST_NAMED = 8
 
@@ -95,8 +97,9 @@ class Telling:
         """Wait for a result of this attempt; say whether there is one."""
         deadline_s = time.monotonic() + limit_s
         while not (is_told := self._is_told()) and time.monotonic() < deadline_s:
-            if stop is not None and stop.is_made:  # srun ends us: there is no time left
-                return self._is_told()
+            if stop is not None and stop.is_made:  # srun ends us: there is little time left
+                deadline_s = min(deadline_s, time.monotonic() + _ENDED_S)
+                stop = None
             time.sleep(_POLL_S)
         return is_told
 

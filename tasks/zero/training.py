@@ -9,8 +9,6 @@ restart computes again from the checkpoint; lines that already stand in the jour
 again. A request to stop may reach some ranks only, so they agree on it after each train step.
 """
 
-import hashlib
-import json
 import math
 import time
 from pathlib import Path
@@ -19,9 +17,7 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
-from configs.training import TrainingExperiment
-from models.errors import DataError
-from models.tokens import Batches, TokenFile, check_vocabulary, default_cache_dir, pack
+from models.tokens import Batches
 from tasks.runtime.errors import JobError
 from tasks.runtime.fence import Fence
 from tasks.runtime.journal import Journal
@@ -36,6 +32,13 @@ from tasks.zero.export import write_model
 from tasks.zero.identity import Identity
 from tasks.zero.interface import StepReport, TrainEngine
 from tasks.zero.memory import peak_bytes
+from tasks.zero.preparation import (
+    describe,
+    device_of,
+    identity_hash,
+    open_batches,
+    pack_tokens,
+)
 from tasks.zero.progress import Progress
 from tasks.zero.rendezvous import join
 from tasks.zero.schedule import lr_at
@@ -69,7 +72,7 @@ def train(
     experiment = job.training
     device = device_of(experiment, identity)
     if identity.rank == 0:  # before the others come together to wait for it
-        _describe(experiment)
+        describe(experiment)
         pack_tokens(experiment)
     per_node = experiment.topology.node_ranks(experiment.ranks)
     is_one_node = per_node == experiment.ranks
@@ -78,79 +81,9 @@ def train(
     engine = build_engine(experiment, device)
     run = _Run(directory, job, engine, batches, fence=fence, identity=identity, device=device)
     try:
-        return run.to_the_end(_identity_hash(experiment, fingerprint))
+        return run.to_the_end(identity_hash(experiment, fingerprint))
     finally:
         engine.close()
-
-
-def device_of(experiment: TrainingExperiment, identity: Identity) -> torch.device:
-    """Choose what a rank computes with, and make it the rank's own.
-
-    Args:
-        experiment: Says whether CPU or GPU.
-        identity: Of the rank.
-
-    Returns:
-        The CPU, or the GPU of the rank's number on its node.
-
-    Raises:
-        JobError: A GPU is wanted, and there are fewer than ranks.
-    """
-    num_gpus = torch.cuda.device_count()
-    if experiment.device == "cpu" or (experiment.device == "auto" and num_gpus == 0):
-        return torch.device("cpu")
-    # Where each task sees a GPU of its own alone, that is number 0.
-    number = 0 if num_gpus == 1 else identity.local_rank
-    per_node = experiment.topology.node_ranks(experiment.ranks)
-    if num_gpus != 1 and num_gpus < per_node:
-        message = f"{num_gpus} GPUs are seen on node {identity.node}, for {per_node} ranks; "
-        raise JobError("device", f"{message}ask Slurm for more, or set device: cpu")
-    device = torch.device("cuda", number)
-    torch.cuda.set_device(device)
-    return device
-
-
-def pack_tokens(experiment: TrainingExperiment) -> Path:
-    """Make the token file of a training's text, if it is not there yet.
-
-    Args:
-        experiment: The training.
-
-    Returns:
-        Its path.
-
-    Raises:
-        JobError: The text cannot be had or packed.
-    """
-    try:
-        return pack(experiment.data, default_cache_dir())
-    except DataError as error:
-        raise JobError("data", str(error)) from error
-
-
-def open_batches(experiment: TrainingExperiment) -> tuple[Batches, str]:
-    """Return what a training learns from, and the fingerprint of its tokens.
-
-    Args:
-        experiment: The training.
-
-    Raises:
-        JobError: The tokens do not fit the model, or are too few.
-    """
-    path = pack_tokens(experiment)
-    try:
-        file = TokenFile.open(path)
-        check_vocabulary(file, experiment.model)
-        batches = Batches(
-            file,
-            sequence=experiment.sequence,
-            sequences_per_step=experiment.sequences_per_step,
-            seed=experiment.seed,
-            validation_fraction=experiment.data.validation_fraction,
-        )
-    except DataError as error:
-        raise JobError("data", str(error)) from error
-    return batches, file.fingerprint
 
 
 class _Run:
@@ -175,14 +108,14 @@ class _Run:
         self._first_step = 0
         self._began = time.monotonic()
 
-    def to_the_end(self, identity_hash: str) -> Result:
+    def to_the_end(self, same: str) -> Result:
         """Go from the newest checkpoint to the end; see ``train``."""
         checkpoints = Checkpoints(
             self._directory,
             self._fence,
             dist.new_group(backend="gloo"),
             config_hash=self._job.config_hash,
-            identity=identity_hash,
+            identity=same,
         )
         self._continue_from(checkpoints)
         journal = self._open_journal()
@@ -346,42 +279,3 @@ class _Run:
 
 class _DivergedError(Exception):
     """The training has come to numbers that are none."""
-
-
-def _identity_hash(experiment: TrainingExperiment, fingerprint: str) -> str:
-    """Return a hash of all that a continued training must have as it was.
-
-    What may change between two starts, is not in it: ranks, machine, partition, transport.
-    """
-    same = {
-        "model": experiment.model.model_dump(mode="json"),
-        "tokens": fingerprint,
-        "optimizer": experiment.optimizer.model_dump(mode="json"),
-        "validation_fraction": experiment.data.validation_fraction,
-        "frozen": sorted(experiment.frozen),
-        **{
-            name: getattr(experiment, name)
-            for name in ("engine", "sequence", "sequences_per_step", "steps", "dtype", "seed")
-        },
-    }
-    return hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _describe(experiment: TrainingExperiment) -> None:
-    """Say what is trained, for people."""
-    gpt, degrees = experiment.model, experiment.degrees
-    say(
-        f"{gpt.preset or 'gpt'}: {gpt.num_parameters:,} parameters, {gpt.layers} layers of width "
-        f"{gpt.hidden}, {gpt.heads} heads, {experiment.dtype}"
-    )
-    say(
-        f"partition {experiment.partition_name}: forward {degrees.forward}, backward "
-        f"{degrees.backward}, gradients {degrees.gradients}, optimizer {degrees.optimizer}; "
-        f"engine {experiment.engine}"
-    )
-    per_node = experiment.topology.node_ranks(experiment.ranks)
-    say(
-        f"{experiment.ranks} ranks, {per_node} a node ({experiment.topology.name}); "
-        f"{experiment.tokens_per_step:,} tokens of {experiment.data.name} in each of "
-        f"{experiment.steps:,} train steps"
-    )

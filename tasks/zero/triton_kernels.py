@@ -11,9 +11,8 @@ Letters as in ``blocks``. Only import this where there is a CUDA device: it need
 """
 
 # mypy sees triton on some machines only.
-# mypy: disable-error-code="import-not-found, import-untyped, misc, untyped-decorator, unused-ignore"
+# mypy: disable-error-code="import-not-found, import-untyped, untyped-decorator, unused-ignore"
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -185,7 +184,6 @@ def _quantize(  # type: ignore[no-untyped-def]  # noqa: ANN202
     is_finite = largest_bits < _INFINITY_BITS
     absmax = tl.where(is_finite, largest_bits, 0).to(tl.float32, bitcast=True)
     scale = tl.maximum(absmax * (1 / (127 if BITS == 8 else 7)), _LEAST_SCALE)
-    # Of float64 beyond float32, and so on; the product cannot overflow where absmax is finite.
     inverse = tl.math.div_rn(tl.full(scale.shape, 1.0, tl.float32), scale)
     inverse = tl.where(is_finite, inverse, 0.0)
     low_q = tl.where(is_finite, libdevice.rint(low_x * inverse), 0.0).to(tl.int32)
@@ -236,7 +234,7 @@ def _dequantize(  # type: ignore[no-untyped-def]  # noqa: ANN202
             low_x += low_more
             high_x += high_more
     if ADDS:
-        # In the type that torch adds in: that of the wider one.
+        # The sum is in the wider type of the two, as torch's.
         low_x += tl.load(values + low, mask=has_low, other=0.0)
         high_x += tl.load(values + low + half, mask=has_high, other=0.0)
     tl.store(values + low, low_x.to(values.dtype.element_ty), mask=has_low)
@@ -244,7 +242,7 @@ def _dequantize(  # type: ignore[no-untyped-def]  # noqa: ANN202
 
 
 @triton.jit
-def _decoded(  # type: ignore[no-untyped-def]  # noqa: ANN202, PLR0917
+def _decoded(  # type: ignore[no-untyped-def]  # noqa: ANN202
     codes: tl.tensor,
     scales: tl.tensor,
     block: tl.tensor,

@@ -56,6 +56,17 @@ class Unit:
             parameter.data = view
             begin += parameter.numel()
 
+    def accumulate_into(self, sums: Tensor) -> None:
+        """Have backward passes add the gradients to a vector, from now on.
+
+        Args:
+            sums: Shape (padded_length,), of the parameters' dtype.
+        """
+        begin = 0
+        for _, parameter in self.parameters:
+            parameter.grad = sums[begin : begin + parameter.numel()].view(parameter.shape)
+            begin += parameter.numel()
+
     def allocate(self) -> None:
         """Give the buffer its storage; the values are arbitrary."""
         self.buffer.untyped_storage().resize_(self.buffer.numel() * self.buffer.itemsize)
@@ -75,13 +86,17 @@ class Unit:
         Returns:
             Shape (padded_length,), of the parameters' dtype.
         """
-        flat = torch.zeros(self.padded_length, dtype=self.buffer.dtype, device=self.buffer.device)
+        flat = torch.empty(self.padded_length, dtype=self.buffer.dtype, device=self.buffer.device)
         begin = 0
         for _, parameter in self.parameters:
-            if parameter.grad is not None:
-                flat[begin : begin + parameter.numel()].copy_(parameter.grad.view(-1))
+            part = flat[begin : begin + parameter.numel()]
+            if parameter.grad is None:
+                part.zero_()
+            else:
+                part.copy_(parameter.grad.view(-1))
                 parameter.grad = None
             begin += parameter.numel()
+        flat[begin:].zero_()
         return flat
 
 

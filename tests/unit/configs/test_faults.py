@@ -11,6 +11,7 @@ from configs.algorithms import ServerAmsgrad
 from configs.faults import faults_in
 from configs.federated import FederatedExperiment
 from configs.study import Study
+from configs.training import TrainingExperiment
 
 
 def _faults(text: str) -> list[str]:
@@ -242,8 +243,92 @@ def test_fadas_takes_its_optimiser_as_a_bare_word(server: str) -> None:
     assert experiment.algorithm.server == ServerAmsgrad()
 
 
+ROWS = "ddp, zero1, zero2, zero3, zeropp, mics, hsdp, hfsdp, zero_topo"
+DEGREES = "a mapping of forward, backward, gradients, optimizer"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            "{partition: {forward: 3, backward: 1, gradients: 1, optimizer: 8}}",
+            ["partition.forward: 3 does not divide 8 ranks; use 1, 2, 4 or 8"],
+        ),
+        (
+            "{partition: {forward: x, backward: 1, gradients: 1, optimizer: 8}}",
+            ["partition.forward: 'x' is not allowed; use a whole number from 1 to 10000000"],
+        ),
+        (
+            "{partition: zero_tpo}",
+            [
+                "partition: 'zero_tpo' is unknown (did you mean 'zero_topo'?); known: "
+                f"{ROWS} or {DEGREES}"
+            ],
+        ),
+        ("{partition: 3}", [f"partition: 3 is not allowed; use {DEGREES} or one of {ROWS}"]),
+        (
+            "{partition: {forwad: 1, backward: 1, gradients: 1, optimizer: 8}, ranks: 0}",
+            [
+                "ranks: 0 is not allowed; use a whole number from 1 to 1000000",
+                "partition.forward: missing; it has no default, give a whole number from 1 to "
+                "10000000",
+                "partition.forwad: unknown key (did you mean 'forward'?); known: forward, "
+                "backward, gradients, optimizer",
+            ],
+        ),
+        (
+            "{transport: zerotopo}",
+            [
+                "transport: 'zerotopo' is unknown (did you mean 'zero_topo'?); known: full, "
+                "zeropp, zero_topo, zero_topo_quantized_sync, sdp4bit"
+            ],
+        ),
+        (
+            "{topology: summit}",
+            ["topology: 'summit' is no topology; use frontier, mini, or the path of a YAML file"],
+        ),
+    ],
+)
+def test_faults_of_a_training_are_told_once(text: str, expected: list[str]) -> None:
+    """Also those of degrees, which a word may stand for: rows and degrees are both offered."""
+    raw = {"kind": "training"} | yaml.safe_load(text)
+
+    assert [str(fault) for fault in faults_in(TrainingExperiment, raw)] == expected
+
+
+def test_an_unknown_preset_is_told_with_those_there_are() -> None:
+    """The empty name, which means no preset, is none of them."""
+    (fault,) = faults_in(TrainingExperiment, {"kind": "training", "model": "gpt-2"})
+
+    assert fault.path == "model"
+    assert fault.message.startswith("'gpt-2' is unknown")
+    assert "; known: gpt-1m, gpt-3m, " in fault.message
+
+
+@pytest.mark.parametrize(
+    ("experiment", "expected"),
+    [
+        ({"kind": "training", "lr": 1}, "experiment.lr: unknown key here (did you mean 'experim"
+         "ent.optimizer.lr'?)"),
+        ({"data": "digits", "lr": 1}, "experiment.lr: unknown key here (did you mean 'experiment"
+         ".worker.lr'?)"),
+        ({"data": "digits", "micro_batch": 1}, "experiment.micro_batch: unknown key here; training"
+         " has it"),
+        ({"kind": "trainin"}, "experiment.kind: 'trainin' is unknown (did you mean 'training'?)"),
+    ],
+)  # fmt: skip
+def test_a_key_is_looked_for_in_the_own_kind_of_experiment(
+    experiment: dict[str, Any], expected: str
+) -> None:
+    """A misplaced key is searched where the experiment's kind has it; else the kind is named."""
+    (fault,) = faults_in(Study, {"name": "s", "experiment": experiment})
+
+    assert str(fault).startswith(expected)
+
+
 _KEYS = st.sampled_from(
-    ["data", "model", "algorithm", "arrivals", "service", "mean_s", "name", "kind", "collect",
+    ["data", "model", "partition", "transport", "forward", "preset", "topology",
+     "algorithm", "arrivals", "service", "mean_s", "name", "kind", "collect",
      "workers", "weights", "experiment", "grid", "algorithm.collect", "x", "centres", "0"]
 )  # fmt: skip
 _VALUES = st.recursive(
@@ -252,18 +337,20 @@ _VALUES = st.recursive(
         st.booleans(),
         st.integers(-3, 200),
         st.floats(),
-        st.sampled_from(["digits", "quadratic", "afa_cs", "weighted", "uniform", "q", ""]),
+        st.sampled_from(
+            ["digits", "quadratic", "afa_cs", "weighted", "uniform", "q", "", "training", "zero3"]
+        ),
     ),
     lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(_KEYS, inner, max_size=4)),
     max_leaves=12,
 )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=70, deadline=None)
 @given(raw=st.dictionaries(_KEYS, _VALUES, max_size=6))
 def test_any_mapping_is_valid_or_has_faults(raw: dict[str, Any]) -> None:
     """Whatever stands in a file, it is valid or has a fault in words; nothing else is raised."""
-    for record in (FederatedExperiment, Study):
+    for record in (FederatedExperiment, TrainingExperiment, Study):
         faults = faults_in(record, raw)
 
         if faults:

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from configs.data import Data
+from configs.federated import FederatedExperiment
 from configs.loading import ConfigError, load_study
 
 SINGLE = "{kind: federated, workers: 20, data: digits, algorithm: {collect: 5}}"
@@ -28,6 +29,7 @@ def test_a_single_experiment_is_a_study_named_after_its_file(tmp_path: Path) -> 
     study = load_study(_write(tmp_path, SINGLE))
 
     assert study.name == "trial"
+    assert isinstance(study.experiment, FederatedExperiment)
     assert study.experiment.workers == 20
 
 
@@ -81,6 +83,7 @@ def test_settings_override_the_base(tmp_path: Path) -> None:
     )
 
     assert study.name == "other"
+    assert isinstance(study.experiment, FederatedExperiment)
     assert (study.experiment.algorithm.name, study.experiment.algorithm.collect) == ("afa_cs", 3)
     assert study.experiment.arrivals.model_dump()["max_delay"] == 2
 
@@ -137,7 +140,7 @@ def test_files_are_found_from_the_studys_directory(tmp_path: Path) -> None:
     sources = [
         p.experiment.data.source for p in study.points() if isinstance(p.experiment.data, Data)
     ]
-    traces = {point.experiment.arrivals.model_dump()["path"] for point in study.points()}
+    traces = {point.experiment.model_dump()["arrivals"]["path"] for point in study.points()}
     assert isinstance(study.experiment.data, Data)
     assert study.experiment.data.source == str(tmp_path / "absent")
     assert sources[::2] == [str(tmp_path / "images"), "ylecun/mnist", str(tmp_path.parent / "up")]
@@ -164,5 +167,6 @@ def test_exponents_need_no_dot(tmp_path: Path) -> None:
 
     experiment = load_study(path, ["model.l2=5e-4"]).experiment
 
+    assert isinstance(experiment, FederatedExperiment)
     assert (experiment.worker.lr, experiment.algorithm.server_lr) == (0.001, 200)
     assert experiment.model.model_dump()["l2"] == 0.0005

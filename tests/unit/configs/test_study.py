@@ -6,13 +6,19 @@ import pytest
 
 from configs.faults import faults_in
 from configs.federated import FederatedExperiment
-from configs.study import OverrideError, Study, set_path
+from configs.study import Point, Study
+from configs.training import TrainingExperiment
 
 BASE = {"workers": 20, "data": "digits", "algorithm": {"name": "afa_cd", "collect": 5}}
 
 
 def _study(**grid: object) -> Study:
     return Study.model_validate({"name": "s", "experiment": BASE, "grid": grid})
+
+
+def _federated(point: Point) -> FederatedExperiment:
+    assert isinstance(point.experiment, FederatedExperiment)
+    return point.experiment
 
 
 def _faults(grid: dict[str, Any], base: dict[str, Any] = BASE) -> list[str]:
@@ -41,7 +47,7 @@ def test_points_are_the_product_of_the_axes_in_order() -> None:
         "afa_cs · arrivals=late",
     ]
     assert points[3].coordinates == {"algorithm.name": "afa_cs", "arrivals": "late"}
-    assert points[3].experiment.arrivals.model_dump()["max_delay"] == 4
+    assert _federated(points[3]).arrivals.model_dump()["max_delay"] == 4
 
 
 def test_an_override_of_a_tag_keeps_the_other_fields() -> None:
@@ -49,8 +55,8 @@ def test_an_override_of_a_tag_keeps_the_other_fields() -> None:
     (kept,) = _study(**{"algorithm.name": ["afa_cs"]}).points()
     (replaced,) = _study(algorithm=["afa_cs"]).points()
 
-    assert kept.experiment.algorithm.collect == 5
-    assert replaced.experiment.algorithm.collect == 10
+    assert _federated(kept).algorithm.collect == 5
+    assert _federated(replaced).algorithm.collect == 10
 
 
 def test_a_study_without_a_grid_has_one_point() -> None:
@@ -58,7 +64,7 @@ def test_a_study_without_a_grid_has_one_point() -> None:
     (point,) = _study().points()
 
     assert (point.label, point.index, dict(point.coordinates)) == ("base", 0, {})
-    assert point.experiment.workers == 20
+    assert _federated(point).workers == 20
 
 
 def test_the_hash_follows_the_meaning_of_an_experiment() -> None:
@@ -171,23 +177,55 @@ def test_the_grid_is_not_judged_by_a_replaced_base() -> None:
     assert [fault.split(":")[0] for fault in faults] == ["experiment.workers"]
 
 
-def test_set_path_expands_a_bare_word() -> None:
-    """A bare word on the way is the tag of a record, and stays so."""
-    raw: dict[str, Any] = {"algorithm": "afa_cs", "worker": "fedprox", "arrivals": "markov"}
+TRAINING = {"kind": "training", "transport": "zero_topo", "steps": 10}
 
-    set_path(raw, "algorithm.collect", 3)
-    set_path(raw, "worker.mu", 1)
-    set_path(raw, "arrivals.turn_on", 0.5)
-    set_path(raw, "algorithm.server.name", "adam")
 
-    assert raw == {
-        "algorithm": {"name": "afa_cs", "collect": 3, "server": {"name": "adam"}},
-        "worker": {"optimizer": "fedprox", "mu": 1},
-        "arrivals": {"kind": "markov", "turn_on": 0.5},
+def test_a_study_without_a_kind_is_federated() -> None:
+    """Files and job.json from before there were trainings stay what they were."""
+    study = _study()
+
+    assert study.experiment.kind == "federated"
+    assert (study.experiment.num_steps, study.experiment.unit) == (200, "round")
+
+
+def test_a_grid_varies_fields_of_a_training() -> None:
+    """Rows and degrees, formats below a named transport, and another preset as it stands."""
+    degrees = {"forward": 2, "backward": 2, "gradients": 4, "optimizer": 4}
+    grid = {
+        "partition": ["zero3", degrees],
+        "transport.weights": ["full", "int8"],
+        "model.preset": ["gpt-1m", "gpt-3m"],
+        "accumulation": [4],
+    }
+    study = Study.model_validate({"name": "s", "experiment": TRAINING, "grid": grid})
+
+    read_back = Study.model_validate_json(study.model_dump_json())
+    last = read_back.points()[-1].experiment
+
+    assert len(study.points()) == 8
+    assert isinstance(last, TrainingExperiment)
+    assert last.degrees.model_dump() == degrees
+    assert (last.transport.weights, last.transport.gradients) == ("int8", "int4")
+    assert (last.model.layers, last.model.hidden, last.accumulation) == (4, 256, 4)
+    assert (last.num_steps, last.unit) == (10, "train step")
+    assert read_back.points()[0].label.startswith("partition=zero3 · weights=full · model=gpt-1m")
+
+
+def test_a_grid_of_trainings_has_the_faults_of_trainings() -> None:
+    """Degrees that do not divide, fields of the other kind, and a row that has no fields."""
+    grid = {
+        "partition": [{"forward": 3, "backward": 1, "gradients": 1, "optimizer": 8}],
+        "workers": [3],
+        "data.name": ["shakespear"],
     }
 
+    faults = _faults(grid, base=TRAINING)
+    (through,) = _faults({"partition.forward": [2]}, base=TRAINING | {"partition": "zero3"})
 
-def test_set_path_refuses_to_lead_through_a_value() -> None:
-    """A path through a number is refused, with the number."""
-    with pytest.raises(OverrideError, match="workers is 5, which has no fields to set"):
-        set_path({"workers": 5}, "workers.lr", 1)
+    assert [fault.split(": ")[0] for fault in faults] == [
+        "grid.data.name",
+        "grid.workers",
+        "grid.partition",
+    ]
+    assert "3 does not divide 8 ranks; use 1, 2, 4 or 8" in faults[2]
+    assert through.endswith("partition is 'zero3', which has no fields to set")

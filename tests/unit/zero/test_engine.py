@@ -251,6 +251,18 @@ def test_a_state_goes_on_with_other_ranks(ranks: Ranks, tmp_path: Path) -> None:
     assert rest.losses == pytest.approx(whole.losses[3:], rel=1e-12)
 
 
+def test_errors_of_quantization_are_continued(ranks: Ranks, tmp_path: Path) -> None:
+    """With error feedback, too, a continued training has the losses of an undisturbed one."""
+    transport = {"gradients": "int4", "sync": "int4", "error_feedback": True}
+    experiment = tiny(partition="zero_topo", transport=transport, dtype="float32", steps=5)
+
+    whole = ranks(8).run(train, experiment)[0]
+    ranks(8).run(train_and_save, experiment, 2, str(tmp_path))
+    rest = ranks(8).run(load_and_train, experiment, 2, str(tmp_path))[0]
+
+    assert rest.losses == whole.losses[2:]
+
+
 def test_a_gradient_that_is_not_finite_changes_nothing(ranks: Ranks) -> None:
     """Train steps whose gradient overflows are skipped by all ranks, and say so."""
     experiment = tiny(partition="zero_topo", steps=2, dtype="float32", model=BURSTING)

@@ -1,0 +1,1 @@
+"""Other engines behind the interface of ours: DeepSpeed and FSDP2, for comparison."""

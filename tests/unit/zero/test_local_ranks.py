@@ -1,0 +1,252 @@
+"""Ranks as children: what their parent makes of their ends."""
+
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import pytest
+import torch
+from torch import distributed as dist
+
+from configs.training import TrainingExperiment
+from tasks.runtime.errors import JobError
+from tasks.runtime.fence import Overtaken
+from tasks.runtime.records import Result
+from tasks.runtime.stopping import Interrupted, StopRequest, stop_asked
+from tasks.zero.errors import lost_peer
+from tasks.zero.identity import Identity, all_ranks
+from tasks.zero.local_ranks import EndKind, RankEnd, run_ranks
+from tasks.zero.rendezvous import join
+
+GOOD = Result(status="finished", steps=3)
+RANKS = all_ranks(
+    TrainingExperiment.model_validate({"kind": "training", "ranks": 3, "partition": "zero3"})
+)
+PATIENCE_S = 2
+
+
+def finish(identity: Identity, directory: Path) -> Result:
+    """Come to a good end, each rank with a number of its own."""
+    del directory
+    return GOOD.model_copy(update={"steps": 10 + identity.rank})
+
+
+def fail(identity: Identity, directory: Path) -> Result:
+    """Rank 1 finds an error that the user can act on; the others wait for nothing.
+
+    Raises:
+        JobError: That error.
+    """
+    if identity.rank == 1:
+        raise JobError("data", "there are none")
+    time.sleep(30)
+    return finish(identity, directory)
+
+
+def all_fail(identity: Identity, directory: Path) -> Result:
+    """All see the same, rank 0 last.
+
+    Raises:
+        JobError: What they see.
+    """
+    del directory
+    time.sleep(0.3 if identity.rank == 0 else 0)
+    raise JobError("diverged", f"rank {identity.rank} says so")
+
+
+def vanish(identity: Identity, directory: Path) -> Result:
+    """Rank 2 is ended by some library that knows better."""
+    if identity.rank == 2:
+        os._exit(7)
+    return finish(identity, directory)
+
+
+def overtaken(identity: Identity, directory: Path) -> Result:
+    """Rank 0 notices a newer attempt; another one fails as it leaves.
+
+    Raises:
+        Overtaken: There is a newer attempt.
+    """
+    if identity.rank == 0:
+        raise Overtaken("attempt 1 was overtaken")
+    return fail(identity, directory)
+
+
+def stopped(identity: Identity, directory: Path) -> Result:
+    """Wait until somebody interrupts."""
+    (directory / str(identity.rank)).touch()
+    time.sleep(30)
+    return GOOD
+
+
+def stop_on_request(identity: Identity, directory: Path) -> Result:
+    """Finish what is at hand, and stop.
+
+    Raises:
+        Interrupted: It was asked for.
+    """
+    with stop_asked() as stop:
+        (directory / str(identity.rank)).touch()
+        while not stop.is_made:
+            time.sleep(0.01)
+    raise Interrupted
+
+
+def talk(identity: Identity, directory: Path, signum: int) -> Result:
+    """Exchange numbers until rank 1 is sent a signal by itself."""
+    join(identity, directory, device=torch.device("cpu"), is_one_node=True, timeout_s=PATIENCE_S)
+    for number in range(10**6):
+        if identity.rank == 1 and number == 20:
+            os.kill(os.getpid(), signum)
+        dist.all_reduce(torch.ones(1))
+    return GOOD
+
+
+def die(identity: Identity, directory: Path) -> Result:
+    """Talk, until rank 1 is killed."""
+    return talk(identity, directory, signal.SIGKILL)
+
+
+def freeze(identity: Identity, directory: Path) -> Result:
+    """Talk, until rank 1 is stopped."""
+    return talk(identity, directory, signal.SIGSTOP)
+
+
+def be_the_parent(
+    end: Connection, work: Callable[[Identity, Path], Result], directory: Path, *, is_asked: bool
+) -> None:
+    """Run the ranks, and stop them when all have begun, if that is asked for."""
+    torch.set_num_threads(1)
+    stop = StopRequest()
+
+    def ask(signum: int, frame: object) -> None:
+        del signum, frame
+        if len(list(directory.iterdir())) == len(RANKS):
+            stop.made_s = time.monotonic()
+
+    if is_asked:
+        signal.signal(signal.SIGALRM, ask)
+        signal.setitimer(signal.ITIMER_REAL, 0.02, 0.02)
+    end.send(run_ranks(RANKS, lambda identity: work(identity, directory), stop))
+
+
+def end_of(
+    work: Callable[[Identity, Path], Result], directory: Path, *, is_asked: bool = False
+) -> tuple[RankEnd, float]:
+    """Run work on three ranks, from a process that has loaded torch.
+
+    Returns:
+        The end that explains all, and how long it took.
+    """
+    began = time.monotonic()
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tasks.zero.local_ranks", "tasks.zero.rendezvous"])
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(
+        target=be_the_parent, args=(theirs, work, directory), kwargs={"is_asked": is_asked}
+    )
+    process.start()
+    theirs.close()
+    end: RankEnd = ours.recv()
+    process.join()
+    return end, time.monotonic() - began
+
+
+def test_of_good_ends_rank_0_tells(tmp_path: Path) -> None:
+    """Whoever is first; each has its own result."""
+    end, _ = end_of(finish, tmp_path)
+
+    assert end == RankEnd(0, EndKind.FINISHED, GOOD.model_copy(update={"steps": 10}))
+
+
+def test_a_rank_that_fails_ends_the_others(tmp_path: Path) -> None:
+    """Soon, though they wait for nothing of it; its words are kept."""
+    end, took_s = end_of(fail, tmp_path)
+
+    assert (end.rank, end.kind) == (1, EndKind.FAILED)
+    assert (end.result.reason, end.result.message) == ("data", "there are none")
+    assert took_s < 25
+
+
+def test_an_error_that_all_have_is_told_by_rank_0(tmp_path: Path) -> None:
+    """It knows the metrics, though it comes last."""
+    end, _ = end_of(all_fail, tmp_path)
+
+    assert end.result.message == "rank 0 says so"
+
+
+def test_a_rank_that_goes_without_a_word_is_lost(tmp_path: Path) -> None:
+    """Its exit code is all that there is to tell, also if the others end well."""
+    end, _ = end_of(vanish, tmp_path)
+
+    assert (end.rank, end.kind, end.result.reason) == (2, EndKind.LOST, "rank_lost")
+    assert "ended with exit code 7 before it could say why" in end.result.message
+
+
+def test_an_overtaken_rank_goes_before_all(tmp_path: Path) -> None:
+    """What the others say of it would be written where another attempt writes by now."""
+    end, _ = end_of(overtaken, tmp_path)
+
+    assert end.kind is EndKind.OVERTAKEN
+
+
+@pytest.mark.parametrize("work", [stopped, stop_on_request])
+def test_a_request_reaches_all_ranks(
+    work: Callable[[Identity, Path], Result], tmp_path: Path
+) -> None:
+    """Those that can be interrupted at once, and those that finish what they do."""
+    end, took_s = end_of(work, tmp_path, is_asked=True)
+
+    assert (end.kind, end.result.status) == (EndKind.INTERRUPTED, "interrupted")
+    assert took_s < 25
+
+
+def test_a_killed_rank_is_named_and_not_those_that_waited_for_it(tmp_path: Path) -> None:
+    """They see closed connections, maybe before their parent sees the end of the killed one."""
+    end, _ = end_of(die, tmp_path)
+
+    assert (end.rank, end.kind, end.result.reason) == (1, EndKind.LOST, "rank_lost")
+    assert "rank 1 (process " in end.result.message
+    assert "was killed by SIGKILL, perhaps for want of memory" in end.result.message
+
+
+def test_a_rank_that_is_stopped_is_named_when_the_others_give_up(tmp_path: Path) -> None:
+    """After their timeout, and a moment for a better explanation; it is killed then."""
+    end, took_s = end_of(freeze, tmp_path)
+
+    assert (end.rank, end.kind, end.result.reason) == (1, EndKind.SILENT, "rank_lost")
+    assert "did not answer: it is stopped, or hangs" in end.result.message
+    assert took_s > PATIENCE_S
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (
+            RuntimeError("[/x/gloo/transport/tcp/pair.cc:553] Connection closed by peer [::1]:1"),
+            "Connection closed by peer [::1]:1",
+        ),
+        (dist.DistBackendError("NCCL error: remote process exited\nmore"), "NCCL error: remote"),
+        (RuntimeError("shapes differ"), None),
+        (ValueError("gloo is a word"), None),
+    ],
+)
+def test_only_errors_of_the_communication_tell_of_lost_peers(
+    error: Exception, words: str | None
+) -> None:
+    """Those of gloo name its source files; all others are a rank's own, and so is the blame."""
+    found = lost_peer(error)
+
+    assert found == words or (words and found and found.startswith(words))
+
+
+def test_an_error_that_quotes_a_lost_peer_is_one() -> None:
+    """A lane that has failed raises its own error, whose cause is gloo's."""
+    error = RuntimeError("a lane has failed before")
+    error.__cause__ = RuntimeError("[/x/gloo/transport/tcp/pair.cc:1] Read error [::1]:1: reset")
+
+    assert lost_peer(error) == "Read error [::1]:1: reset"

@@ -1,0 +1,68 @@
+"""How ranks find each other, without a port that anybody has guessed."""
+
+import json
+import socket
+import threading
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from torch import distributed as dist
+
+from tasks.runtime.errors import JobError
+from tasks.zero.rendezvous import INTERFACE, RENDEZVOUS, find_store, open_store, own_address
+
+SOON = timedelta(seconds=10)
+
+
+def test_those_who_come_first_wait_for_rank_0(tmp_path: Path) -> None:
+    """They look until it says where it listens; what one puts there the other reads."""
+    found = []
+    early = threading.Thread(target=lambda: found.append(find_store(tmp_path, SOON)))
+    early.start()
+
+    ours = open_store(tmp_path, "127.0.0.1", SOON)
+    early.join(10)
+
+    ours.set("key", "value")
+    assert found[0].get("key") == b"value"
+
+
+def test_two_jobs_on_one_machine_have_ports_of_their_own(tmp_path: Path) -> None:
+    """The system gives each a free one."""
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+
+    stores = [open_store(tmp_path / name, "127.0.0.1", SOON) for name in ("a", "b")]
+
+    ports = [json.loads((tmp_path / name / RENDEZVOUS).read_bytes())["port"] for name in ("a", "b")]
+    assert ports == [store.port for store in stores]
+    assert len(set(ports)) == 2
+
+
+def test_a_stranger_on_the_port_is_noticed(tmp_path: Path) -> None:
+    """Rank 0 has died, and another job got its port: its ranks are not joined to ours."""
+    (tmp_path / "theirs").mkdir()
+    theirs = open_store(tmp_path / "theirs", "127.0.0.1", SOON)
+    place = {"address": "127.0.0.1", "port": theirs.port, "sign": "ours"}
+    (tmp_path / RENDEZVOUS).write_text(json.dumps(place))
+
+    with pytest.raises(dist.DistNetworkError, match=r"another job listens on 127\.0\.0\.1:"):
+        find_store(tmp_path, SOON)
+
+
+def test_the_interface_that_is_asked_for_is_taken() -> None:
+    """By its address, whatever the machine is called."""
+    assert own_address({INTERFACE: "lo", "SLURMD_NODENAME": "localhost"}) == "127.0.0.1"
+
+
+def test_an_interface_that_is_not_there_is_named_with_those_that_are() -> None:
+    """So that the right one can be chosen."""
+    with pytest.raises(JobError, match=r"WATERSHED_INTERFACE=ib7: .*; this machine has .*lo"):
+        own_address({INTERFACE: "ib7"})
+
+
+def test_slurms_name_of_the_node_is_used_if_the_network_knows_it() -> None:
+    """Else this machine's own name: a slurmd may have one that is no host's."""
+    assert own_address({"SLURMD_NODENAME": "localhost"}) == "localhost"
+    assert own_address({"SLURMD_NODENAME": "node01.invalid"}) == socket.gethostname()
