@@ -23,7 +23,8 @@ test: $(STAMP)  ## Check style, types and import contracts, and run all tests (1
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadfile --benchmark-disable $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadfile --no-loadscope-reorder \
+	    --benchmark-disable $(ARGS)
 
 proof-slurm: $(STAMP)  ## Kill and disturb studies on a real Slurm cluster (needs root; 20 minutes)
 	@tests/cluster/install-packages.sh

@@ -13,6 +13,7 @@ from configs.federated import FederatedExperiment
 from configs.launchers import SlurmLauncherConfig
 from configs.loading import ConfigError, load_study
 from configs.study import Study
+from configs.training import TrainingExperiment
 from flows.finding import find_study, known_runs
 from tasks.steps.launching import launch_faults
 from tasks.tracking.study_directory import StudyDirectory
@@ -24,7 +25,8 @@ EXIT_INTERRUPTED = 130
 
 def _complete_setting(incomplete: str) -> list[str]:
     launcher = [f"launcher.{path}" for path in leaf_paths(SlurmLauncherConfig)]
-    known = ["launcher", *leaf_paths(FederatedExperiment), *launcher]
+    fields = [*leaf_paths(FederatedExperiment), *leaf_paths(TrainingExperiment)]
+    known = dict.fromkeys(["launcher", *fields, *launcher])
     return [f"{path}=" for path in known if path.startswith(incomplete)]
 
 
@@ -64,7 +66,12 @@ RunsDir = Annotated[
 ]
 Parallel = Annotated[
     int | None,
-    typer.Option("--parallel", min=1, metavar="N", help="Most jobs at a time. Default: the cores."),
+    typer.Option(
+        "--parallel",
+        min=1,
+        metavar="N",
+        help="Most jobs at a time. Default: the cores, or one for a training.",
+    ),
 ]
 
 

@@ -1,4 +1,4 @@
-"""The command line: ``watershed check | run | show | resume``, and the commands for jobs.
+"""The command line: ``watershed check | run | show | resume | bench``, and the commands for jobs.
 
 Prefect, MLflow and torch take seconds to import, and none of them is imported here: the flow runs
 in a process of its own.
@@ -30,6 +30,7 @@ from flows.arguments import (
     leave,
     say,
 )
+from flows.bench_commands import bench
 from flows.console import make_console
 from flows.finding import is_complete
 from flows.job_commands import add_to
@@ -41,7 +42,8 @@ from tasks.steps.creation import create_study_directory
 
 app = typer.Typer(
     name="watershed",
-    help="Anarchic federated averaging, from one YAML file to a comparison in MLflow.",
+    help="Anarchic federated averaging and hierarchical ZeRO, from one YAML file to a comparison "
+    "in MLflow.",
     epilog="Begin with:  watershed run configs/studies/digits.yaml",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -150,6 +152,7 @@ def show(name: Run = None, runs_dir: RunsDir = Path("runs")) -> None:
 
 
 add_to(app)
+app.add_typer(bench)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -1,6 +1,6 @@
 """What a running study looks like on a terminal, and in a log file."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -20,6 +20,9 @@ STYLES = {
 """State of a run -> how it is shown."""
 
 _SHORTEST_BAR, _LONGEST_BAR = 10, 24
+_SHORTEST_LABEL = 12
+_LEAST_TELLING = ("tflops", "tokens_per_s", "accuracy")
+"""Measures that a narrow terminal does without, the first first."""
 _LINES_AROUND = 5
 """Lines of a terminal that the points cannot have: the title, the rest, the prompt."""
 _QUIET_S = 15.0
@@ -63,16 +66,19 @@ def render(title: str, snapshot: Snapshot, *, width: int, height: int) -> Render
         (title, "bold"), f"  {snapshot.phase}  {duration(snapshot.elapsed_s)}{left}"
     )
     shown = _most_telling(points, max(1, height - _LINES_AROUND))
-    texts = [_texts(point) for point in shown]
-    room = width - sum(max(map(len, column)) + 2 for column in zip(*texts, strict=True)) - 4
     longest = max(len(point.label) for point in shown)
+    columns = _columns(shown)
+    for name in _LEAST_TELLING:
+        if _room(columns, width) < _SHORTEST_BAR + min(longest, _SHORTEST_LABEL):
+            columns.pop(name, None)
+    room = _room(columns, width)
     bar_width = min(_LONGEST_BAR, max(_SHORTEST_BAR, room - longest))
     table = Table.grid(padding=(0, 2, 0, 0))
     table.add_column(no_wrap=True, overflow="ellipsis", max_width=max(1, room - bar_width))
     table.add_column(no_wrap=True)
-    for justify in ("right", "right", "right", "left"):
-        table.add_column(justify=justify, no_wrap=True)
-    for point, (*measured, state) in zip(shown, texts, strict=True):
+    for name in columns:
+        table.add_column(justify="left" if name == "state" else "right", no_wrap=True)
+    for point, (*measured, state) in zip(shown, zip(*columns.values(), strict=True), strict=True):
         style = STYLES[point.state]
         table.add_row(point.label, _bar(point, bar_width), *measured, Text(state, style))
     rest = Text(_counts(points), "dim") if len(shown) < len(points) else Text("")
@@ -81,21 +87,28 @@ def render(title: str, snapshot: Snapshot, *, width: int, height: int) -> Render
 
 def _bar(point: PointProgress, width: int) -> ProgressBar:
     return ProgressBar(
-        total=point.num_rounds,
-        completed=point.num_rounds if point.state == "finished" else point.round,
+        total=point.num_steps,
+        completed=point.num_steps if point.state == "finished" else point.step,
         width=width,
         complete_style=STYLES[point.state],
         finished_style=STYLES[point.state],
     )
 
 
-def _texts(point: PointProgress) -> list[str]:
-    return [
-        f"{point.round}/{point.num_rounds}",
-        "" if point.loss is None else f"loss {point.loss:.4g}",
-        "" if point.accuracy is None else f"accuracy {100 * point.accuracy:.1f} %",
-        point.state,
-    ]
+def _columns(points: Sequence[PointProgress]) -> dict[str, list[str]]:
+    """Return what stands behind the bars, column by column; without those that are empty."""
+    measures = [point.measures for point in points]
+    columns = {name: [one[name] for one in measures] for name in measures[0]}
+    return {
+        "steps": [f"{point.step}/{point.num_steps}" for point in points],
+        **{name: texts for name, texts in columns.items() if any(texts)},
+        "state": [point.state for point in points],
+    }
+
+
+def _room(columns: Mapping[str, Sequence[str]], width: int) -> int:
+    """Columns of the terminal that are left for the labels and bars."""
+    return width - sum(max(map(len, texts)) + 2 for texts in columns.values()) - 4
 
 
 def _most_telling(points: Sequence[PointProgress], room: int) -> list[PointProgress]:
@@ -153,18 +166,18 @@ def show_lines(console: Console, snapshots: Iterable[Snapshot]) -> None:
             told_at_s = snapshot.elapsed_s
             left = "" if snapshot.left_s is None else f", about {duration(snapshot.left_s)} left"
             share = share_done(snapshot.points)
-            _write(console, f"{now}  {100 * share:.0f} % done; {_counts(snapshot.points)}{left}")
+            points = snapshot.points
+            is_one = len(points) == 1 and points[0].state == "running"
+            told = points[0].told if is_one else _counts(points)
+            _write(console, f"{now}  {100 * share:.0f} % done; {told}{left}")
 
 
 def _measured(point: PointProgress) -> str:
     """What a point that has ended came to."""
     if not point.is_over:
         return ""
-    told = [f"round {point.round}"]
-    told += [] if point.loss is None else [f"loss {point.loss:.4g}"]
-    told += [] if point.accuracy is None else [f"accuracy {100 * point.accuracy:.1f} %"]
-    told += [point.message] if point.message else []
-    return f": {', '.join(told)}"
+    told = [f"{point.unit} {point.step}", *point.measures.values(), point.message]
+    return f": {', '.join(filter(None, told))}"
 
 
 def _write(console: Console, line: str) -> None:

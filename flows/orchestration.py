@@ -42,7 +42,7 @@ def start_flow(
 
     Args:
         directory: The study's directory.
-        num_parallel: Most local jobs at a time; None for one a core.
+        num_parallel: Most local jobs at a time; None for the default.
         points: Numbers of the points to run; None for all that have not finished.
 
     Returns:

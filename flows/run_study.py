@@ -57,12 +57,14 @@ def _run(directory: StudyDirectory, num_parallel: int | None, points: list[int] 
     from prefect.task_runners import ThreadPoolTaskRunner  # noqa: PLC0415
 
     from flows.federated import federated_study  # noqa: PLC0415
-    from tasks.slurm.local import num_cores  # noqa: PLC0415
+    from flows.training import training_run  # noqa: PLC0415
+    from tasks.steps.launching import default_parallel  # noqa: PLC0415
 
     study = directory.read_study()
-    num_parallel = num_parallel or num_cores()
+    num_parallel = num_parallel or default_parallel(study)
     num_threads = num_parallel if study.launcher.kind == "local" else _MOST_WAITING
-    configured = federated_study.with_options(
+    flow = training_run if study.experiment.kind == "training" else federated_study
+    configured = flow.with_options(
         flow_run_name=directory.path.name,
         task_runner=ThreadPoolTaskRunner(max_workers=num_threads),  # type: ignore[arg-type]  # generic
     )

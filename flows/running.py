@@ -22,7 +22,7 @@ def run_to_the_end(
 
     Args:
         directory: The study.
-        parallel: Most local jobs at a time; None for one a core.
+        parallel: Most local jobs at a time; None for the default.
         points: Numbers of the points to run; None for all that have not finished.
 
     Raises:
@@ -53,7 +53,7 @@ def run_in_background(directory: StudyDirectory, parallel: int | None) -> None:
 
     Args:
         directory: The study.
-        parallel: Most local jobs at a time; None for one a core.
+        parallel: Most local jobs at a time; None for the default.
     """
     _refuse_second_flow(directory)
     start_flow(directory, parallel)

@@ -18,6 +18,8 @@ from tasks.steps.flow_record import FlowRecord, read_flow_record
 from tasks.tracking.history import RunHistory, read_history
 from tasks.tracking.rows import Row, collect_rows, row_of
 from tasks.tracking.study_directory import StudyDirectory
+from tasks.tracking.tables import Column, percent, scaled
+from tasks.tracking.training_rows import TrainingMeasures
 
 MLFLOW_PORT = 5000
 PREFECT_ADDRESS = "http://127.0.0.1:4200"
@@ -26,7 +28,7 @@ _MOST_WARNINGS = 10
 _LAST_LINES = 15
 _LABEL_WIDTH = 18
 _BETWEEN_COLUMNS = 3
-_LEAST_TELLING = ("time", "round", "rate, 95 %", "delay")
+_LEAST_TELLING = ("time", "round", "step", "rate, 95 %", "delay", "MFU", "|gradient|")
 """Columns that a narrow terminal does without, the first first."""
 
 
@@ -74,8 +76,9 @@ def print_run(console: Console, directory: RunDirectory) -> None:
     history = read_history(directory)
     row = row_of(history)
     state = (row.state, STYLES[row.state])
-    rounds = f"{row.rounds} of {history.job.experiment.rounds} rounds"
-    console.print(Text.assemble((row.label, "bold"), "  ", state, f"  {rounds}  {row.message}"))
+    experiment = history.job.experiment
+    steps = f"{row.rounds} of {experiment.num_steps} {experiment.unit}s"
+    console.print(Text.assemble((row.label, "bold"), "  ", state, f"  {steps}  {row.message}"))
     for name, series in sorted(history.metrics.items()):
         console.print(f"  {name:<22} {series.last:.6g}")
     told = [*row.warnings, *_refusals(history)]
@@ -104,10 +107,12 @@ def table_of(rows: Sequence[Row], width: int) -> Table:
         The table.
     """
     is_over = all(row.state == "finished" for row in rows)
-    columns: list[tuple[str, Callable[[Row], str]]] = [
+    unit = "step" if any(row.training for row in rows) else "round"
+    columns: list[Column] = [
         ("state", lambda row: "" if is_over else row.state),
-        ("round", lambda row: "" if is_over else str(row.rounds)),
+        (unit, lambda row: "" if is_over else str(row.rounds)),
         ("loss", lambda row: _number(row.loss, 4)),
+        *_training_columns(),
         ("accuracy", lambda row: "" if row.accuracy is None else f"{100 * row.accuracy:.1f} %"),
         ("|gradient|", lambda row: _number(row.grad_norm, 3)),
         ("rate, 95 %", _rate),
@@ -128,6 +133,20 @@ def table_of(rows: Sequence[Row], width: int) -> Table:
         style = STYLES[row.state] if row.state in {"failed", "interrupted"} else ""
         table.add_row(row.label, *cells, style=style)
     return table
+
+
+def _training_columns() -> list[Column]:
+    """Return the columns of what only a training on ranks measures."""
+
+    def column(name: str, text: Callable[[TrainingMeasures], str]) -> Column:
+        return name, lambda row: text(row.training) if row.training else ""
+
+    return [
+        column("validation", lambda training: _number(training.validation_loss, 4)),
+        column("tokens/s", lambda training: scaled(training.tokens_per_s)),
+        column("TFLOPS", lambda training: _number(training.tflops, 3)),
+        column("MFU", lambda training: percent(training.mfu)),
+    ]
 
 
 def _width(column: tuple[str, list[str]]) -> int:
@@ -179,6 +198,7 @@ def pointers(
     found = [
         ("Figure", directory.curves),
         ("", directory.speedup),
+        ("", directory.time_split),
         ("Report", directory.report),
         ("Directory", directory.path),
     ]

@@ -27,10 +27,12 @@ class RankPool:
 
     Args:
         num_ranks: N.
+        give_up_s: How long a collective may wait; a call may take three times as long.
     """
 
-    def __init__(self, num_ranks: int) -> None:
+    def __init__(self, num_ranks: int, *, give_up_s: float = _GIVE_UP_S) -> None:
         self.num_ranks = num_ranks
+        self._give_up_s = give_up_s
         self._ends: list[multiprocessing.connection.Connection] = []
         self._processes: list[Any] = []
 
@@ -69,7 +71,9 @@ class RankPool:
 
     def _answer(self, rank: int) -> tuple[bool, Any]:
         end, process = self._ends[rank], self._processes[rank]
-        ready = multiprocessing.connection.wait([end, process.sentinel], timeout=3 * _GIVE_UP_S)
+        ready = multiprocessing.connection.wait(
+            [end, process.sentinel], timeout=3 * self._give_up_s
+        )
         try:
             if end in ready or end.poll():
                 answer: tuple[bool, Any] = end.recv()
@@ -86,7 +90,9 @@ class RankPool:
         for rank in range(self.num_ranks):
             ours, theirs = context.Pipe()
             process = context.Process(
-                target=_serve, args=(theirs, rank, self.num_ranks, str(store)), daemon=True
+                target=_serve,
+                args=(theirs, rank, self.num_ranks, str(store), self._give_up_s),
+                daemon=True,
             )
             process.start()
             theirs.close()
@@ -95,7 +101,11 @@ class RankPool:
 
 
 def _serve(
-    end: multiprocessing.connection.Connection, rank: int, num_ranks: int, store: str
+    end: multiprocessing.connection.Connection,
+    rank: int,
+    num_ranks: int,
+    store: str,
+    give_up_s: float,
 ) -> None:
     import torch  # noqa: PLC0415  in the forked process only
     import torch.distributed as dist  # noqa: PLC0415
@@ -107,7 +117,7 @@ def _serve(
         init_method=f"file://{store}",
         rank=rank,
         world_size=num_ranks,
-        timeout=timedelta(seconds=_GIVE_UP_S),
+        timeout=timedelta(seconds=give_up_s),
     )
     while True:
         try:

@@ -73,7 +73,7 @@ def assemble_server(
     Raises:
         JobError: The data cannot be had or divided, the device is absent, or memory is too small.
     """
-    experiment = job.experiment
+    experiment = job.federated
     problem = build_problem(experiment)
     check_memory(experiment, problem)
     evaluator = Evaluator(

@@ -1,7 +1,7 @@
 """One simulation in its run directory."""
 
 from configs.stability import step_warnings
-from configs.study import Experiment
+from configs.federated import FederatedExperiment
 from models.partition import label_shares
 from tasks.federated import algorithms, arrivals
 from tasks.federated.evaluation import Evaluator
@@ -14,7 +14,7 @@ from tasks.runtime.records import Result
 from tasks.runtime.run_directory import RunDirectory
 
 
-def assemble(experiment: Experiment) -> Assembly[Simulator]:
+def assemble(experiment: FederatedExperiment) -> Assembly[Simulator]:
     """Build everything that an experiment names.
 
     Args:
@@ -61,4 +61,4 @@ def simulate(directory: RunDirectory) -> Result:
     """
     fence = Fence.of_environment(directory.path)
     job = directory.read_job()
-    return train(directory, job, assemble(job.experiment), fence)
+    return train(directory, job, assemble(job.federated), fence)

@@ -111,7 +111,7 @@ def train(directory: RunDirectory, job: JobFile, parts: Assembly[Engine], fence:
         checkpoint.remove_temporaries(saved_in)
     for warning in parts.warnings:
         say(f"warning: {warning}")
-    engine, experiment = parts.engine, job.experiment
+    engine, experiment = parts.engine, job.federated
     saved = checkpoint.load_newest(directory.checkpoints, job.config_hash)
     facts: dict[str, Any] = dict(_AT_FIRST)
     if saved is not None:
@@ -146,7 +146,7 @@ def _result(
         status=status,
         reason=reason,
         message=message,
-        rounds=parts.engine.state.version,
+        steps=parts.engine.state.version,
         metrics=dict(metrics or {}),
         warnings=(*parts.warnings, *totals.refusals()[:_MOST_REFUSALS_SHOWN]),
         refused=totals.refused,
@@ -190,7 +190,7 @@ class _Run:
         Raises:
             Interrupted: It was asked to stop, and has saved.
         """
-        experiment, engine = self._job.experiment, self._parts.engine
+        experiment, engine = self._job.federated, self._parts.engine
         while (version := engine.state.version) < experiment.rounds:
             self._stop_if_asked(stop)
             # Checkpoint before line: a restart at this round comes to the line as a killed run did.

@@ -22,16 +22,18 @@ def make_client_directories(server: RunDirectory) -> dict[str, list[Path]]:
         Partition -> the directories of its workers, by worker id; no partition without workers.
 
     Raises:
+        JobError: The experiment is not federated.
         TypeError: The experiment's workers are not real.
         OSError: A directory or file cannot be made.
     """
     job = server.read_job()
-    arrivals = job.experiment.arrivals
+    experiment = job.federated
+    arrivals = experiment.arrivals
     if not isinstance(arrivals, Slurm):
         raise TypeError(f"arrivals {arrivals.kind} have no real workers; only slurm has")
     Spool(server).call_back_end()
     directories: dict[str, list[Path]] = {}
-    for worker in sorted(set(range(job.experiment.workers)) - set(arrivals.never_return)):
+    for worker in sorted(set(range(experiment.workers)) - set(arrivals.never_return)):
         client = server.worker(worker)
         client.path.mkdir(parents=True, exist_ok=True)
         client_job = ClientJobFile(
@@ -40,7 +42,7 @@ def make_client_directories(server: RunDirectory) -> dict[str, list[Path]]:
             worker=worker,
             server_dir="../..",
             config_hash=job.config_hash,
-            experiment=job.experiment,
+            experiment=experiment,
         )
         write_atomically(client.job, client_job.model_dump_json().encode())
         directories.setdefault(arrivals.partition_of(worker), []).append(client.path)

@@ -29,7 +29,9 @@ __all__ = [
     "EXIT_FINISHED",
     "EXIT_INTERRUPTED",
     "Interrupted",
+    "ToldByAnother",
     "earlier_result",
+    "explained",
     "run_job",
 ]
 
@@ -38,6 +40,18 @@ _CODES = {
     "failed": EXIT_FAILED,
     "interrupted": EXIT_INTERRUPTED,
 }
+
+
+class ToldByAnother(BaseException):
+    """Another process of the job writes the result.
+
+    Attributes:
+        code: Exit code of this one.
+    """
+
+    def __init__(self, code: int) -> None:
+        self.code = code
+        super().__init__(code)
 
 
 def run_job(job_path: Path, work: Callable[[RunDirectory], Result]) -> int:
@@ -49,7 +63,8 @@ def run_job(job_path: Path, work: Callable[[RunDirectory], Result]) -> int:
 
     Args:
         job_path: ``job.json`` in the run's directory.
-        work: Does the work; may raise ``JobError`` for a reason that the user can act on.
+        work: Does the work; may raise ``JobError`` for a reason that the user can act on, and
+            ``ToldByAnother`` in all processes of a job but one.
 
     Returns:
         The exit code; 75 if another attempt of this run is alive, or a newer one has begun.
@@ -63,6 +78,8 @@ def run_job(job_path: Path, work: Callable[[RunDirectory], Result]) -> int:
     except (Refused, Overtaken) as reason:
         sys.stderr.write(f"{reason}\n")
         return EXIT_ALREADY_RUNNING
+    except ToldByAnother as end:
+        return end.code
 
 
 def _run_alone(
@@ -81,7 +98,7 @@ def _run_alone(
         try:
             attempt = directory.attempt(claim(directory, Claimant()))
         except OSError as error:
-            return _conclude(directory, _explained(error), fence)
+            return _conclude(directory, explained(error), fence)
         code = _work(directory, work, fence)
         try:
             write_exit(attempt, code)
@@ -104,10 +121,15 @@ def _outcome(directory: RunDirectory, work: Callable[[RunDirectory], Result]) ->
         message = "stopped; continue with: watershed resume"
         return Result(status="interrupted", message=message)
     except Exception as error:  # noqa: BLE001  the entry point: every end leaves a result
-        return _explained(error)
+        return explained(error)
 
 
-def _explained(error: Exception) -> Result:
+def explained(error: BaseException) -> Result:
+    """Return the result of a job that an error has ended; one that nobody expected is printed.
+
+    Args:
+        error: What ended it.
+    """
     known = error if isinstance(error, JobError) else memory_error(error) or storage_error(error)
     if known is not None:
         return Result(status="failed", reason=known.reason, message=str(known))

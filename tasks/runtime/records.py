@@ -2,10 +2,13 @@
 
 from typing import Literal
 
-from pydantic import Field, TypeAdapter
+from pydantic import Field, TypeAdapter, model_validator
 
 from configs.base import Record
+from configs.federated import FederatedExperiment
 from configs.study import Experiment
+from configs.training import TrainingExperiment
+from tasks.runtime.errors import JobError
 
 
 class JobFile(Record):
@@ -16,6 +19,32 @@ class JobFile(Record):
     coordinates: dict[str, str] = Field(default={}, description="Grid axis -> label of its value.")
     config_hash: str = Field(description="Hash of the experiment.")
     experiment: Experiment = Field(description="The experiment.")
+
+    @property
+    def federated(self) -> FederatedExperiment:
+        """The experiment of an engine that trains with workers.
+
+        Raises:
+            JobError: It is of another kind.
+        """
+        if not isinstance(self.experiment, FederatedExperiment):
+            raise self._of_another_kind("federated")
+        return self.experiment
+
+    @property
+    def training(self) -> TrainingExperiment:
+        """The experiment of an engine that trains on ranks.
+
+        Raises:
+            JobError: It is of another kind.
+        """
+        if not isinstance(self.experiment, TrainingExperiment):
+            raise self._of_another_kind("training")
+        return self.experiment
+
+    def _of_another_kind(self, wanted: str) -> JobError:
+        message = f"job.json is of kind {self.experiment.kind}, this engine runs kind {wanted}; "
+        return JobError("configuration", f"{message}run it with: watershed run")
 
 
 class ClientJobFile(Record):
@@ -28,7 +57,7 @@ class ClientJobFile(Record):
         description="Run directory of the server; a relative path begins at this file's directory."
     )
     config_hash: str = Field(description="Hash of the experiment.")
-    experiment: Experiment = Field(description="The experiment, the same as the server's.")
+    experiment: FederatedExperiment = Field(description="The experiment, the same as the server's.")
 
 
 class ReturnLine(Record):
@@ -54,14 +83,14 @@ class ReturnLine(Record):
 
 
 class JournalLine(Record):
-    """One line of ``metrics.jsonl``: what was measured at one round.
+    """One line of ``metrics.jsonl``: what was measured at one round or train step.
 
     Metric names are MLflow's: ``train/loss``, ``train/grad_sq_norm``, ``test/accuracy``,
     ``delay/mean``, ``time/virtual_s``, ... (grouped by slash).
     """
 
     sequence: int = Field(ge=0, description="Number of the line, from 0; none is left out.")
-    step: int = Field(ge=0, description="Round: server updates done.")
+    step: int = Field(ge=0, description="Rounds (server updates) or train steps done.")
     timestamp_ms: int = Field(ge=0, description="Wall-clock time of writing, Unix milliseconds.")
     metrics: dict[str, float] = Field(description="Name -> value; never NaN or infinite.")
 
@@ -75,7 +104,7 @@ class Result(Record):
     status: Status = Field(description="finished, failed (see reason) or interrupted (resumable).")
     reason: str = Field(default="", description="One word for the class of failure.")
     message: str = Field(default="", description="For the user: what happened, what to do.")
-    rounds: int = Field(default=0, ge=0, description="Server updates done.")
+    steps: int = Field(default=0, ge=0, description="Rounds or train steps done.")
     metrics: dict[str, float] = Field(default={}, description="The last line's metrics.")
     warnings: tuple[str, ...] = Field(default=(), description="What the user should know.")
     refused: dict[str, int] = Field(
@@ -86,6 +115,14 @@ class Result(Record):
         ge=0,
         description="Wall time of the attempts that left a result, set-up included.",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _takes_its_earlier_name(cls, value: object) -> object:
+        """Read the results of version 0.1, which had only rounds to count."""
+        if isinstance(value, dict) and "rounds" in value:
+            return {"steps": value["rounds"]} | {k: v for k, v in value.items() if k != "rounds"}
+        return value
 
 
 class Started(Record):

@@ -298,6 +298,15 @@ def _refused(case: Case) -> _Words:
     )
 
 
+def _rank_lost(case: Case) -> _Words:
+    return (
+        "a rank was lost",
+        f"{_job(case)} lost one of its ranks{_after(case)}, and ended the others.{_said(case)}",
+        "The training is sound: run watershed retry --only rank_lost. If it is always the same "
+        "node, name it in launcher.exclude; if memory may be short, raise launcher.memory.",
+    )
+
+
 def _lost(case: Case) -> _Words:
     again = "Run: watershed retry --only lost"
     if case.state is SlurmState.ABSENT and not case.has_begun:
@@ -328,6 +337,7 @@ _EXPLANATIONS: Mapping[FailureClass, Callable[[Case], _Words]] = {
     FailureClass.DEADLINE: _deadline,
     FailureClass.APPLICATION_ERROR: _application_error,
     FailureClass.SUBMIT_REFUSED: _refused,
+    FailureClass.RANK_LOST: _rank_lost,
     FailureClass.LOST: _lost,
 }
 

@@ -57,6 +57,7 @@ POLICIES: Mapping[FailureClass, Policy] = {
     _F.DEADLINE: Policy(Resubmit.NEVER, "its deadline has passed"),
     _F.APPLICATION_ERROR: Policy(Resubmit.NEVER, "the same program would fail the same way"),
     _F.SUBMIT_REFUSED: Policy(Resubmit.NEVER, "Slurm would refuse it again"),
+    _F.RANK_LOST: Policy(Resubmit.BOUNDED, "a rank was lost, the training is sound", 5.0),
     _F.LOST: Policy(Resubmit.BOUNDED, "nobody knows what ended it", 15.0),
 }
 _LONGEST_DELAY_S = 600.0

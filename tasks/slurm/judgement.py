@@ -13,7 +13,8 @@ Decisions that are not obvious:
 * *Without a result no success*: COMPLETED alone says no more than that the script ended.
 * *What the engine says of itself goes before what Slurm says*: code 1 to 127 is an error of the
   application, also if the node was lost afterwards. Memory is the exception: where Slurm knows of
-  a process killed for it, the engine saw only the consequence.
+  a process killed for it, the engine saw only the consequence. So are lost ranks: those that are
+  left know that one is gone, and Slurm may know why.
 * *A job that is queued again is not over*, nor is one whose scheduler or file system is silent.
 """
 
@@ -22,6 +23,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
+from tasks.runtime.errors import RANK_LOST
 from tasks.runtime.signs import EXIT_ALREADY_RUNNING
 from tasks.slurm.evidence import FIRST_SIGNAL_CODE, LIMIT_WARNING, NOTHING, Found
 from tasks.slurm.launcher import JobState
@@ -137,6 +139,7 @@ LAUNCH = _ended(FailureClass.LAUNCH_FAILURE)
 USER = _ended(FailureClass.CANCELLED_BY_USER)
 DEADLINE = _ended(FailureClass.DEADLINE)
 APP = _ended(FailureClass.APPLICATION_ERROR)
+RANK = _ended(FailureClass.RANK_LOST)
 LOST = _ended(FailureClass.LOST)
 
 _S, _E = SlurmState, Evidence
@@ -262,19 +265,34 @@ def judge(
         return (
             RUN  # a controller that crashed has started it twice, and the node refused the second
         )
-    if verdict == APP and found.evidence is Evidence.FAILED:
+    if _has_lost_a_rank(found):
+        verdict = _over_ranks(told, memory_bytes)
+    elif verdict == APP and found.evidence is Evidence.FAILED:
         return OOM if found.result is not None and found.result.reason == "memory" else APP
     if wish_cancel:
         return USER
     if told.state is SlurmState.CANCELLED:
         by_other = told.cancelled_by is not None and told.cancelled_by != own_uid
         return _ended(FailureClass.CANCELLED_BY_ADMIN) if by_other else USER
-    if told.state in _SAY_NO_CAUSE:
+    if told.state in _SAY_NO_CAUSE and verdict != RANK:
         return _cause(verdict, told, found, memory_bytes)
     return verdict
 
 
 _SAY_NO_CAUSE = {_S.COMPLETED, _S.FAILED, _S.REVOKED, _S.ABSENT}
+
+
+def _has_lost_a_rank(found: Found) -> bool:
+    """Whether the engine, or what is left of it, says that a rank was lost."""
+    is_over = found.evidence in {Evidence.FAILED, Evidence.KILLED}
+    return is_over and found.result is not None and found.result.reason == RANK_LOST
+
+
+def _over_ranks(told: Told, memory_bytes: int | None) -> Verdict:
+    """Find why a rank was lost: Slurm's cause where it names one, memory where it was near."""
+    if told.state not in _SAY_NO_CAUSE:
+        return TABLE[told.state][Evidence.SILENT]
+    return OOM if _is_near(told, memory_bytes) else RANK
 
 
 def _of_incarnation(told: Told, found: Found) -> Found:

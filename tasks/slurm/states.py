@@ -104,5 +104,7 @@ class FailureClass(StrEnum):
     DEADLINE = "deadline"
     APPLICATION_ERROR = "application"
     SUBMIT_REFUSED = "refused"
+    RANK_LOST = "rank_lost"
+    """A training has lost one of its ranks, and says so."""
     LOST = "lost"
     """Slurm knows nothing of a job that it had accepted, and the node has left no exit."""

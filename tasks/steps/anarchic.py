@@ -188,4 +188,4 @@ def _is_live(launcher: Launcher, plan: JobPlan) -> bool:
 def _has_model_of(directory: RunDirectory, last_round: int) -> bool:
     """Whether the run has ended with this round or a later one."""
     result = directory.read_result()
-    return result is not None and result.status == "finished" and result.rounds >= last_round
+    return result is not None and result.status == "finished" and result.steps >= last_round

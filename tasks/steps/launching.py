@@ -4,8 +4,10 @@ from pathlib import Path
 
 from configs.arrivals import Slurm
 from configs.base import Fault
+from configs.federated import FederatedExperiment
 from configs.launchers import SlurmLauncherConfig, SlurmResources
-from configs.study import Study
+from configs.study import Experiment, Study
+from configs.training import TrainingExperiment
 from tasks.runtime.records import JobFile
 from tasks.runtime.run_directory import RunDirectory
 from tasks.slurm import preflight
@@ -22,6 +24,7 @@ from tasks.tracking.study_directory import StudyDirectory
 SIMULATION = "tasks.federated.simulate_job"
 SERVER = "tasks.federated.server_job"
 CLIENT = "tasks.federated.client_job"
+TRAINING = "tasks.zero.train_job"
 
 _PACKAGES_ROOT = Path(__file__).parents[2]
 
@@ -57,8 +60,8 @@ def _asked_for(study: Study, launcher: SlurmLauncherConfig) -> list[SlurmResourc
     own = {
         share.partition
         for point in study.points()
-        if isinstance(point.experiment.arrivals, Slurm)
-        for share in point.experiment.arrivals.partitions
+        if (arrivals := _real_arrivals(point.experiment))
+        for share in arrivals.partitions
     }
     return [_resources(launcher), *(_resources(launcher, name) for name in sorted(own))]
 
@@ -69,7 +72,8 @@ def make_launcher(study: Study, directory: StudyDirectory, num_parallel: int | N
     Args:
         study: The study.
         directory: Its directory.
-        num_parallel: Most local jobs at a time; None for one a core. Slurm has limits of its own.
+        num_parallel: Most local jobs at a time; None for ``default_parallel``. Slurm has limits
+            of its own.
 
     Returns:
         The launcher; to be closed.
@@ -80,7 +84,21 @@ def make_launcher(study: Study, directory: StudyDirectory, num_parallel: int | N
     """
     if isinstance(study.launcher, SlurmLauncherConfig):
         return SlurmLauncher(study.launcher, directory.path)
-    return LocalLauncher(num_parallel or num_cores())
+    return LocalLauncher(num_parallel or default_parallel(study))
+
+
+def default_parallel(study: Study) -> int:
+    """Return how many local jobs of a study run at a time, if the user does not say.
+
+    Args:
+        study: The study.
+
+    Returns:
+        One a core; only one, if jobs have several processes, which share the cores.
+    """
+    experiments = (point.experiment for point in study.points())
+    is_wide = any(isinstance(one, TrainingExperiment) and one.ranks > 1 for one in experiments)
+    return 1 if is_wide else num_cores()
 
 
 def copy_code(study: Study, directory: StudyDirectory) -> Path | None:
@@ -102,7 +120,7 @@ def copy_code(study: Study, directory: StudyDirectory) -> Path | None:
 
 
 def point_plan(study: Study, job: JobFile, run: RunDirectory, code_dir: Path | None) -> JobPlan:
-    """Return the job of a grid point: a simulation, or the server of real workers.
+    """Return the job of a grid point: a training, a simulation, or the server of real workers.
 
     Args:
         study: The study.
@@ -110,7 +128,10 @@ def point_plan(study: Study, job: JobFile, run: RunDirectory, code_dir: Path | N
         run: Its run directory.
         code_dir: What ``copy_code`` gave.
     """
-    module = SERVER if is_anarchic(job) else SIMULATION
+    if isinstance(job.experiment, TrainingExperiment):
+        module = TRAINING
+    else:
+        module = SERVER if is_anarchic(job) else SIMULATION
     plan = JobPlan(name=f"{study.name} {job.point}", module=module, run_dir=run.path.resolve())
     return _on_slurm(study, plan, code_dir)
 
@@ -129,8 +150,8 @@ def worker_plans(
     Returns:
         One job a worker that ever returns; none for a simulation.
     """
-    arrivals = job.experiment.arrivals
-    if not isinstance(arrivals, Slurm):
+    arrivals = _real_arrivals(job.experiment)
+    if arrivals is None:
         return []
     return [
         _on_slurm(
@@ -143,13 +164,19 @@ def worker_plans(
             code_dir,
             partition=arrivals.partition_of(worker),
         )
-        for worker in sorted(set(range(job.experiment.workers)) - set(arrivals.never_return))
+        for worker in sorted(set(range(job.federated.workers)) - set(arrivals.never_return))
     ]
 
 
 def is_anarchic(job: JobFile) -> bool:
     """Say whether the workers of a job are real: jobs of their own beside a server's."""
-    return isinstance(job.experiment.arrivals, Slurm)
+    return _real_arrivals(job.experiment) is not None
+
+
+def _real_arrivals(experiment: Experiment) -> Slurm | None:
+    if isinstance(experiment, FederatedExperiment) and isinstance(experiment.arrivals, Slurm):
+        return experiment.arrivals
+    return None
 
 
 def _on_slurm(

@@ -1,7 +1,7 @@
 """How far a study is, read from its run directories while its jobs write them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tasks.runtime.journal import read_journal
 from tasks.runtime.metrics import Metric
@@ -18,25 +18,49 @@ class PointProgress:
     Attributes:
         label: What varies.
         state: How its run stands.
-        round: Rounds done, as far as the journal says.
-        num_rounds: Rounds in all.
-        loss: Training loss at that round, once it is known.
+        step: Rounds or train steps done, as far as the journal says.
+        num_steps: Those in all.
+        loss: Training loss there, once it is known.
         accuracy: Test accuracy there, in [0, 1], if the model has one.
+        tokens_per_s: Tokens a second there, of a language model.
+        tflops: Model FLOPs of one device there, 10^12 a second.
+        unit: What the steps are: ``round`` or ``train step``.
         message: Why it failed or stopped; else empty.
     """
 
     label: str
     state: RunState
-    round: int
-    num_rounds: int
+    step: int
+    num_steps: int
     loss: float | None = None
     accuracy: float | None = None
+    tokens_per_s: float | None = None
+    tflops: float | None = None
+    unit: str = "round"
     message: str = ""
 
     @property
     def is_over(self) -> bool:
         """Whether nothing more will come."""
         return self.state in {"finished", "failed", "interrupted"}
+
+    @property
+    def measures(self) -> dict[str, str]:
+        """What was measured, each in words: ``loss 2.1``, ``930 tok/s``."""
+        measured = {
+            "loss": (self.loss, "loss {:.4g}"),
+            "accuracy": (self.accuracy and 100 * self.accuracy, "accuracy {:.1f} %"),
+            "tokens_per_s": (self.tokens_per_s, "{:,.0f} tok/s"),
+            "tflops": (self.tflops, "{:.3g} TFLOPS"),
+        }
+        return {name: "" if v is None else text.format(v) for name, (v, text) in measured.items()}
+
+    @property
+    def told(self) -> str:
+        """How far it is: ``train step 40 of 60: loss 2.1, 930 tok/s, 0.02 TFLOPS``."""
+        measured = ", ".join(filter(None, self.measures.values()))
+        reached = f"{self.unit} {self.step} of {self.num_steps}"
+        return f"{reached}: {measured}" if measured else reached
 
 
 @dataclass(frozen=True)
@@ -76,9 +100,9 @@ def remaining_s(done_before: float, done: float, elapsed_s: float) -> float | No
 
 
 def share_done(points: Sequence[PointProgress]) -> float:
-    """Return the share of all rounds that is done, in [0, 1]; an ended run counts as done."""
-    done = sum(point.num_rounds if point.is_over else point.round for point in points)
-    return done / max(1, sum(point.num_rounds for point in points))
+    """Return the share of all steps that is done, in [0, 1]; an ended run counts as done."""
+    done = sum(point.num_steps if point.is_over else point.step for point in points)
+    return done / max(1, sum(point.num_steps for point in points))
 
 
 class StudyProgress:
@@ -95,7 +119,7 @@ class StudyProgress:
     """
 
     def __init__(self, directory: StudyDirectory) -> None:
-        self._readers = [_PointReader(run) for run in directory.points()]
+        self._readers = [PointReader(run) for run in directory.points()]
 
     def read(self) -> list[PointProgress]:
         """Return the points as they stand, in the order of the grid.
@@ -107,16 +131,34 @@ class StudyProgress:
         return [reader.read() for reader in self._readers]
 
 
-class _PointReader:
+class PointReader:
+    """Reads one run directory again and again; see ``StudyProgress``.
+
+    Args:
+        directory: The run directory, with ``job.json``.
+
+    Raises:
+        OSError: ``job.json`` cannot be read.
+        ValidationError: It is not what it should be.
+    """
+
     def __init__(self, directory: RunDirectory) -> None:
         self._directory = directory
         job = directory.read_job()
-        self._progress = PointProgress(job.point, "waiting", 0, job.experiment.rounds)
+        self._progress = PointProgress(
+            job.point, "waiting", 0, job.experiment.num_steps, unit=job.experiment.unit
+        )
         self._offset = 0
         # A job that a killed flow has left will be adopted, and its attempt goes on.
         self._num_attempts_before = len(directory.attempts()) - is_alive(directory)
 
     def read(self) -> PointProgress:
+        """Return the point as it stands.
+
+        Raises:
+            OSError: A file cannot be read.
+            ValidationError: A file is not what it should be.
+        """
         if self._progress.state in {"finished", "failed"}:  # Slurm may start a stopped one again
             return self._progress
         result = self._directory.read_result()
@@ -125,19 +167,20 @@ class _PointReader:
             state = "running"  # it is importing what it needs
         if state != "finished" and 0 < len(self._directory.attempts()) <= self._num_attempts_before:
             state = "waiting"  # for its next attempt
-        last, loss, accuracy = self._progress.round, self._progress.loss, self._progress.accuracy
+        step, metrics = self._progress.step, dict[str, float]()
         for line, offset in read_journal(self._directory.journal, self._offset):
-            self._offset, last = offset, line.step
-            loss = line.metrics.get(Metric.TRAIN_LOSS, loss)
-            accuracy = line.metrics.get(Metric.TEST_ACCURACY, accuracy)
+            self._offset, step = offset, line.step
+            metrics |= line.metrics
         has_ended = result is not None and state == result.status
-        self._progress = PointProgress(
-            label=self._progress.label,
+        before = self._progress
+        self._progress = replace(
+            before,
             state=state,
-            round=last,
-            num_rounds=self._progress.num_rounds,
-            loss=loss,
-            accuracy=accuracy,
+            step=step,
+            loss=metrics.get(Metric.TRAIN_LOSS, before.loss),
+            accuracy=metrics.get(Metric.TEST_ACCURACY, before.accuracy),
+            tokens_per_s=metrics.get(Metric.TOKENS_PER_S, before.tokens_per_s),
+            tflops=metrics.get(Metric.TFLOPS, before.tflops),
             message=result.message if result and has_ended else "",
         )
         return self._progress

@@ -2,6 +2,8 @@
 
 SEED_AXES = frozenset({"seed", "data.seed"})
 """Axes along which runs are repeated, not compared."""
+_CLEAR = {"algorithm", "partition", "engine"}
+"""Axes whose values are names that need no other."""
 
 
 def short_name(axis: str) -> str:
@@ -29,4 +31,5 @@ def told(axis: str, label: str) -> str:
         Such as ``server lr: 0.5``; the label alone where it says what it is.
     """
     name = short_name(axis)
-    return label if name == "algorithm" or label.startswith(f"{name}=") else f"{name}: {label}"
+    is_clear = name in _CLEAR or label.startswith(f"{name}=")
+    return label if is_clear else f"{name}: {label}"

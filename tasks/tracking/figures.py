@@ -20,18 +20,28 @@ OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "
 _LineStyle = Literal["-"] | tuple[float, Sequence[float]]
 _LINE_STYLES: tuple[_LineStyle, ...] = ("-", (0, (5, 1.5)), (0, (1, 1.2)), (0, (5, 1.2, 1, 1.2)))
 _MAX_COLUMNS = 8
+_MOST_NOISY = 200
 _MANY = 8  # more curves in one panel are drawn thinner
 STYLE = Path(__file__).with_name("figures.mplstyle")
 
 
 @dataclass(frozen=True)
-class _Panel:
-    """One kind of panel: a metric against rounds, or against another clock."""
+class Panel:
+    """One kind of panel: a metric against steps (of the journal), or against another clock.
+
+    Attributes:
+        metric: What is drawn.
+        clock: Over which other metric; None for steps.
+        title: Of the panel.
+        x_label: Of its x-axis.
+        is_noisy: Each value is of few samples: long series are drawn as means of neighbours.
+    """
 
     metric: Metric
     clock: Metric | None
     title: str
     x_label: str
+    is_noisy: bool = False
 
     @property
     def is_power_law(self) -> bool:
@@ -39,11 +49,11 @@ class _Panel:
         return self.metric == Metric.TRAIN_GRAD_SQ_NORM
 
 
-_PANELS = (
-    _Panel(Metric.TRAIN_LOSS, None, "training loss", "round"),
-    _Panel(Metric.TEST_ACCURACY, None, "test accuracy", "round"),
-    _Panel(Metric.TRAIN_GRAD_SQ_NORM, None, "squared gradient norm", "round"),
-    _Panel(Metric.TRAIN_LOSS, Metric.VIRTUAL_S, "training loss", "virtual time (s)"),
+FEDERATED_PANELS = (
+    Panel(Metric.TRAIN_LOSS, None, "training loss", "round"),
+    Panel(Metric.TEST_ACCURACY, None, "test accuracy", "round"),
+    Panel(Metric.TRAIN_GRAD_SQ_NORM, None, "squared gradient norm", "round"),
+    Panel(Metric.TRAIN_LOSS, Metric.VIRTUAL_S, "training loss", "virtual time (s)"),
 )
 
 
@@ -62,8 +72,8 @@ class _Axes:
     style: tuple[str, ...]
 
 
-def draw_curves(histories: Sequence[RunHistory], path: Path) -> bool:
-    """Draw loss, accuracy, gradient norm against rounds, and loss against virtual time.
+def draw_curves(histories: Sequence[RunHistory], panels: Sequence[Panel], path: Path) -> bool:
+    """Draw the curves of all runs, a panel for each measure that some run has.
 
     Colour is the algorithm, or else the grid's first axis; a second axis of up to 8 values has its
     own columns of panels; what is left is told by line style. Runs that differ in their seed only
@@ -71,6 +81,7 @@ def draw_curves(histories: Sequence[RunHistory], path: Path) -> bool:
 
     Args:
         histories: The runs of one study.
+        panels: What to draw.
         path: The PNG file.
 
     Returns:
@@ -80,12 +91,12 @@ def draw_curves(histories: Sequence[RunHistory], path: Path) -> bool:
         OSError: The file cannot be written.
     """
     drawn = [history for history in histories if len(history.series(Metric.TRAIN_LOSS))]
-    if not drawn:
+    panels = [panel for panel in panels if any(len(_series(h, panel)) > 1 for h in drawn)]
+    if not panels:
         return False
     import matplotlib  # noqa: PLC0415  0.3 s
     from matplotlib.figure import Figure  # noqa: PLC0415
 
-    panels = [p for p in _PANELS if any(len(h.series(p.metric)) for h in drawn)]
     values = _axis_values(drawn)
     axes = _assign(values)
     with matplotlib.rc_context(fname=STYLE):
@@ -145,7 +156,7 @@ def _assign(values: Mapping[str, Sequence[str]]) -> _Axes:
 
 def _draw_panel(
     place: "Axes",
-    panel: _Panel,
+    panel: Panel,
     histories: Sequence[RunHistory],
     axes: _Axes,
     values: Mapping[str, Sequence[str]],
@@ -168,12 +179,29 @@ def _draw_panel(
     place.set_title(panel.title)
 
 
-def _series(history: RunHistory, panel: _Panel) -> Series:
-    if panel.clock:
-        return history.against(panel.clock, panel.metric)
+def _series(history: RunHistory, panel: Panel) -> Series:
     series = history.series(panel.metric)
+    if panel.clock:
+        series = history.against(panel.clock, panel.metric)
+    if panel.is_noisy:
+        series = _smoothed(series)
+    if panel.clock:
+        return series
     seen = series.rounds > 0 if panel.is_power_law else series.rounds >= 0
     return Series(series.rounds[seen], series.values[seen])
+
+
+def _smoothed(series: Series) -> Series:
+    """Mean over neighbours, so that at most so many points remain."""
+    width = -(-len(series) // _MOST_NOISY)
+    if width <= 1:
+        return series
+    starts = np.arange(0, len(series), width)
+    sizes = np.diff(starts, append=len(series))
+    return Series(
+        np.add.reduceat(series.rounds, starts) / sizes,
+        np.add.reduceat(series.values, starts) / sizes,
+    )
 
 
 def _over_seeds(members: Sequence[Series]) -> tuple[Series, np.ndarray, np.ndarray]:
@@ -184,10 +212,13 @@ def _over_seeds(members: Sequence[Series]) -> tuple[Series, np.ndarray, np.ndarr
     return Series(at, stacked.mean(axis=0)), stacked.min(axis=0), stacked.max(axis=0)
 
 
-def _scale(place: "Axes", panel: _Panel, histories: Sequence[RunHistory]) -> None:
+def _scale(place: "Axes", panel: Panel, histories: Sequence[RunHistory]) -> None:
     """Choose the scales; the same for all panels of a kind, so that they can be compared."""
     if panel.metric == Metric.TEST_ACCURACY:
         place.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
+        return
+    if panel.metric == Metric.TOKENS_PER_S:  # ratios are what counts
+        place.set_ylim(bottom=0)
         return
     shown = [_series(history, panel) for history in histories]
     values = np.concatenate([series.values for series in shown])

@@ -6,17 +6,23 @@ from pathlib import Path
 
 import numpy as np
 
+from configs.federated import FederatedExperiment
 from configs.study import Study
+from configs.training import TrainingExperiment
 from tasks.runtime.atomic_files import write_atomically
 from tasks.runtime.metrics import Metric
 from tasks.tracking.axes import SEED_AXES, short_name, told
 from tasks.tracking.costs import TotalCost, read_costs, total
-from tasks.tracking.figures import draw_curves
+from tasks.tracking.figures import FEDERATED_PANELS, draw_curves
 from tasks.tracking.history import RunHistory, read_history
 from tasks.tracking.rates import RateFit, Speedup, fit_rate_over_seeds
 from tasks.tracking.rows import Row, row_of
 from tasks.tracking.speedup import draw_speedup, measure_speedups
 from tasks.tracking.study_directory import StudyDirectory
+from tasks.tracking.tables import Column, markdown_table, number, percent, seconds
+from tasks.tracking.training_figures import TRAINING_PANELS, draw_time_split
+from tasks.tracking.training_report import TRAINING_NOTE, training_columns
+from tasks.tracking.views import CLOCKS
 
 _RATE_NOTE = (
     "b is the exponent of the mean squared gradient norm, (1/T) sum |grad f|^2 ~ T^b, over the "
@@ -42,20 +48,25 @@ def write_report(study_dir: Path, *, tracking_uri: str | None = None) -> Path:
     directory = StudyDirectory(study_dir)
     study = directory.read_study()
     histories = [read_history(point) for point in directory.points()]
-    has_curves = draw_curves(histories, directory.curves)
+    rows = [row_of(history) for history in histories]
+    is_training = isinstance(study.experiment, TrainingExperiment)
+    panels = TRAINING_PANELS if is_training else FEDERATED_PANELS
+    has_curves = draw_curves(histories, panels, directory.curves)
+    has_time_split = draw_time_split(rows, directory.time_split)
     speedups = measure_speedups(study, histories)
     if speedups:
         draw_speedup(speedups, directory.speedup)
-    rows = [row_of(history) for history in histories]
     sections = [
         f"# {study.name}\n\n{study.description}".rstrip(),
         _states(study, rows),
-        _table(rows, _columns(rows)),
+        _table(rows, _columns(rows, study.experiment.unit)),
         _RATE_NOTE if any(row.rate is not None for row in rows) else "",
+        TRAINING_NOTE if has_time_split else "",
         f"![Curves of {study.name}]({directory.curves.name})" if has_curves else "",
+        f"![Where the time goes]({directory.time_split.name})" if has_time_split else "",
         _over_seeds(histories),
         _speedup_section(speedups, directory.speedup.name),
-        _failures(rows),
+        _failures(rows, study.experiment.unit),
         _costs(histories),
         _warnings(rows),
         _next(directory, study, rows, tracking_uri),
@@ -76,28 +87,26 @@ def _states(study: Study, rows: Sequence[Row]) -> str:
     return f"{num_points} run{'s' if num_points > 1 else ''}: {told}."
 
 
-_Column = tuple[str, Callable[[Row], str]]
-
-
-def _columns(rows: Sequence[Row]) -> list[_Column]:
+def _columns(rows: Sequence[Row], unit: str) -> list[Column]:
     """What varies, the state if any run has not finished, and every measure that some run has."""
     axes = _varying(rows)
     columns = [(short_name(axis), _coordinate(axis)) for axis in axes]
     columns = columns or [("run", lambda row: row.label)]
     if any(row.state != "finished" for row in rows):
         columns.append(("state", lambda row: row.state))
-    measures: list[_Column] = [
-        ("rounds", lambda row: str(row.rounds)),
-        ("training loss", lambda row: _number(row.loss, 4)),
-        ("test accuracy", lambda row: _percent(row.accuracy)),
-        ("gradient norm", lambda row: _number(row.grad_norm, 3)),
+    measures: list[Column] = [
+        (f"{unit}s", lambda row: str(row.rounds)),
+        ("training loss", lambda row: number(row.loss, 4)),
+        ("test accuracy", lambda row: percent(row.accuracy)),
+        ("gradient norm", lambda row: number(row.grad_norm, 3)),
         ("rate b", lambda row: _rate(row.rate, row.rate_low, row.rate_high)),
-        ("mean delay", lambda row: _number(row.mean_delay, 3)),
-        ("max delay", lambda row: _number(row.max_delay, 4)),
+        ("mean delay", lambda row: number(row.mean_delay, 3)),
+        ("max delay", lambda row: number(row.max_delay, 4)),
         ("refused", lambda row: str(row.num_refused or "")),
         ("dropped", lambda row: str(row.num_dropped or "")),
-        ("virtual time", lambda row: _seconds(row.virtual_s)),
-        ("wall time", lambda row: _seconds(row.wall_s)),
+        *training_columns(rows, axes),
+        ("virtual time", lambda row: seconds(row.virtual_s)),
+        ("wall time", lambda row: seconds(row.wall_s)),
     ]
     return columns + [column for column in measures if any(column[1](row) for row in rows)]
 
@@ -111,35 +120,16 @@ def _varying(rows: Sequence[Row]) -> list[str]:
     return [name for name in names if len({row.coordinates.get(name) for row in rows}) > 1]
 
 
-def _table(rows: Sequence[Row], columns: Sequence[_Column]) -> str:
+def _table(rows: Sequence[Row], columns: Sequence[Column]) -> str:
     if not rows:
         return ""
-    return _markdown_table(
+    return markdown_table(
         [name for name, _ in columns], [[text(row) for _, text in columns] for row in rows]
     )
 
 
-def _markdown_table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *body]
-    return "\n".join(
-        "| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |" for line in lines
-    )
-
-
-def _number(value: float | None, digits: int) -> str:
-    return "" if value is None else f"{value:.{digits}g}"
-
-
-def _percent(value: float | None) -> str:
-    return "" if value is None else f"{100 * value:.1f} %"
-
-
 def _rate(rate: float | None, low: float | None, high: float | None) -> str:
     return "" if rate is None else f"{rate:.2f} [{low:.2f}, {high:.2f}]"
-
-
-def _seconds(value: float | None) -> str:
-    return "" if value is None else f"{value:.3g} s" if value < 1000 else f"{value:.0f} s"
 
 
 def _over_seeds(histories: Sequence[RunHistory]) -> str:
@@ -157,9 +147,11 @@ def _over_seeds(histories: Sequence[RunHistory]) -> str:
     if not repeated:
         return ""
     head = ["", "seeds", "training loss", "test accuracy", "gradient norm", "rate b"]
+    head += ["validation loss", "tokens/s"]
     body = []
     for rest, members in repeated.items():
         rows = [row_of(member) for member in members]
+        trainings = [row.training for row in rows if row.training]
         rate = _rate_over_seeds(members)
         body.append(
             [
@@ -169,10 +161,15 @@ def _over_seeds(histories: Sequence[RunHistory]) -> str:
                 _mean_and_deviation([row.accuracy for row in rows], percent=True),
                 _mean_and_deviation([row.grad_norm for row in rows]),
                 _rate(rate.exponent, rate.low, rate.high) if rate else "",
+                _mean_and_deviation([one.validation_loss for one in trainings]),
+                _mean_and_deviation([one.tokens_per_s for one in trainings]),
             ]
         )
-    note = "Mean and standard deviation; b is fitted to the mean over seeds."
-    return f"## Over seeds\n\n{_markdown_table(head, body)}\n\n{note}"
+    shown = [n for n, name in enumerate(head) if not name or any(line[n] for line in body)]
+    table = markdown_table([head[n] for n in shown], [[line[n] for n in shown] for line in body])
+    note = "Mean and standard deviation"
+    note += "; b is fitted to the mean over seeds." if "rate b" in [head[n] for n in shown] else "."
+    return f"## Over seeds\n\n{table}\n\n{note}"
 
 
 def _rate_over_seeds(members: Sequence[RunHistory]) -> RateFit | None:
@@ -204,7 +201,7 @@ def _speedup_section(groups: Mapping[str, Sequence[Speedup]], figure: str) -> st
         for rest, members in groups.items()
         for one in members
     ]
-    table = _markdown_table(["", "m", "K", "ideal", "measured [over seeds]"], body)
+    table = markdown_table(["", "m", "K", "ideal", "measured [over seeds]"], body)
     note = (
         "Since the mean squared gradient norm G falls like 1/sqrt(m K T), a run stands after T "
         "rounds where the base stands after (G of the base / G)^2 times as many."
@@ -212,9 +209,9 @@ def _speedup_section(groups: Mapping[str, Sequence[Speedup]], figure: str) -> st
     return f"## Speed-up\n\n{table}\n\n{note}\n\n![Measured and ideal speed-up]({figure})"
 
 
-def _failures(rows: Sequence[Row]) -> str:
+def _failures(rows: Sequence[Row], unit: str) -> str:
     told = [
-        f"- **{row.label}** {row.state} at round {row.rounds}: {row.message or 'no reason given'}"
+        f"- **{row.label}** {row.state} at {unit} {row.rounds}: {row.message or 'no reason given'}"
         for row in rows
         if row.state in {"failed", "interrupted"}
     ]
@@ -231,18 +228,18 @@ def _costs(histories: Sequence[RunHistory]) -> str:
         totals["**all**"] = total(cost for costs in attempts.values() for cost in costs)
     columns: list[tuple[str, Callable[[TotalCost], str]]] = [
         ("attempts", lambda cost: str(cost.num_attempts)),
-        ("in the queue", lambda cost: _seconds(cost.queue_wait_s)),
-        ("running", lambda cost: _seconds(cost.elapsed_s)),
-        ("node-hours", lambda cost: _number(cost.node_hours, 3)),
-        ("GPU-hours", lambda cost: _number(cost.gpu_hours or None, 3)),
-        ("of these lost", lambda cost: _number(cost.lost_node_hours or None, 3)),
+        ("in the queue", lambda cost: seconds(cost.queue_wait_s)),
+        ("running", lambda cost: seconds(cost.elapsed_s)),
+        ("node-hours", lambda cost: number(cost.node_hours, 3)),
+        ("GPU-hours", lambda cost: number(cost.gpu_hours or None, 3)),
+        ("of these lost", lambda cost: number(cost.lost_node_hours or None, 3)),
         ("peak memory", lambda cost: _mebibytes(cost.max_rss_bytes)),
-        ("CPU efficiency", lambda cost: _percent(cost.cpu_efficiency)),
+        ("CPU efficiency", lambda cost: percent(cost.cpu_efficiency)),
         ("energy", lambda cost: "" if cost.energy_j is None else f"{cost.energy_j:.3g} J"),
     ]
     known = [(label, cost) for label, cost in totals.items() if cost is not None]
     shown = [(name, text) for name, text in columns if any(text(cost) for _, cost in known)]
-    table = _markdown_table(
+    table = markdown_table(
         ["run", *(name for name, _ in shown)],
         [[label, *(text(cost) for _, text in shown)] for label, cost in known],
     )
@@ -280,7 +277,8 @@ def _next(
         told.append(f"Look at a failure: `watershed show {os.path.relpath(failed[0].directory)}`")
     if any(row.state != "finished" for row in rows) or not rows:
         told.append(f"Continue what has not finished: `watershed resume {where}`")
-    if refused := [row.label for row in rows if row.num_refused]:
+    refused = [row.label for row in rows if row.num_refused]
+    if refused and isinstance(study.experiment, FederatedExperiment):
         told.append(
             f"Returns were refused as not finite in {_some(refused)}: try half the rate, `--set "
             f"worker.lr={study.experiment.worker.lr / 2:g}`"
@@ -302,7 +300,8 @@ def _next(
 
 
 def _how_to_compare(study: Study, tracking_uri: str) -> str:
-    clock = f"X-axis: Metric, `{Metric.VIRTUAL_S}` compares by virtual time instead of rounds"
+    words, metric = next(iter(CLOCKS[study.experiment.kind].items()))
+    clock = f"X-axis: Metric, `{metric}` compares by {words} instead of {study.experiment.unit}s"
     if tracking_uri.startswith("http"):
         return f"Compare in MLflow: {tracking_uri}, experiment `{study.name}`; {clock}"
     return (

@@ -10,6 +10,7 @@ from tasks.runtime.metrics import Metric
 from tasks.tracking.history import RunHistory, RunState, Series, read_history
 from tasks.tracking.rates import RateFit, fit_rate
 from tasks.tracking.study_directory import StudyDirectory
+from tasks.tracking.training_rows import TrainingMeasures, training_measures
 
 _BOOTSTRAP_SEED = 0
 
@@ -24,7 +25,7 @@ class Row:
         directory: The run directory.
         state: How the run stands.
         message: Why it failed or was interrupted, for the user; else empty.
-        rounds: Round of the last measurement.
+        rounds: Round, or train step, of the last measurement.
         loss: Training loss there.
         accuracy: Test accuracy there, in [0, 1].
         grad_norm: Norm of the full gradient there.
@@ -38,6 +39,7 @@ class Row:
         virtual_s: Virtual time of the last measurement.
         wall_s: Wall time of all attempts.
         warnings: What the user should know.
+        training: What only a training on ranks measures.
     """
 
     label: str
@@ -59,6 +61,7 @@ class Row:
     virtual_s: float | None
     wall_s: float | None
     warnings: tuple[str, ...]
+    training: TrainingMeasures | None = None
 
 
 def collect_rows(study_dir: Path) -> list[Row]:
@@ -111,6 +114,7 @@ def row_of(history: RunHistory) -> Row:
         virtual_s=history.series(Metric.VIRTUAL_S).last,
         wall_s=result.wall_s if result and ended else wall_s,
         warnings=result.warnings if result else (),
+        training=training_measures(history),
     )
 
 

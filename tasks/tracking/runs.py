@@ -14,11 +14,11 @@ from tasks.runtime.run_directory import RunDirectory
 from tasks.tracking.costs import TotalCost, read_costs, total
 from tasks.tracking.cursor import read_cursor, write_cursor
 from tasks.tracking.history import RunState, read_history
-from tasks.tracking.parameters import flatten
+from tasks.tracking.parameters import flatten, parameters_of
 from tasks.tracking.rows import Row, row_of
 from tasks.tracking.store import MetricPoint, RunStatus, Store
 from tasks.tracking.study_directory import StudyDirectory
-from tasks.tracking.views import view_tags
+from tasks.tracking.views import CLOCKS, view_tags
 
 STATUS: dict[RunState, RunStatus] = {
     "waiting": "RUNNING",
@@ -27,10 +27,6 @@ STATUS: dict[RunState, RunStatus] = {
     "failed": "FAILED",
     "interrupted": "KILLED",
 }
-_HOW_TO = (
-    "To compare the points by virtual time: chart view, settings, X-axis: Metric, "
-    "`time/virtual_s`. By default the x-axis is the step, which is the round."
-)
 
 
 def open_study_run(
@@ -59,14 +55,22 @@ def open_study_run(
         name=directory.path.name,
         tags=tags
         | {
-            "mlflow.note.content": f"{study.description}\n\n{_HOW_TO}".strip(),
+            "mlflow.note.content": f"{study.description}\n\n{_how_to(study)}".strip(),
             "watershed.study_directory": str(directory.path.resolve()),
         },
         parameters=flatten(dict(labels)),
     )
-    store.tag_experiment(experiment_id, view_tags(run_id, list(study.grid)))
+    store.tag_experiment(experiment_id, view_tags(run_id, list(study.grid), study.experiment.kind))
     store.set_status(run_id, "RUNNING")
     return experiment_id, run_id
+
+
+def _how_to(study: Study) -> str:
+    words, metric = next(iter(CLOCKS[study.experiment.kind].items()))
+    return (
+        f"To compare the points by {words}: chart view, settings, X-axis: Metric, `{metric}`. "
+        f"By default the x-axis is the step, which is the {study.experiment.unit}."
+    )
 
 
 def open_point_run(
@@ -105,7 +109,7 @@ def open_point_run(
             "watershed.config_hash": job.config_hash,
             "watershed.run_directory": str(directory.path.resolve()),
         },
-        parameters=flatten(job.experiment.model_dump(mode="json")),
+        parameters=parameters_of(job.experiment),
     )
 
 
@@ -155,7 +159,9 @@ def end_point_run(store: Store, directory: RunDirectory, run_id: str, status: Ru
     )
     notes = [text for text in (row.message, *row.warnings) if text]
     store.log_tags(run_id, {"mlflow.note.content": "\n\n".join(notes)})
-    store.log_files(run_id, [directory.job, directory.result, directory.model])
+    # The model of a training may be larger than what MLflow's store is made for: it stays there.
+    files = [directory.job, directory.result, *([] if row.training else [directory.model])]
+    store.log_files(run_id, files)
     store.set_status(run_id, status)
     cursor = read_cursor(directory, store.tracking_uri)
     num_ended = len(directory.attempts())
@@ -176,9 +182,8 @@ def end_study_run(
     Raises:
         TrackingError: MLflow is not there, or refuses; to be called again.
     """
-    store.log_files(
-        run_id, [directory.study, directory.report, directory.curves, directory.speedup]
-    )
+    figures = [directory.curves, directory.speedup, directory.time_split]
+    store.log_files(run_id, [directory.study, directory.report, *figures])
     _send_costs(store, directory, run_id)
     worst: RunStatus = "FINISHED"
     for status in ("RUNNING", "KILLED", "FAILED"):
@@ -212,6 +217,9 @@ def _cost_points(cost: TotalCost, timestamp_ms: int) -> list[MetricPoint]:
 
 
 def _result_metrics(row: Row) -> dict[str, float | None]:
+    if row.training:
+        of_all = {"loss": row.loss, "grad_norm": row.grad_norm, "wall_s": row.wall_s}
+        return of_all | row.training.metrics()
     return {
         "train_loss": row.loss,
         "test_accuracy": row.accuracy,

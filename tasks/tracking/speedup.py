@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from configs.arrivals import ConstantSteps, LocalSteps, PerWorkerSteps, UniformSteps
+from configs.federated import FederatedExperiment
 from configs.study import Study
 from tasks.runtime.metrics import Metric
 from tasks.tracking.axes import SEED_AXES, told
@@ -43,6 +44,8 @@ def measure_speedups(study: Study, histories: Sequence[RunHistory]) -> dict[str,
     groups: dict[str, dict[tuple[float, float], list[float]]] = {}
     for history in finished:
         experiment = history.job.experiment
+        if not isinstance(experiment, FederatedExperiment):
+            continue
         is_real = experiment.arrivals.kind == "slurm"  # then K is a matter of time
         steps = None if is_real else _mean_steps(experiment.local_steps)
         series = history.series(Metric.TRAIN_GRAD_SQ_NORM)

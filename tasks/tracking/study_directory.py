@@ -38,6 +38,11 @@ class StudyDirectory:
         """Figure: measured against ideal speed-up, for studies that vary m or K."""
         return self.path / "speedup.png"
 
+    @property
+    def time_split(self) -> Path:
+        """Figure: where the time of a train step goes, for studies of trainings."""
+        return self.path / "time_split.png"
+
     def point(self, index: int, label: str) -> RunDirectory:
         """Return the run directory of a grid point, which need not exist.
 

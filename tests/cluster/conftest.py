@@ -5,11 +5,14 @@ cancelled, nodes revived, controller up; what a test submits does not outlive it
 other options takes ``running_cluster`` of slots.py.
 """
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
+from configs.launchers import SlurmLauncherConfig
+from tasks.slurm.slurm_launcher import SlurmLauncher
 from tests.cluster import availability
 from tests.cluster.slots import running_cluster
 from tests.cluster.slurm_cluster import SlurmCluster
@@ -88,3 +91,37 @@ def cluster(_clusters: _Clusters) -> SlurmCluster:
 def accounted_cluster(_clusters: _Clusters) -> SlurmCluster:
     """Return a like cluster with slurmdbd; accounts are root and project."""
     return _clusters.start(ClusterOptions(gpus_per_node=4, accounting=True))
+
+
+@pytest.fixture
+def in_cluster(cluster: SlurmCluster, monkeypatch: pytest.MonkeyPatch) -> SlurmCluster:
+    """A cluster that this process talks to."""
+    return _used(cluster, monkeypatch)
+
+
+@pytest.fixture
+def in_accounted(accounted_cluster: SlurmCluster, monkeypatch: pytest.MonkeyPatch) -> SlurmCluster:
+    """The same, with accounting."""
+    return _used(accounted_cluster, monkeypatch)
+
+
+def _used(cluster: SlurmCluster, monkeypatch: pytest.MonkeyPatch) -> SlurmCluster:
+    for name, value in cluster.environment().items():
+        monkeypatch.setenv(name, value)
+    return cluster
+
+
+@pytest.fixture
+def launch(tmp_path: Path) -> Generator[Callable[..., SlurmLauncher]]:
+    """Start launchers that are closed at the end."""
+    launchers = []
+
+    def _launch(config: SlurmLauncherConfig, study: str = "study") -> SlurmLauncher:
+        (tmp_path / study).mkdir(exist_ok=True)
+        launcher = SlurmLauncher(config, tmp_path / study, state_dir=tmp_path / study / "state")
+        launchers.append(launcher)
+        return launcher
+
+    yield _launch
+    for launcher in launchers:
+        launcher.close()

@@ -3,7 +3,7 @@
 # Nothing is done where all is there, and no daemon is started. A failure is told in one line.
 set -eu
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
-packages="slurmctld slurmd slurm-client munge slurmdbd mariadb-server"
+packages="slurmctld slurmd slurm-client munge slurmdbd mariadb-server iproute2"
 
 fail() {
     echo "cluster-packages: $*" >&2
@@ -11,7 +11,7 @@ fail() {
 }
 
 is_complete() {
-    for program in slurmctld slurmd sbatch munged slurmdbd mariadbd mariadb-install-db; do
+    for program in slurmctld slurmd sbatch munged slurmdbd mariadbd mariadb-install-db ip tc; do
         command -v "$program" >/dev/null || return 1
     done
 }

@@ -38,7 +38,7 @@ def work(directory: RunDirectory) -> Result:
         (directory.checkpoints / "000001").touch()
     time.sleep(float(seconds or 0))
     (directory.path / "ended").write_text(repr(time.time()))
-    return Result(status="finished", rounds=1)
+    return Result(status="finished", steps=1)
 
 
 if __name__ == "__main__":

@@ -138,14 +138,23 @@ class SlurmCluster:
         """
         if not self._daemons.is_alive("slurmctld"):
             self.start_controller()
-        jobs = self._jobs()
-        if jobs:
-            self.run(["scancel", *jobs])
+        if self._jobs():
+            self._cancel_all()
         states = self._node_states()
         for node in self.options.node_names:
             if states[node] not in _USABLE or not self._is_awake(node):
                 self.revive_node(node)
-        self._daemons.wait_until(lambda: not self._jobs(), what="end of jobs", alive="slurmctld")
+        self._daemons.wait_until(self._have_jobs_ended, what="end of jobs", alive="slurmctld")
+
+    def _have_jobs_ended(self) -> bool:
+        # A controller that was killed takes up jobs again whose end it has not saved: it finds them
+        # gone a while later, and queues them once more.
+        if self._jobs("--states=PD"):
+            self._cancel_all()
+        return not self._jobs()
+
+    def _cancel_all(self) -> None:
+        self.run(["scancel", "--user=root"])
 
     # The controller
 
@@ -424,8 +433,8 @@ class SlurmCluster:
         lines = self.run(argv).stdout.splitlines()
         return dict(line.split() for line in lines)
 
-    def _jobs(self) -> list[str]:
-        return sorted(set(self.run(["squeue", "--noheader", "--format=%A"]).stdout.split()))
+    def _jobs(self, *options: str) -> list[str]:
+        return self.run(["squeue", "--noheader", "--format=%A", *options]).stdout.split()
 
 
 def _write_private(path: Path, content: bytes) -> None:

@@ -9,7 +9,6 @@ import torch
 from safetensors.torch import load_file
 
 from configs.arrivals import Trace
-from configs.loading import load_study
 from tasks.federated.simulation import assemble
 from tasks.runtime.returns import read_returns
 from tasks.runtime.run_directory import RunDirectory
@@ -18,7 +17,7 @@ from tests.cluster.slurm_cluster import SlurmCluster
 from tests.cluster.slurm_configuration import ClusterOptions
 from tests.cluster.study_process import logs, only_study, running, user_environment
 
-_ROUNDS = 40
+_ROUNDS = 25
 STUDY = f"""
 launcher: {{kind: slurm, partition: batch, time_limit: "10", cpus_per_task: 4}}
 experiment:
@@ -75,14 +74,14 @@ def test_the_trace_of_real_workers_replays_to_the_same_model(
     assert max(len(worker.attempts()) for worker in run.workers()) >= 2
     real = load_file(run.model)["model"]
     # Batched and single products round differently; nothing else does.
-    torch.testing.assert_close(_replayed(path, run), real, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(_replayed(run), real, rtol=1e-9, atol=1e-12)
 
 
 def _disturb(cluster: SlurmCluster, directory: Path) -> None:
     """Preempt workers when the first rounds are done, and requeue the server later."""
     for num_rounds, command in (
         (4, ["sbatch", "-o", "/dev/null", str(directory / "intruder.sh")]),
-        (15, ["scontrol", "requeue", ""]),
+        (12, ["scontrol", "requeue", ""]),
     ):
         if not _has_done(directory, num_rounds):
             return
@@ -104,8 +103,8 @@ def _has_done(directory: Path, num_rounds: int) -> bool:
     return False
 
 
-def _replayed(path: Path, run: RunDirectory) -> torch.Tensor:
-    experiment = load_study(path).experiment
+def _replayed(run: RunDirectory) -> torch.Tensor:
+    experiment = run.read_job().federated
     replayed = experiment.model_copy(update={"arrivals": Trace(path=str(run.trace))})
     simulator = assemble(replayed).engine
     for _ in range(_ROUNDS):

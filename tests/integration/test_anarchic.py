@@ -94,7 +94,7 @@ def assert_complete(server: RunDirectory, clients: list[RunDirectory], tmp_path:
     assert result is not None
     assert (result.status, result.refused) == ("finished", {})
     lines = [line for line, _ in read_returns(server.returns)]
-    rounds = server.read_job().experiment.rounds
+    rounds = server.read_job().federated.rounds
     assert Counter(line.round for line in lines) == dict.fromkeys(range(1, rounds + 1), COLLECT)
     taken = {(line.worker, line.sequence) for line in lines}
     assert len(taken) == len(lines)
@@ -191,7 +191,7 @@ def test_killed_and_restarted_at_random_no_return_is_lost_or_counted_twice(
 ) -> None:
     """Server and workers die all the time; the run ends as its own trace says it must."""
     server_dir, client_dirs = prepare_anarchic(tmp_path / "run", **settings)
-    build_problem(server_dir.read_job().experiment)  # loaded once, for all the forks
+    build_problem(server_dir.read_job().federated)  # loaded once, for all the forks
     server = Job(server_dir, serve)
     clients = [Job(directory, work) for directory in client_dirs]
     jobs += [server, *clients]

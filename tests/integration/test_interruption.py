@@ -111,7 +111,7 @@ def test_killed_anywhere_it_ends_with_the_same_bits(name: str, tmp_path: Path) -
     expected = undisturbed.read_result()
     assert result is not None
     assert expected is not None
-    assert result.rounds == 240
+    assert result.steps == 240
     assert (result.warnings, result.refused) == (expected.warnings, expected.refused)
     assert not list(killed.path.rglob(".*.safetensors.*"))
 
@@ -168,7 +168,7 @@ def test_asked_to_stop_it_stops_soon_and_goes_on_later(tmp_path: Path) -> None:
     assert run_forked(directory, None)
     finished = directory.read_result()
     assert finished is not None
-    assert (finished.status, finished.rounds) == ("finished", 1000)
+    assert (finished.status, finished.steps) == ("finished", 1000)
 
 
 @pytest.mark.parametrize(
@@ -236,4 +236,4 @@ def test_a_training_that_diverges_ends_with_a_reason(
     assert result is not None
     assert (result.status, result.reason) == ("failed", "diverged")
     assert advice in result.message
-    assert result.rounds > 0
+    assert result.steps > 0

@@ -77,17 +77,22 @@ def _journal_rows(directory: RunDirectory) -> list[tuple[str, int, float, int]]:
     )
 
 
-def _study(path: Path, *, num_points: int = 2) -> StudyDirectory:
+_FEDERATED: dict[str, object] = {
+    "workers": 2,
+    "model": {"name": "quadratic"},
+    "algorithm": {"name": "afa_cd", "collect": 1},
+}
+
+
+def _study(
+    path: Path, *, num_points: int = 2, experiment: dict[str, object] = _FEDERATED
+) -> StudyDirectory:
     """A study whose points have run and ended, without a report."""
     study = Study.model_validate(
         {
             "name": f"study-{path.parent.name}",
             "description": "Which seed?",
-            "experiment": {
-                "workers": 2,
-                "model": {"name": "quadratic"},
-                "algorithm": {"name": "afa_cd", "collect": 1},
-            },
+            "experiment": experiment,
             "grid": {"seed": list(range(num_points))},
         }
     )
@@ -265,6 +270,28 @@ def test_a_study_becomes_a_parent_run_with_children(
     assert _artifacts(client, parent) == {"report.md", "study.json"}
     rows = [r for r in metric_rows(server.database, child.info.run_id) if r[0][:7] != "result/"]
     assert rows == _journal_rows(point)
+
+
+def test_a_training_is_told_by_its_names_and_its_speed(sqlite_uri: str, tmp_path: Path) -> None:
+    """Parameters without what a preset says; results of a training; no model, which may be huge."""
+    study = _study(tmp_path / "study-1", num_points=1, experiment={"kind": "training"})
+    (point,) = study.points()
+    with Journal(point.journal, 30) as journal:
+        journal.write(300, {Metric.VALIDATION_LOSS: 2.5, Metric.TOKENS_PER_S: 4e3})
+
+    StudyTracker(study.path, sqlite_uri).close()
+
+    client = MlflowClient(sqlite_uri)
+    runs = {run.info.run_name: run for run in _runs(client, study)}
+    child = runs["seed=0"]
+    assert child.data.params["model.preset"] == "gpt-1m"
+    assert child.data.params["degrees"] == "2|2|4|8"
+    assert {"model.hidden", "topology.levels"}.isdisjoint(child.data.params)
+    assert child.data.metrics["result/loss"] == pytest.approx(1 / 30)
+    assert child.data.metrics["result/validation_loss"] == 2.5
+    assert child.data.metrics["result/tokens_per_s"] == 4e3
+    assert _artifacts(client, child) == {"job.json", "result.json"}
+    assert "time/wall_s" in runs["study-1"].data.tags["mlflow.note.content"]
 
 
 def _artifacts(client: MlflowClient, run: Run) -> set[str]:

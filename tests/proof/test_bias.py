@@ -43,16 +43,16 @@ RANDOM_9_TO_1 = {"kind": "weighted", "weights": [0.9, 0.1]}
 LISTED_9_TO_1 = {"kind": "schedule", "order": [0] * 9 + [1]}
 
 
-@pytest.mark.parametrize("step", [0.1, 0.01])
+@pytest.mark.parametrize("step", [0.1, 0.02])
 def test_a_cd_is_biased_whatever_the_step(step: float) -> None:
     """AFA-CD's mean is 10, not 50; a smaller step shrinks only its spread."""
-    values = tail(12_000, 500, **two_workers("afa_cd", step, RANDOM_9_TO_1, start=10.0))
+    values = tail(5_500, 500, **two_workers("afa_cd", step, RANDOM_9_TO_1, start=10.0))
 
-    error = standard_error(values, 1_150)
+    error = standard_error(values, 500)
     spread = math.sqrt(step / (2 - step) * 900)
     assert abs(values.mean() - 10) < 3 * error
     assert error < 0.5
-    # For a = 0.01 the 11,500 rounds are about 60 independent values: 9 % of standard deviation.
+    # For a = 0.02 the 5,000 rounds are about 50 independent values: 10 % of standard deviation.
     assert values.std() == pytest.approx(spread, rel=0.25)
     assert (values.mean() - 50) ** 2 == pytest.approx(1600, rel=0.05)
 
@@ -60,7 +60,7 @@ def test_a_cd_is_biased_whatever_the_step(step: float) -> None:
 @pytest.mark.parametrize("arrivals", [RANDOM_9_TO_1, LISTED_9_TO_1], ids=["random", "listed"])
 def test_a_cs_is_not_biased(arrivals: object) -> None:
     """AFA-CS comes to rest at the optimum, 50, without spread."""
-    values = tail(3_000, 2_500, **two_workers("afa_cs", 0.02, arrivals, start=0.0))
+    values = tail(1_200, 1_000, **two_workers("afa_cs", 0.02, arrivals, start=0.0))
 
     assert np.allclose(values, 50.0, rtol=0, atol=1e-3)
 
@@ -69,16 +69,16 @@ def test_a_rescaling_leaves_a_bias_that_shrinks_with_the_step() -> None:
     """Rescaled ASGD's mean nears the optimum as a falls, where AFA-CD's bias stays 40."""
     biases = {
         step: tail(
-            8_000, 500, **two_workers("rescaled_asgd", step, RANDOM_9_TO_1, start=50.0)
+            3_000, 200, **two_workers("rescaled_asgd", step, RANDOM_9_TO_1, start=50.0)
         ).mean()
         - 50
-        for step in (0.02, 0.01, 0.005)
+        for step in (0.08, 0.04, 0.02)
     }
 
     # The weight of a return and the model that it finds are correlated to first order in a.
     assert abs(biases[0.02]) < 3
-    assert biases[0.02] / biases[0.01] == pytest.approx(2, rel=0.3)
-    assert biases[0.01] / biases[0.005] == pytest.approx(2, rel=0.3)
+    assert biases[0.08] / biases[0.04] == pytest.approx(2, rel=0.3)
+    assert biases[0.04] / biases[0.02] == pytest.approx(2, rel=0.3)
 
 
 @pytest.mark.parametrize(("step", "low", "high"), [(0.1, 5.95, 15.35), (0.001, 9.955, 10.045)])
@@ -115,9 +115,9 @@ UP_TO_TEN = {"kind": "uniform", "low": 1, "high": 10}
     ("collect", "step", "steps", "simulated"),
     [
         (1, 0.05, FIVE, 0.784),
-        (1, 0.005, FIVE, 0.212),
+        pytest.param(1, 0.005, FIVE, 0.212, marks=pytest.mark.slow),
         (3, 0.05, FIVE, 0.444),
-        (3, 0.005, FIVE, 0.130),
+        pytest.param(3, 0.005, FIVE, 0.130, marks=pytest.mark.slow),
         (3, 0.005, UP_TO_TEN, 0.132),
     ],
 )
@@ -125,7 +125,11 @@ def test_b_cd_goes_to_the_frequency_weighted_mean(
     collect: int, step: float, steps: object, simulated: float
 ) -> None:
     """AFA-CD's mean is 20 * 10 / 28 = 7.142857, for any step, buffer and law of K."""
-    values = tail(8_000, 500, **event_driven("afa_cd", collect, step, steps, start=7.0))
+    values = tail(
+        4_000 if step > 0.01 else 8_000,
+        500,
+        **event_driven("afa_cd", collect, step, steps, start=7.0),
+    )
 
     error = standard_error(values, 750)
     assert abs(values.mean() - 200 / 28) < 3 * error
@@ -141,14 +145,14 @@ def test_b_cd_goes_to_the_frequency_weighted_mean(
 @pytest.mark.parametrize(("collect", "step"), [(1, 0.05), (1, 0.005), (3, 0.05), (3, 0.005)])
 def test_b_cs_goes_to_the_optimum(collect: int, step: float) -> None:
     """AFA-CS comes to rest at 2, however much faster two workers are."""
-    values = tail(4_000, 3_500, **event_driven("afa_cs", collect, step, FIVE, start=0.0))
+    values = tail(2_500, 2_000, **event_driven("afa_cs", collect, step, FIVE, start=0.0))
 
     assert np.allclose(values, 2.0, rtol=0, atol=1e-3)
 
 
 def test_b_with_random_steps_cs_keeps_a_residual_of_the_order_of_drift() -> None:
     """K ~ U{1..10}: AFA-CS stays within 0.01 of the optimum; what remains is s(K)'s variation."""
-    values = tail(5_000, 2_500, **event_driven("afa_cs", 3, 0.005, UP_TO_TEN, start=1.0))
+    values = tail(3_000, 1_600, **event_driven("afa_cs", 3, 0.005, UP_TO_TEN, start=1.0))
 
     assert abs(values.mean() - 2.0) < 1e-2
     assert 0 < values.std() < 1e-2

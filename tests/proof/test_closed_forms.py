@@ -149,10 +149,10 @@ def test_p4_stationary_arrivals_fix_the_limit() -> None:
     }
 
     cd = trajectory(
-        build(algorithm={"name": "afa_cd", "collect": 2, "server_lr": 0.2}, **common), 9_000
+        build(algorithm={"name": "afa_cd", "collect": 2, "server_lr": 0.2}, **common), 5_800
     )
     cs = trajectory(
-        build(algorithm={"name": "afa_cs", "collect": 2, "server_lr": 0.2}, **common), 3_500
+        build(algorithm={"name": "afa_cs", "collect": 2, "server_lr": 0.2}, **common), 2_000
     )
 
     s = np.array([contraction(k, eta_l, h) for k, h in zip(steps, curvatures, strict=True)])
@@ -345,7 +345,7 @@ def test_p9_stability_limit_of_the_memory(workers: int, limit: float) -> None:
                 worker={"optimizer": "sgd", "lr": 0.5},
                 arrivals="schedule",
             ),
-            max(600, 90 * workers),
+            max(600, 30 * workers),
         )
         for side in (0.98, 1.02)
     }

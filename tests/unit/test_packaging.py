@@ -5,11 +5,9 @@ import sys
 from importlib.metadata import distributions
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("flows", "tasks", "models", "configs")
-ENTRY_POINTS = ("flows.federated.federated_study",)
+ENTRY_POINTS = ("flows.federated.federated_study", "flows.training.training_run")
 """Every flow that can be deployed, by module path."""
 
 
@@ -50,15 +48,14 @@ def test_our_packages_are_those_of_this_directory() -> None:
     assert found.split() == [str(ROOT / name / "__init__.py") for name in PACKAGES]
 
 
-@pytest.mark.parametrize("entry_point", ENTRY_POINTS)
-def test_flows_load_by_module_path(entry_point: str) -> None:
+def test_flows_load_by_module_path() -> None:
     """A deployment finds its flow: with all that it imports, no placeholder in its place."""
-    name = _python(
+    names = _python(
         "from prefect.flows import load_flow_from_entrypoint as load\n"
-        f"print(load({entry_point!r}, use_placeholder_flow=False).name)"
+        f"print(*(load(one, use_placeholder_flow=False).name for one in {list(ENTRY_POINTS)}))"
     )
 
-    assert name == "federated-study"
+    assert names == "federated-study training-run"
 
 
 def test_the_command_line_starts_without_heavy_libraries() -> None:

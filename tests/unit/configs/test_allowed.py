@@ -9,6 +9,7 @@ from pydantic import Strict
 
 from configs.allowed import Allowed, leaf_paths, paths_named
 from configs.federated import FederatedExperiment
+from configs.training import TrainingExperiment
 
 
 def _at(path: str) -> Allowed:
@@ -54,6 +55,14 @@ def test_every_field_has_its_path_once() -> None:
     assert len(paths) == len(set(paths))
     assert {"workers", "worker.lr", "algorithm.server.beta1", "arrivals.weights"} <= set(paths)
     assert "arrivals" not in paths
+
+
+def test_a_field_that_may_be_a_word_is_a_path_of_its_own() -> None:
+    """A partition is a row's name or four degrees: both can be set."""
+    paths = leaf_paths(TrainingExperiment)
+
+    assert {"partition", "partition.forward", "transport.weights"} <= set(paths)
+    assert "transport" not in paths
 
 
 def test_a_field_is_found_wherever_it_is() -> None:

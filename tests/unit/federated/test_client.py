@@ -84,7 +84,7 @@ def test_asked_to_stop_it_hands_in_what_it_has(tmp_path: Path) -> None:
     assert names_in(spool.returns) == ["w1-s0-v4-t1.safetensors"]
     header, delta = read_return(spool.returns / "w1-s0-v4-t1.safetensors", MODEL)
     assert (header.num_steps, header.partition, header.config_hash) == (1, "a", HASH)
-    experiment = server.read_job().experiment
+    experiment = server.read_job().federated
     problem = build_problem(experiment)
     trainer = LocalTrainer(problem.model, problem.dataset, problem.shards, experiment)
     one = np.array([1])
@@ -94,7 +94,7 @@ def test_asked_to_stop_it_hands_in_what_it_has(tmp_path: Path) -> None:
 
 def test_it_trains_for_its_budget(tmp_path: Path) -> None:
     """A return has as many steps as the time allows, and says when it began and ended."""
-    arrivals = make_run(tmp_path).read_job().experiment.arrivals.model_dump()
+    arrivals = make_run(tmp_path).read_job().federated.arrivals.model_dump()
     server = make_run(tmp_path, arrivals=arrivals | {"budget_s": 0.2})
     spool = open_spool(server)
     publish(spool)
@@ -114,7 +114,7 @@ def test_it_trains_for_its_budget(tmp_path: Path) -> None:
 
 def test_it_has_a_bound_of_steps(tmp_path: Path) -> None:
     """However long its budget is."""
-    arrivals = make_run(tmp_path).read_job().experiment.arrivals.model_dump()
+    arrivals = make_run(tmp_path).read_job().federated.arrivals.model_dump()
     server = make_run(tmp_path, arrivals=arrivals | {"budget_s": 1e6, "max_steps": 7})
     spool = open_spool(server)
     publish(spool)

@@ -183,7 +183,7 @@ def test_what_must_not_count_is_refused(
     tmp_path: Path, arrive: Callable[[Spool], None], reason: Refusal, num_kept: int
 ) -> None:
     """It is counted once, also over a restart; explained and kept where something is wrong."""
-    arrivals = make_run(tmp_path).read_job().experiment.arrivals.model_dump()
+    arrivals = make_run(tmp_path).read_job().federated.arrivals.model_dump()
     directory = make_run(tmp_path, arrivals=arrivals | {"never_return": [2], "max_delay": 0})
     spool = Spool(directory)
     with opened(directory) as server:
@@ -295,7 +295,7 @@ def test_a_return_that_vanishes_is_passed_over(tmp_path: Path) -> None:
 
 def test_what_a_header_says_is_bounded(tmp_path: Path) -> None:
     """Too many steps or too long a name are refused; a partition of another experiment is other."""
-    arrivals = make_run(tmp_path).read_job().experiment.arrivals.model_dump()
+    arrivals = make_run(tmp_path).read_job().federated.arrivals.model_dump()
     directory = make_run(
         tmp_path,
         arrivals=arrivals | {"max_steps": 7},
@@ -472,7 +472,7 @@ def test_whatever_happens_every_return_counts_once(
     assert sorted(map(_key, lines)) == sorted(handed_in)
     assert [line.round for line in lines] == [n // 2 + 1 for n in range(len(lines))]
     assert server.state.version == len(lines) // 2
-    initial = build_problem(directory.read_job().experiment).initial
+    initial = build_problem(directory.read_job().federated).initial
     expected = definition(lines[: len(lines) // 2 * 2], initial)
     # Sums of a few dozen terms in another order.
     torch.testing.assert_close(server.state.model, expected, rtol=1e-13, atol=1e-13)
@@ -803,7 +803,7 @@ def test_what_was_taken_and_is_gone_is_told(tmp_path: Path) -> None:
 
 def test_real_workers_are_not_simulated(tmp_path: Path) -> None:
     """The simulator says what to do instead."""
-    experiment = make_run(tmp_path).read_job().experiment
+    experiment = make_run(tmp_path).read_job().federated
 
     with pytest.raises(JobError, match=r"cannot be simulated: .* launcher: slurm, or arrivals ev"):
         assemble(experiment)

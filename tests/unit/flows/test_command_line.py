@@ -12,6 +12,7 @@ from configs.loading import load_study
 from flows.command_line import main
 from tasks.steps.creation import create_study_directory
 
+ROOT = Path(__file__).parents[3]
 STUDY = "{experiment: {data: digits, rounds: 20}, grid: {seed: [1, 2]}}"
 
 
@@ -50,6 +51,31 @@ def test_all_faults_of_all_files_are_reported(capsys: pytest.CaptureFixture[str]
         ["bad.yaml", "data.partition.labels_per_worker"],
         ["torn.yaml", "line 1, column 11"],
     ]
+
+
+def test_a_training_is_checked(capsys: pytest.CaptureFixture[str]) -> None:
+    """A file of the other kind needs no other command; its settings are its own fields."""
+    Path("gpt.yaml").write_text("{kind: training, model: gpt-1m, device: cuda}")
+
+    good = main(["check", "gpt.yaml", "--set", "transport.weights=int8", "--set", "ranks=4"])
+    bad = main(["check", "gpt.yaml", "--set", "partition={forward: 3}", "--set", "rounds=4"])
+
+    captured = capsys.readouterr()
+    assert (good, bad) == (0, 2)
+    assert captured.out == "gpt.yaml: ok, 1 run\n"
+    assert {line.split(": ")[1] for line in captured.err.splitlines()} == {
+        "rounds", "partition.backward", "partition.gradients", "partition.optimizer",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs" / "runs").glob("*.yaml")), ids=str)
+def test_the_runs_that_come_with_it_are_right(
+    path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every shipped training passes its own checks."""
+    code = main(["check", str(path)])
+
+    assert code == 0, capsys.readouterr().err
 
 
 def test_settings_are_checked_too(capsys: pytest.CaptureFixture[str]) -> None:
@@ -158,6 +184,14 @@ def test_help_has_an_example(command: str, capsys: pytest.CaptureFixture[str]) -
 
     assert code == 0
     assert f"Example:  watershed {command}" in capsys.readouterr().out
+
+
+def test_the_benchmark_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
+    """``bench gpu`` is a command of its own group."""
+    code = main(["bench", "gpu", "--help"])
+
+    assert code == 0
+    assert "Example:  watershed bench gpu" in capsys.readouterr().out
 
 
 def test_unknown_commands_and_options_are_refused(capsys: pytest.CaptureFixture[str]) -> None:

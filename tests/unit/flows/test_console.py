@@ -70,6 +70,44 @@ def test_a_narrow_terminal_cuts_labels_not_numbers() -> None:
     assert lines[1].endswith("  100/400  loss 0.5  accuracy 90.0 %  running")
 
 
+TRAINED = PointProgress(
+    "partition=zero_topo", "running", 120, 10_000, 2.1234, tokens_per_s=12_345.6, tflops=0.0123,
+    unit="train step",
+)  # fmt: skip
+
+
+def test_a_training_shows_its_speed() -> None:
+    """Train steps, loss, tokens and FLOPs a second stand behind the bar."""
+    (line,) = _drawn([TRAINED])[1:2]
+
+    assert line.endswith("  120/10000  loss 2.123  12,346 tok/s  0.0123 TFLOPS  running")
+
+
+@pytest.mark.parametrize(
+    ("width", "is_whole"), [(60, False), (80, False), (100, True), (120, True)]
+)
+def test_a_narrow_terminal_does_without_speed(width: int, *, is_whole: bool) -> None:
+    """A line of a training stays one line; what tells least gives way first."""
+    lines = _drawn([TRAINED], width=width)
+
+    assert lines[2:] == [""]
+    assert len(lines[1]) <= width
+    assert ("TFLOPS" in lines[1]) == is_whole
+    assert "loss 2.123" in lines[1]
+
+
+def test_a_log_file_tells_how_far_the_only_point_is() -> None:
+    """With nothing to count, its newest numbers are told."""
+    written = io.StringIO()
+    console = Console(file=written, width=40, color_system=None)
+
+    show_lines(console, [Snapshot("running", [TRAINED], second, None) for second in (0, 20)])
+
+    assert written.getvalue().splitlines()[-1] == (
+        "0:20  1 % done; train step 120 of 10000: loss 2.123, 12,346 tok/s, 0.0123 TFLOPS"
+    )
+
+
 def test_the_drawing_on_a_terminal_vanishes() -> None:
     """When the study has ended, the live lines are erased; the table takes their place."""
     console, written = _terminal()

@@ -10,6 +10,7 @@ from flows.summary import pointers, program, table_of, warnings_of
 from tasks.steps.flow_record import FlowRecord
 from tasks.tracking.rows import Row
 from tasks.tracking.study_directory import StudyDirectory
+from tasks.tracking.training_rows import TrainingMeasures
 
 
 def _row(label: str, **changes: object) -> Row:
@@ -67,6 +68,29 @@ def test_the_state_is_shown_until_all_have_finished() -> None:
     assert head[:3] == ["run", "state", "round"]
     assert first[:3] == ["a", "finished", "400"]
     assert second[:3] == ["b", "failed", "30"]
+
+
+TRAINED = TrainingMeasures(
+    partition="zero_topo", ranks=8, validation_loss=2.25, tokens=1e6, tokens_per_s=12_345.0,
+    tflops=0.0123, hardware_tflops=0.0164, mfu=0.31, step_s=0.5, compute_s=0.4, optimizer_s=0.05,
+    exposed_s={}, bytes_per_step={}, state_bytes=1e6, peak_bytes=1e9,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("width", [80, 100])
+def test_a_training_shows_loss_and_speed(width: int) -> None:
+    """Both losses, tokens a second, TFLOPS and MFU; on 80 columns what tells least is left out."""
+    unmeasured = dict.fromkeys(
+        ["accuracy", "rate", "rate_low", "rate_high", "mean_delay", "max_delay"]
+    )
+    row = _row("base", training=TRAINED, state="running", **unmeasured)
+
+    head, cells = _table([row], width=width)
+
+    told = dict(zip(head, cells, strict=True))
+    assert (told["loss"], told["validation"]) == ("0.3125", "2.25")
+    assert (told["tokens/s"], told["TFLOPS"]) == ("12.3 k", "0.0123")
+    assert ("step" in told) == (width == 100)
 
 
 def test_a_narrow_terminal_drops_the_least_telling_columns() -> None:

@@ -125,6 +125,11 @@ def test_a_time_limit_with_a_checkpoint_only_needs_to_go_on() -> None:
 @pytest.mark.parametrize(
     ("case", "words"),
     [
+        (
+            Case(F.RANK_LOST, slurm_job="12", message="rank 3 was killed by SIGKILL"),
+            'Job 12 lost one of its ranks, and ended the others. The program says: "rank 3 was '
+            'killed by SIGKILL".',
+        ),
         (Case(F.LAUNCH_FAILURE, signal=53), "Slurm could not open its output file"),
         (
             Case(F.APPLICATION_ERROR, exit_code=127, has_begun=False),

@@ -103,7 +103,7 @@ def test_retries_are_bounded() -> None:
     assert steps[-1].words == "not submitted again, as launcher.max_retries is 3"
 
 
-@pytest.mark.parametrize("failure", [F.NODE_FAILURE, F.LAUNCH_FAILURE, F.LOST])
+@pytest.mark.parametrize("failure", [F.NODE_FAILURE, F.LAUNCH_FAILURE, F.RANK_LOST, F.LOST])
 def test_no_retries_means_none(failure: FailureClass) -> None:
     """max_retries 0 holds for all that it bounds, progress or not."""
     assert isinstance(after(Ended(failure, moved=True), max_retries=0), GiveUp)

@@ -168,6 +168,22 @@ def test_what_the_engine_says_of_itself_goes_first(state: SlurmState) -> None:
 
 
 @pytest.mark.parametrize(
+    ("state", "failure"),
+    [
+        (SlurmState.NODE_FAIL, FailureClass.NODE_FAILURE),
+        (SlurmState.PREEMPTED, FailureClass.PREEMPTED),
+        (SlurmState.OUT_OF_MEMORY, FailureClass.OUT_OF_MEMORY),
+        (SlurmState.CANCELLED, FailureClass.CANCELLED_BY_USER),
+    ],
+)
+def test_why_a_rank_was_lost_slurm_knows_best(state: SlurmState, failure: FailureClass) -> None:
+    """The ranks that are left see a closed connection; Slurm sees the node that went with it."""
+    verdict = judge(tell(state), find(Evidence.FAILED, reason="rank_lost"))
+
+    assert verdict.failure is failure
+
+
+@pytest.mark.parametrize(
     ("told", "found", "failure"),
     [
         # The output file could not be opened: exit 0:53.
@@ -219,6 +235,22 @@ def test_what_the_engine_says_of_itself_goes_first(state: SlurmState) -> None:
         (
             tell(SlurmState.FAILED, exit_code=1),
             find(Evidence.FAILED, reason="memory"),
+            FailureClass.OUT_OF_MEMORY,
+        ),
+        # A rank was lost: the others say so, and only memory near its limit says why.
+        (
+            tell(SlurmState.FAILED, exit_code=1),
+            find(Evidence.FAILED, reason="rank_lost"),
+            FailureClass.RANK_LOST,
+        ),
+        (
+            tell(SlurmState.FAILED, exit_code=137, max_rss_bytes=GIB),
+            find(Evidence.KILLED, code=137, reason="rank_lost"),
+            FailureClass.RANK_LOST,
+        ),
+        (
+            tell(SlurmState.FAILED, exit_code=1, max_rss_bytes=int(15.5 * GIB)),
+            find(Evidence.FAILED, reason="rank_lost"),
             FailureClass.OUT_OF_MEMORY,
         ),
         # The wrapper passed the code on, but could not write it down: a full disk.

@@ -40,7 +40,7 @@ def work(directory):
     (directory.path / "begun").touch()
     time.sleep(float(seconds or 0))
     print("done")
-    return Result(status="finished", rounds=1)
+    return Result(status="finished", steps=1)
 
 sys.exit(run_job(Path(sys.argv[1]), work))
 """

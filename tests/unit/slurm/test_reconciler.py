@@ -128,7 +128,7 @@ def test_a_start_is_noticed_without_asking_slurm(tmp_path: Path) -> None:
 # --- how often Slurm is asked --------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("num_jobs", [1, 100, 10_000])
+@pytest.mark.parametrize("num_jobs", [1, 100, 2_000, pytest.param(10_000, marks=pytest.mark.slow)])
 def test_status_calls_do_not_grow_with_the_jobs(tmp_path: Path, num_jobs: int) -> None:
     """Two a minute, while one or ten thousand jobs run and nothing happens."""
     world = World(
@@ -183,17 +183,20 @@ def test_nothing_is_asked_when_there_is_nothing_to_follow(tmp_path: Path) -> Non
     assert world.slurm.num_calls(since_s=since_s) == 0
 
 
-@pytest.mark.parametrize("pack", ["array", "single"])
-def test_a_large_sweep_ends_under_a_small_limit(tmp_path: Path, pack: str) -> None:
-    """A thousand jobs with 40 calls, of which 4 a minute come back; never more than these."""
+@pytest.mark.parametrize(
+    ("pack", "num_jobs"),
+    [("array", 1000), ("single", 250), pytest.param("single", 1000, marks=pytest.mark.slow)],
+)
+def test_a_large_sweep_ends_under_a_small_limit(tmp_path: Path, pack: str, num_jobs: int) -> None:
+    """Hundreds of jobs with 40 calls, of which 4 a minute come back; never more than these."""
     config = SlurmLauncherConfig(pack=pack, call_burst=40, calls_per_minute=4)
     world = World(tmp_path, config=config, size=Size(num_nodes=100))
-    world.register([world.plan(f"r{number}") for number in range(1000)])
+    world.register([world.plan(f"r{number}") for number in range(num_jobs)])
 
     world.run(world.are_over, stride_s=10.0)
 
-    assert world.states() == [LedgerState.FINISHED] * 1000
-    assert sorted(world.node.begun.values()) == [1] * 1000
+    assert world.states() == [LedgerState.FINISHED] * num_jobs
+    assert sorted(world.node.begun.values()) == [1] * num_jobs
     for window_s in (60.0, 600.0, 3600.0):
         assert world.slurm.most_calls(window_s) <= 40 + 4 * window_s / 60 + 1
 

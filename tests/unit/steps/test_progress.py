@@ -13,6 +13,7 @@ from tasks.runtime.records import Exit, Result, Started, Status
 from tasks.runtime.run_directory import RunDirectory
 from tasks.steps.creation import create_study_directory
 from tasks.steps.progress import PointProgress, StudyProgress, remaining_s, share_done
+from tasks.steps.training import numbers_of
 from tasks.tracking.study_directory import StudyDirectory
 
 
@@ -78,7 +79,27 @@ def test_a_measure_that_a_line_lacks_stays(study: StudyDirectory) -> None:
         journal.write(20, {"train/loss": 0.5})
     point = progress.read()[0]
 
-    assert (point.round, point.loss, point.accuracy) == (20, 0.5, 0.1)
+    assert (point.step, point.loss, point.accuracy) == (20, 0.5, 0.1)
+
+
+def test_a_training_is_followed_by_its_speed(tmp_path: Path) -> None:
+    """Train steps, loss, tokens and FLOPs a second, for the bar and in words."""
+    study = Study.model_validate({"name": "t", "experiment": {"kind": "training", "steps": 60}})
+    directory = create_study_directory(study, tmp_path, datetime.now().astimezone())
+    (run,) = directory.points()
+    progress = StudyProgress(directory)
+    _start(run)
+
+    (before,) = progress.read()
+    with Journal(run.journal) as journal:
+        speed = {"speed/tokens_per_s": 930.4, "speed/tflops": 0.0123}
+        journal.write(40, {"train/loss": 2.125, **speed})
+    (point,) = progress.read()
+
+    assert before.told == "train step 0 of 60"
+    assert (point.step, point.tokens_per_s, point.tflops) == (40, 930.4, 0.0123)
+    assert point.told == "train step 40 of 60: loss 2.125, 930 tok/s, 0.0123 TFLOPS"
+    assert numbers_of(point)[-1] == {"what": "TFLOPS per device", "value": 0.0123}
 
 
 def test_a_failed_point_says_why(study: StudyDirectory) -> None:
@@ -108,7 +129,7 @@ def test_what_was_interrupted_waits_for_its_next_attempt(study: StudyDirectory) 
     after = progress.read()
 
     assert [point.state for point in before] == ["waiting", "finished"]
-    assert (before[0].round, before[0].message) == (40, "")
+    assert (before[0].step, before[0].message) == (40, "")
     assert after[0].state == "running"
 
 

@@ -9,17 +9,32 @@ PARENT = "b03f22c57a1e4771a06a0bf116750d8b"
 
 def test_both_views_show_the_points_of_one_study_run() -> None:
     """Each view filters by the parent run and groups by the first axis; the x-axes differ."""
-    tags = view_tags(PARENT, ["algorithm", "arrivals"])
+    tags = view_tags(PARENT, ["algorithm", "arrivals"], "federated")
 
     views = {key.rsplit("-by-", 1)[-1]: json.loads(text) for key, text in tags.items()}
-    assert set(views) == {"round", "virtual-time"}
+    assert set(views) == {"step", "virtual-time"}
     for view in views.values():
         assert PARENT in view["searchFilter"]
         assert [key["groupByData"] for key in view["groupBy"]["groupByKeys"]] == ["axis.algorithm"]
-    assert views["round"]["globalLineChartConfig"]["xAxisKey"] == "step"
+    assert views["step"]["globalLineChartConfig"]["xAxisKey"] == "step"
     assert views["virtual-time"]["globalLineChartConfig"]["selectedXAxisMetricKey"] == (
         "time/virtual_s"
     )
+
+
+def test_trainings_are_compared_by_wall_time_and_by_tokens() -> None:
+    """A study of trainings has no virtual time: its views have x-axes that it measures."""
+    tags = view_tags(PARENT, ["partition"], "training")
+
+    x_axes = {
+        key.rsplit("-by-", 1)[-1]: json.loads(text)["globalLineChartConfig"]
+        for key, text in tags.items()
+    }
+    assert {name: axis["selectedXAxisMetricKey"] for name, axis in x_axes.items()} == {
+        "step": "",
+        "wall-time": "time/wall_s",
+        "tokens": "tokens/total",
+    }
 
 
 def test_the_address_names_a_view_that_is_kept() -> None:
@@ -27,5 +42,5 @@ def test_the_address_names_a_view_that_is_kept() -> None:
     address = view_address("7", PARENT)
 
     key = address.split("viewStateShareKey=")[1].split("&")[0]
-    assert f"mlflow.sharedViewState.{key}" in view_tags(PARENT, [])
+    assert f"mlflow.sharedViewState.{key}" in view_tags(PARENT, [], "training")
     assert address.startswith("/#/experiments/7/runs?")

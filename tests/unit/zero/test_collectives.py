@@ -9,6 +9,7 @@ from contextlib import contextmanager
 import pytest
 import torch
 from torch import Tensor
+from torch import distributed as dist
 
 from configs.sharding import Partition
 from configs.topology import CLUSTER, NODE, load_topology
@@ -402,6 +403,7 @@ def test_a_failure_is_raised_where_it_is_waited_for(ranks: Ranks) -> None:
 def lose_a_rank(rank: int, num_ranks: int) -> None:
     """Rank 1 dies, while the others wait for it."""
     with fabric_of(num_ranks, (4,)) as (fabric, _):
+        dist.barrier()  # all have made their fabric
         if rank == 1:
             os._exit(7)
         handle = fabric.gather(torch.ones(1), torch.ones(4), inner=1, outer=4, wire="full")

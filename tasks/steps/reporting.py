@@ -1,0 +1,60 @@
+"""The step that reports on a study."""
+
+import base64
+import re
+from pathlib import Path
+
+from prefect import task
+from prefect.artifacts import create_markdown_artifact
+from prefect.cache_policies import NO_CACHE
+
+from tasks.tracking.report import write_report
+from tasks.tracking.study_directory import StudyDirectory
+
+_FIGURE = re.compile(r"\]\((?P<name>[\w.-]+\.png)\)")
+
+
+@task(task_run_name="report", cache_policy=NO_CACHE)
+def report_study(study_dir: Path, tracking_uri: str) -> Path:
+    """Write a study's report and figures, and show them in Prefect.
+
+    Args:
+        study_dir: The study's directory.
+        tracking_uri: Where its runs are tracked.
+
+    Returns:
+        The report.
+
+    Raises:
+        OSError: A file cannot be read or written.
+        ValidationError: A file of the study is not what it should be.
+    """
+    report = write_report(study_dir, tracking_uri=tracking_uri)
+    name = StudyDirectory(study_dir).read_study().name
+    create_markdown_artifact(
+        key=re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "study",
+        markdown=with_figures(report.read_text(encoding="utf-8"), study_dir),
+        description=f"Report of {study_dir.name}",
+    )
+    return report
+
+
+def with_figures(markdown: str, directory: Path) -> str:
+    """Put the figures of a report into its text, so that it can be shown anywhere.
+
+    Args:
+        markdown: The report; its figures are PNG files named relative to it.
+        directory: Where it lies.
+
+    Returns:
+        The report with the figures as data URIs; a figure that is not there stays a name.
+    """
+
+    def embedded(match: re.Match[str]) -> str:
+        try:
+            image = (directory / match["name"]).read_bytes()
+        except OSError:
+            return match[0]
+        return f"](data:image/png;base64,{base64.b64encode(image).decode()})"
+
+    return _FIGURE.sub(embedded, markdown)

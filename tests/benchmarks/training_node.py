@@ -1,0 +1,152 @@
+"""The ranks of one node in a benchmark of training, forked anew for every measurement.
+
+The process that forks them has loaded torch and all engines once. It reads orders from its input,
+one a line, and answers each by a line when the ranks have ended; rank 0 writes what was measured.
+"""
+
+import functools
+import os
+import sys
+import time
+from pathlib import Path
+
+import torch
+from torch import distributed as dist
+
+from configs.base import Record
+from configs.training import TrainingExperiment
+from tasks.runtime.records import Result
+from tasks.runtime.stopping import StopRequest
+from tasks.zero.engines import build_engine
+from tasks.zero.identity import Identity, all_ranks
+from tasks.zero.local_ranks import run_ranks
+from tests.cluster.netns_cluster import INTERFACE
+
+_LR = 1e-3
+_POLL_S = 0.01
+_RECEIVED, _SENT = 0, 8  # columns of /proc/self/net/dev
+
+
+class Order(Record):
+    """What the ranks of a node are to do.
+
+    Attributes:
+        experiment: What all ranks train.
+        node: Which node this is, from 0.
+        directory: Where the ranks of all nodes meet, and rank 0 leaves its answer; new.
+        warmup_steps: Train steps before the measurement.
+        steps: Train steps that are measured.
+    """
+
+    experiment: TrainingExperiment
+    node: int
+    directory: Path
+    warmup_steps: int
+    steps: int
+
+    @property
+    def answer(self) -> Path:
+        """File of what rank 0 has measured."""
+        return self.directory / "measured.json"
+
+
+class Measured(Record):
+    """What rank 0 has seen of some train steps.
+
+    Attributes:
+        step_s: How long each took.
+        sent_bytes: What its node sent to others, a train step; headers included.
+        received_bytes: What its node received.
+        counted_bytes: What the engine says that this rank received, by level.
+        exposed_s: How long the rank waited for collectives, by level, a train step.
+        optimizer_s: How long the update took, a train step.
+        loss: Of the last train step.
+    """
+
+    step_s: list[float]
+    sent_bytes: float
+    received_bytes: float
+    counted_bytes: dict[str, int]
+    exposed_s: dict[str, float]
+    optimizer_s: float
+    loss: float
+
+
+def measure(order: Order, identity: Identity) -> Result:
+    """Be a rank: train, and measure.
+
+    Args:
+        order: The order.
+        identity: Of this rank.
+
+    Returns:
+        That it went well.
+    """
+    experiment, num_ranks = order.experiment, identity.num_ranks
+    torch.set_num_threads(1)
+    # A file: the ranks' talk about how to reach each other is not to cross the links.
+    store = dist.FileStore(str(order.directory / "store"), num_ranks)  # type: ignore[attr-defined]
+    dist.init_process_group("gloo", store=store, rank=identity.rank, world_size=num_ranks)
+    engine = build_engine(experiment, torch.device("cpu"))
+    generator = torch.Generator().manual_seed(identity.rank)
+    shape = (experiment.accumulation, experiment.micro_batch, experiment.sequence + 1)
+    tokens = torch.randint(experiment.model.vocabulary, shape, generator=generator)
+    micro_batches = list(tokens)
+    for _ in range(order.warmup_steps):
+        engine.train_step(micro_batches, _LR)
+    dist.barrier()
+    received, sent = _link_bytes()
+    reports, ends_s = [], [time.perf_counter()]
+    for _ in range(order.steps):
+        reports.append(engine.train_step(micro_batches, _LR))
+        ends_s.append(time.perf_counter())
+    dist.barrier()
+    received_after, sent_after = _link_bytes()
+    if identity.rank == 0:
+        measured = Measured(
+            step_s=[end - begin for begin, end in zip(ends_s[:-1], ends_s[1:], strict=True)],
+            sent_bytes=(sent_after - sent) / order.steps,
+            received_bytes=(received_after - received) / order.steps,
+            counted_bytes=dict(reports[-1].received_bytes),
+            exposed_s={
+                level: sum(report.exposed_s[level] for report in reports) / order.steps
+                for level in reports[-1].exposed_s
+            },
+            optimizer_s=sum(report.optimizer_s for report in reports) / order.steps,
+            loss=reports[-1].loss,
+        )
+        order.answer.write_text(measured.model_dump_json())
+    # A rank that ends resets its connections, also those that others still read from.
+    store.add("done", 1)
+    while store.add("done", 0) < num_ranks:
+        time.sleep(_POLL_S)
+    return Result(status="finished")
+
+
+def _link_bytes() -> tuple[int, int]:
+    """Return what this node has received and sent over its link so far; 0 without one."""
+    for line in Path("/proc/self/net/dev").read_text().splitlines():
+        name, _, numbers = line.partition(":")
+        if name.strip() == INTERFACE:
+            columns = numbers.split()
+            return int(columns[_RECEIVED]), int(columns[_SENT])
+    return 0, 0
+
+
+def main() -> None:
+    """Serve orders until there are no more."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # engines print there what nobody here asked for
+    import deepspeed  # type: ignore[import-untyped]  # noqa: F401, PLC0415  for the ranks
+
+    import tasks.zero.adapters.fsdp2_engine  # noqa: F401, PLC0415  see above
+
+    for line in sys.stdin:
+        order = Order.model_validate_json(line)
+        here = [one for one in all_ranks(order.experiment) if one.node == order.node]
+        end = run_ranks(here, functools.partial(measure, order), StopRequest())
+        print(end.result.model_dump_json(), file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    main()
