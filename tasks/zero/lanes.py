@@ -120,7 +120,10 @@ class ThreadLane:
     def submit(self, work: Callable[[], None], level: str | None) -> Callable[[], None]:
         """See ``Lane``."""
         done: Future[None] = Future()
-        self._jobs.put((work, done))
+        if self._failure is None:
+            self._jobs.put((work, done))
+        else:  # the thread may have ended
+            done.set_exception(_not_tried(self._name, self._failure))
 
         def join() -> None:
             begin = time.perf_counter()

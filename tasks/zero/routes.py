@@ -33,6 +33,8 @@ class Route:
         group: Of the ranks of the hop, in ascending order.
         num_ranks: n of them.
         level: Of the machine: the innermost that holds all of them.
+        is_direct: Whether gathered pieces go straight from each rank to each other one, and not
+            round a ring by the backend.
         order: Which piece of the inner degree's shard is whose, shape (n,), int64; None where rank
             k of the group has piece k.
     """
@@ -40,6 +42,7 @@ class Route:
     group: dist.ProcessGroup
     num_ranks: int
     level: str
+    is_direct: bool
     order: Tensor | None
 
     @property
@@ -55,6 +58,9 @@ class Route:
             into: All of them in the order of the shard, contiguous, n times as large.
         """
         rows = into.view(self.num_ranks, -1)
+        if self.is_direct:
+            self._gather_directly(piece.view(-1), rows)
+            return
         received = rows if self.order is None else torch.empty_like(rows)
         _gather_flat(received.view(-1), piece.view(-1), group=self.group)
         if self.order is not None:
@@ -84,6 +90,23 @@ class Route:
         total = torch.empty_like(rows[0])
         _reduce_flat(total, rows, group=self.group)
         return total
+
+    def _gather_directly(self, piece: Tensor, rows: Tensor) -> None:
+        """Receive all pieces where they belong: one message each, and no copy."""
+        places = list(range(self.num_ranks)) if self.order is None else self.order.tolist()
+        mine = self.group.rank()
+        rows[places[mine]] = piece
+        works = []
+        for distance in range(1, self.num_ranks):
+            sender, receiver = (
+                (mine - distance) % self.num_ranks,
+                (mine + distance) % self.num_ranks,
+            )
+            works.append(dist.irecv(rows[places[sender]], group=self.group, group_src=sender))
+            works.append(dist.isend(piece, group=self.group, group_dst=receiver))
+        for work in works:
+            if work is not None:
+                work.wait()
 
     def _by_rank(self, pieces: Tensor) -> Tensor:
         return pieces if self.order is None else pieces.index_select(0, self.order)
@@ -136,10 +159,15 @@ class Routes:
             for first in range(block, block + inner):
                 ranks = self._chain.group(first, inner, outer)
                 groups[ranks] = dist.new_group(list(ranks))
+        level = self._topology.level_of(mine[0], mine[-1])
+        # A ring waits for n - 1 messages one after the other, a direct gather for one; but where
+        # several ranks share a node, it would bring each piece into the node as many times.
+        is_alone = inner >= self._topology.ranks_per_node
+        is_direct = self._device.type == "cpu" and (level != CLUSTER or is_alone)
         order = None
         if outer in self._chain.degrees:
             order = _order(self._chain.hop(self._rank, inner, outer), self._device)
-        return Route(groups[mine], len(mine), self._topology.level_of(mine[0], mine[-1]), order)
+        return Route(groups[mine], len(mine), level, is_direct, order)
 
 
 def _hops(chain: Chain, node: int) -> Iterator[tuple[int, int]]:

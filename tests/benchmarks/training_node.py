@@ -55,6 +55,7 @@ class Measured(Record):
 
     Attributes:
         step_s: How long each took.
+        cpu_s: Its processor time, a train step.
         sent_bytes: What its node sent to others, a train step; headers included.
         received_bytes: What its node received.
         counted_bytes: What the engine says that this rank received, by level.
@@ -64,6 +65,7 @@ class Measured(Record):
     """
 
     step_s: list[float]
+    cpu_s: float
     sent_bytes: float
     received_bytes: float
     counted_bytes: dict[str, int]
@@ -96,15 +98,18 @@ def measure(order: Order, identity: Identity) -> Result:
         engine.train_step(micro_batches, _LR)
     dist.barrier()
     received, sent = _link_bytes()
+    began_cpu_s = time.process_time()
     reports, ends_s = [], [time.perf_counter()]
     for _ in range(order.steps):
         reports.append(engine.train_step(micro_batches, _LR))
         ends_s.append(time.perf_counter())
+    cpu_s = time.process_time() - began_cpu_s
     dist.barrier()
     received_after, sent_after = _link_bytes()
     if identity.rank == 0:
         measured = Measured(
             step_s=[end - begin for begin, end in zip(ends_s[:-1], ends_s[1:], strict=True)],
+            cpu_s=cpu_s / order.steps,
             sent_bytes=(sent_after - sent) / order.steps,
             received_bytes=(received_after - received) / order.steps,
             counted_bytes=dict(reports[-1].received_bytes),

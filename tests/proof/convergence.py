@@ -23,8 +23,8 @@ import torch
 
 from configs.training import TrainingExperiment
 from tasks.zero.engines import build_engine
-from tasks.zero.schedule import lr_at
 from tasks.zero.preparation import open_batches
+from tasks.zero.schedule import lr_at
 from tests.proof.gaps import BASE, Curve, draw, table
 from tests.ranks import RankPool
 
