@@ -3,7 +3,7 @@
 #   make run ARGS="--set rounds=50"         further arguments for watershed, pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help run test proof-slurm check bench setup cluster-packages constraints clean distclean
+.PHONY: help run test proof-slurm proof-zero check bench setup cluster-packages constraints clean distclean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -28,7 +28,12 @@ test: $(STAMP)  ## Check style, types and import contracts, and run all tests (1
 
 proof-slurm: $(STAMP)  ## Kill and disturb studies on a real Slurm cluster (needs root; 20 minutes)
 	@tests/cluster/install-packages.sh
-	REQUIRE_SLURM=1 OMP_NUM_THREADS=1 $(BIN)/pytest --slow -s --benchmark-disable $(ARGS)
+	REQUIRE_SLURM=1 OMP_NUM_THREADS=1 $(BIN)/pytest --slow -s --benchmark-disable \
+	    tests/cluster tests/integration tests/unit/slurm $(ARGS)
+
+proof-zero: $(STAMP)  ## All 65 partitions of 8 ranks, three engines, convergence (20 minutes)
+	OMP_NUM_THREADS=1 $(BIN)/pytest --slow -s --benchmark-disable \
+	    tests/unit/zero tests/proof $(ARGS)
 
 check: $(STAMP)  ## Check all studies without running them
 	@$(BIN)/watershed check configs/studies/*.yaml $(ARGS)

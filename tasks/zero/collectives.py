@@ -16,6 +16,7 @@ import itertools
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 
 import torch
 from torch import Tensor
@@ -99,13 +100,21 @@ class Fabric:
         chain: The degrees; of as many ranks as the default process group has.
         transport: Block size and smoothing; the formats are arguments.
         device: Of all tensors; the default process group must work on it.
+        timeout: After which a rank that does not take part is taken for lost; None for the
+            backend's own.
 
     Raises:
         ValueError: The chain is of another number of ranks.
     """
 
     def __init__(
-        self, topology: Topology, chain: Chain, transport: Transport, device: torch.device
+        self,
+        topology: Topology,
+        chain: Chain,
+        transport: Transport,
+        device: torch.device,
+        *,
+        timeout: timedelta | None = None,
     ) -> None:
         if chain.num_ranks != dist.get_world_size():
             raise ValueError(
@@ -118,8 +127,8 @@ class Fabric:
         self._sums_itself = device.type == "cuda"
         self._received: Counter[str] = Counter()
         self._exposed = Exposed()
-        self._gathers = Routes(topology, chain, device, replicas=False)
-        self._reductions = Routes(topology, chain, device, replicas=True)
+        self._gathers = Routes(topology, chain, device, replicas=False, timeout=timeout)
+        self._reductions = Routes(topology, chain, device, replicas=True, timeout=timeout)
         self._gather_lane = make_lane(device, "gathers", self._exposed)
         self._reduce_lane = make_lane(device, "reductions", self._exposed)
 

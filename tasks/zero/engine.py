@@ -8,6 +8,7 @@ sight. Between nodes nothing moves but what the partition puts there.
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -64,7 +65,13 @@ class Engine:
         self._partition: Partition = experiment.degrees
         self._rank, self._num_ranks = dist.get_rank(), dist.get_world_size()
         self._chain = Chain(self._num_ranks, self._partition.degrees)
-        self._fabric = Fabric(experiment.topology, self._chain, experiment.transport, device)
+        self._fabric = Fabric(
+            experiment.topology,
+            self._chain,
+            experiment.transport,
+            device,
+            timeout=timedelta(seconds=experiment.timeout_s),
+        )
         self._saving = dist.new_group(backend="gloo")
         self._dtype = DTYPES[experiment.dtype]
         self._master_dtype = torch.promote_types(self._dtype, torch.float32)

@@ -6,6 +6,7 @@ that every backend carries every format; piece k of a shard is row k.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 from torch import Tensor
@@ -120,11 +121,19 @@ class Routes:
         chain: The degrees.
         device: Of the payloads.
         replicas: Whether also between the replicas of shards, and between all ranks.
+        timeout: After which a rank is taken for lost; None for the backend's own.
     """
 
     def __init__(
-        self, topology: Topology, chain: Chain, device: torch.device, *, replicas: bool
+        self,
+        topology: Topology,
+        chain: Chain,
+        device: torch.device,
+        *,
+        replicas: bool,
+        timeout: timedelta | None = None,
     ) -> None:
+        self._timeout = timeout
         self._topology, self._chain, self._device = topology, chain, device
         self._rank = dist.get_rank()
         node = topology.node_ranks(chain.num_ranks)
@@ -158,7 +167,7 @@ class Routes:
         for block in range(0, self._chain.num_ranks, outer):
             for first in range(block, block + inner):
                 ranks = self._chain.group(first, inner, outer)
-                groups[ranks] = dist.new_group(list(ranks))
+                groups[ranks] = dist.new_group(list(ranks), timeout=self._timeout)
         level = self._topology.level_of(mine[0], mine[-1])
         # A ring waits for n - 1 messages one after the other, a direct gather for one; but where
         # several ranks share a node, it would bring each piece into the node as many times.

@@ -11,6 +11,7 @@ again. A request to stop may reach some ranks only, so they agree on it after ea
 
 import math
 import time
+from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -103,7 +104,9 @@ class _Run:
         self._directory, self._job, self._experiment = directory, job, job.training
         self._engine, self._batches, self._fence = engine, batches, fence
         self._identity, self._device = identity, device
-        self._agreement = dist.new_group(backend="gloo")
+        self._agreement = dist.new_group(
+            backend="gloo", timeout=timedelta(seconds=self._experiment.timeout_s)
+        )
         self._progress = Progress()
         self._first_step = 0
         self._began = time.monotonic()

@@ -73,15 +73,17 @@ def test_slow_links(benchmark: BenchmarkFixture, report: Report, accumulation: i
 
 def _slow_links_table(times: Mapping[Contender, Times]) -> list[str]:
     against = (ZEROPP, ZERO3, DS_ZEROPP, DS_ZERO3)
-    head = f"{'':32}{'s a step (runs)':>22}{'tokens/s':>9}{'link MB':>8}{'link s':>7}{'share':>6}"
-    head += f"{'counted MB':>11}" + "".join(f"{'x ' + _short(one):>9}" for one in against)
+    head = f"{'':32}{'s a step (runs)':>22}{'tokens/s':>9}{'CPU s':>7}"
+    head += f"{'link MB':>8}{'link s':>7}{'share':>6}{'counted MB':>11}"
+    head += "".join(f"{'x ' + _short(one):>9}" for one in against)
     lines = [head]
     for contender, found in times.items():
         low, high = found.spread_s
         step_and_runs = f"{found.step_s:.2f} ({low:.2f} - {high:.2f})"
         link_s = found.link_s(RATE_MBIT)
         line = f"{contender.name:32}{step_and_runs:>22}{found.tokens_per_s:9.0f}"
-        line += f"{found.link_bytes / 1e6:8.1f}{link_s:7.2f}{link_s / found.step_s:6.0%}"
+        line += f"{found.cpu_s:7.2f}{found.link_bytes / 1e6:8.1f}{link_s:7.2f}"
+        line += f"{link_s / found.step_s:6.0%}"
         line += f"{found.counted_bytes.get(CLUSTER, 0) / 1e6:11.2f}"
         line += "".join(f"{times[one].step_s / found.step_s:9.2f}" for one in against)
         lines.append(line)
@@ -112,7 +114,8 @@ def test_one_machine(benchmark: BenchmarkFixture, report: Report, num_ranks: int
         low, high = found.spread_s
         report(
             f"{num_ranks} ranks, {contender.name:18}: {found.step_s * 1e3:5.0f} ms a step "
-            f"({low * 1e3:.0f} - {high * 1e3:.0f}), {found.tokens_per_s:.0f} tokens/s"
+            f"({low * 1e3:.0f} - {high * 1e3:.0f}), {found.tokens_per_s:.0f} tokens/s, "
+            f"{found.cpu_s * 1e3:.0f} ms of processor time a rank"
         )
     _keep(benchmark, times)
     for ours, others in pairs.items():

@@ -34,12 +34,12 @@ class Contender:
             base: Fields that all contenders share.
             accumulation: Micro-batches.
         """
-        is_named = isinstance(self.transport, str)
+        transport = self.transport if isinstance(self.transport, str) else dict(self.transport)
         own = {
             "kind": "training",
             "engine": self.engine,
             "partition": self.partition,
-            "transport": self.transport if is_named else dict(self.transport),
+            "transport": transport,
             "accumulation": accumulation,
         }
         return TrainingExperiment.model_validate({**base, **own})
@@ -71,6 +71,11 @@ class Times:
     def link_bytes(self) -> float:
         """Bytes a train step through a node's link, in the direction that has more."""
         return statistics.median(max(run.received_bytes, run.sent_bytes) for run in self.runs)
+
+    @property
+    def cpu_s(self) -> float:
+        """Processor time of a rank, a train step; other work on the machine hardly changes it."""
+        return statistics.median(run.cpu_s for run in self.runs)
 
     @property
     def counted_bytes(self) -> Mapping[str, int]:

@@ -1,10 +1,13 @@
 """The ranks of one node in a benchmark of training, forked anew for every measurement.
 
-The process that forks them has loaded torch and all engines once. It reads orders from its input,
-one a line, and answers each by a line when the ranks have ended; rank 0 writes what was measured.
+The process that forks them has loaded torch, and every engine that was asked for, once. It reads
+orders from its input, one a line, and answers each by a line when the ranks have ended; rank 0
+writes what was measured.
 """
 
 import functools
+import importlib
+import itertools
 import os
 import sys
 import time
@@ -24,6 +27,11 @@ from tests.cluster.netns_cluster import INTERFACE
 
 _LR = 1e-3
 _POLL_S = 0.01
+_MODULES = {
+    "ours": "tasks.zero.engine",
+    "deepspeed": "deepspeed",
+    "fsdp2": "tasks.zero.adapters.fsdp2_engine",
+}
 _RECEIVED, _SENT = 0, 8  # columns of /proc/self/net/dev
 
 
@@ -32,7 +40,8 @@ class Order(Record):
 
     Attributes:
         experiment: What all ranks train.
-        node: Which node this is, from 0.
+        node: Which node this is, from 0; the ranks are spread evenly.
+        num_nodes: How many there are, whatever the topology says.
         directory: Where the ranks of all nodes meet, and rank 0 leaves its answer; new.
         warmup_steps: Train steps before the measurement.
         steps: Train steps that are measured.
@@ -40,6 +49,7 @@ class Order(Record):
 
     experiment: TrainingExperiment
     node: int
+    num_nodes: int
     directory: Path
     warmup_steps: int
     steps: int
@@ -108,7 +118,7 @@ def measure(order: Order, identity: Identity) -> Result:
     received_after, sent_after = _link_bytes()
     if identity.rank == 0:
         measured = Measured(
-            step_s=[end - begin for begin, end in zip(ends_s[:-1], ends_s[1:], strict=True)],
+            step_s=[end - begin for begin, end in itertools.pairwise(ends_s)],
             cpu_s=cpu_s / order.steps,
             sent_bytes=(sent_after - sent) / order.steps,
             received_bytes=(received_after - received) / order.steps,
@@ -142,13 +152,11 @@ def main() -> None:
     """Serve orders until there are no more."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # engines print there what nobody here asked for
-    import deepspeed  # type: ignore[import-untyped]  # noqa: F401, PLC0415  for the ranks
-
-    import tasks.zero.adapters.fsdp2_engine  # noqa: F401, PLC0415  see above
-
     for line in sys.stdin:
         order = Order.model_validate_json(line)
-        here = [one for one in all_ranks(order.experiment) if one.node == order.node]
+        importlib.import_module(_MODULES[order.experiment.engine])  # once, for all ranks to come
+        per_node = order.experiment.ranks // order.num_nodes
+        here = all_ranks(order.experiment)[order.node * per_node :][:per_node]
         end = run_ranks(here, functools.partial(measure, order), StopRequest())
         print(end.result.model_dump_json(), file=answers, flush=True)
 

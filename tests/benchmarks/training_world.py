@@ -29,9 +29,7 @@ class World:
     nodes: Sequence["subprocess.Popen[str]"]
     directory: Path
 
-    def measure(
-        self, experiment: TrainingExperiment, *, warmup_steps: int, steps: int
-    ) -> Measured:
+    def measure(self, experiment: TrainingExperiment, *, warmup_steps: int, steps: int) -> Measured:
         """Train on all nodes, with new processes.
 
         Args:
@@ -50,6 +48,7 @@ class World:
             Order(
                 experiment=experiment,
                 node=number,
+                num_nodes=len(self.nodes),
                 directory=directory,
                 warmup_steps=warmup_steps,
                 steps=steps,

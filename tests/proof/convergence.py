@@ -46,7 +46,7 @@ EXPERIMENT: dict[str, Any] = {
     "evaluate_every": 25,
     "evaluate_sequences": 256,
 }
-CONTROL = "fp32, other order of sums"
+CONTROL = "fp32, plain data parallelism"
 _INT8_INT4 = {"weights": "int8", "gradients": "int4"}
 VARIANTS: dict[str, dict[str, Any]] = {
     BASE: {"transport": "full"},
@@ -56,7 +56,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "INT8 weights, Hadamard INT8/INT4": {"transport": "sdp4bit"},
     CONTROL: {"transport": "full", "partition": "ddp"},
 }
-"""What changes, by name. ``CONTROL`` differs from ``BASE`` by the rounding of float32 alone."""
+"""What changes, by name. ``CONTROL`` differs from ``BASE`` by the order of sums alone."""
 _EVALUATED_AT_ONCE = 16
 _GIVE_UP_S = 3600
 

@@ -96,9 +96,9 @@ def table(curves: Sequence[Curve]) -> str:
     Args:
         curves: All trainings; at least one.
     """
-    levels = list(curves[0].received_bytes)
+    levels = list(dict.fromkeys(level for curve in curves for level in curve.received_bytes))
     head = ["transport", "validation loss", "gap", "smallest, largest gap"]
-    head += [f"KiB a step over the {level}" for level in levels]
+    head += [f"KiB a step, {level}" for level in levels]
     rows = [head, ["---"] * len(head)]
     for variant in variants_of(curves):
         own = curves_of(variant, curves)
@@ -108,7 +108,8 @@ def table(curves: Sequence[Curve]) -> str:
         if gaps and variant != BASE:
             cells[2] = f"{statistics.fmean(gaps):+.4f} ± {deviation(gaps):.4f}"
             cells[3] = f"{min(gaps):+.4f}, {max(gaps):+.4f}"
-        rows.append([*cells, *(f"{own[0].received_bytes[level] / 1024:,.0f}" for level in levels)])
+        received = own[0].received_bytes
+        rows.append([*cells, *(f"{received.get(level, 0) / 1024:,.0f}" for level in levels)])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
