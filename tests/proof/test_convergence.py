@@ -134,8 +134,10 @@ def claims_of(gaps: dict[str, list[float]], curves: list[Curve]) -> dict[str, bo
 @pytest.mark.skipif(
     DATA_ENVIRONMENT not in os.environ, reason=f"needs Tiny Shakespeare below {DATA_ENVIRONMENT}"
 )
-@pytest.mark.parametrize("variant", [BASE, WITH_FEEDBACK])
-def test_the_file_holds_what_the_program_gives(variant: str) -> None:
+# Another processor or order of sums rounds otherwise: 1e-6 of a loss was seen. Where that takes a
+# value to another level of INT4, the training takes another path: gaps below 0.02 were seen then.
+@pytest.mark.parametrize(("variant", "rounding"), [(BASE, 1e-4), (WITH_FEEDBACK, 0.02)])
+def test_the_file_holds_what_the_program_gives(variant: str, rounding: float) -> None:
     """A training of seed 0, done again, has the losses of docs/data/convergence.json."""
     (written,) = (one for one in curves_of(variant, read(DATA_PATH)) if one.seed == 0)
 
@@ -143,6 +145,5 @@ def test_the_file_holds_what_the_program_gives(variant: str) -> None:
         found = curve_of(pool, variant, experiment_of(variant, 0))
 
     assert found.received_bytes == written.received_bytes
-    # Other processors round otherwise, which the training amplifies, step after step.
-    assert found.validation_loss[0] == pytest.approx(written.validation_loss[0], abs=1e-3)
-    assert found.validation_loss == pytest.approx(written.validation_loss, abs=0.02)
+    assert found.steps == written.steps
+    assert found.validation_loss == pytest.approx(written.validation_loss, abs=rounding)
