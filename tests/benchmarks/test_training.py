@@ -16,7 +16,7 @@ from tests.cluster.netns_cluster import NetnsCluster, absent
 
 Report = Callable[[str], None]
 
-RATE_MBIT = 50.0
+RATE_MBIT = 25.0
 """Slow enough that ZeRO++ is bound by it, too, on a machine whose ranks share a few cores."""
 BASE: Mapping[str, object] = {"model": "gpt-3m", "sequence": 32, "ranks": 8, "topology": "mini"}
 # The paper's sync is in FP16, which is "full" where weights are.
@@ -39,20 +39,31 @@ FSDP2_HSDP = Contender("FSDP2 HSDP", "fsdp2", "hsdp")
 ON_SLOW_LINKS = [
     TOPO, TOPO_HALF, TOPO_FULL, ZEROPP, ZERO3, HSDP, DS_ZEROPP, DS_ZERO3, FSDP2_ZERO3, FSDP2_HSDP,
 ]  # fmt: skip
+BOUND = frozenset({ZERO3, DS_ZERO3, FSDP2_ZERO3})
+"""Whose steps are the link's time and little else: minutes long, and always the same."""
 LEAST_OVER_ZEROPP, LEAST_OVER_ZERO3 = 1.71, 2.4
 """What the method's authors report."""
 
 
 @pytest.mark.parametrize("accumulation", [1, 4, 8])
 def test_slow_links(benchmark: BenchmarkFixture, report: Report, accumulation: int) -> None:
-    """At accumulation 8, ZeRO-topo is 1.71 times as fast as ZeRO++, and 2.4 times as ZeRO-3."""
+    """At accumulation 8, ZeRO-topo is 1.71 times as fast as ZeRO++, and 2.4 times as ZeRO-3.
+
+    Takes 7, 14 and 25 minutes on two cores; ZeRO-3 has most of them.
+    """
     if reason := absent():
         pytest.skip(reason)
 
     def run() -> dict[Contender, Times]:
         with NetnsCluster(2, RATE_MBIT) as cluster, running_world(cluster) as world:
             return measure_in_turns(
-                world, ON_SLOW_LINKS, BASE, accumulation=accumulation, rounds=3, steps=3
+                world,
+                ON_SLOW_LINKS,
+                BASE,
+                accumulation=accumulation,
+                rounds=2,
+                steps=2,
+                once=BOUND,
             )
 
     times: dict[Contender, Times] = benchmark.pedantic(run, rounds=1)  # type: ignore[no-untyped-call]
@@ -106,7 +117,7 @@ def test_one_machine(benchmark: BenchmarkFixture, report: Report, num_ranks: int
 
     def run() -> dict[Contender, Times]:
         with NetnsCluster(1, None) as cluster, running_world(cluster) as world:
-            return measure_in_turns(world, contenders, base, accumulation=1, rounds=5, steps=10)
+            return measure_in_turns(world, contenders, base, accumulation=1, rounds=3, steps=8)
 
     times: dict[Contender, Times] = benchmark.pedantic(run, rounds=1)  # type: ignore[no-untyped-call]
 

@@ -1,7 +1,7 @@
 """Who is measured against whom in the benchmarks of training, and how their times are told."""
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from configs.training import TrainingExperiment
@@ -108,6 +108,7 @@ def measure_in_turns(
     accumulation: int,
     rounds: int,
     steps: int,
+    once: Collection[Contender] = (),
 ) -> dict[Contender, Times]:
     """Measure contenders one after the other, again and again: what disturbs one, disturbs all.
 
@@ -118,14 +119,15 @@ def measure_in_turns(
         accumulation: Micro-batches.
         rounds: How often each is started anew.
         steps: Train steps measured each time, after one for warming up.
+        once: Who is measured in the first round only.
 
     Returns:
         Their times.
     """
     runs: dict[Contender, list[Measured]] = {contender: [] for contender in contenders}
     experiments = {one: one.experiment(base, accumulation) for one in contenders}
-    for _ in range(rounds):
-        for contender in contenders:
+    for number in range(rounds):
+        for contender in (one for one in contenders if number == 0 or one not in once):
             measured = world.measure(experiments[contender], warmup_steps=1, steps=steps)
             runs[contender].append(measured)
     return {one: Times(runs[one], experiments[one].tokens_per_step) for one in contenders}
