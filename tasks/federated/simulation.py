@@ -1,7 +1,7 @@
 """One simulation in its run directory."""
 
-from configs.stability import step_warnings
 from configs.federated import FederatedExperiment
+from configs.stability import step_warnings
 from models.partition import label_shares
 from tasks.federated import algorithms, arrivals
 from tasks.federated.evaluation import Evaluator

@@ -112,6 +112,7 @@ def test_one_machine(benchmark: BenchmarkFixture, report: Report, num_ranks: int
         ZERO3: [DS_ZERO3, FSDP2_ZERO3],
         HSDP: [FSDP2_HSDP],
     }
+    # Of one node, HSDP is ZeRO-3.
     contenders = [ZERO3, DS_ZERO3, FSDP2_ZERO3, *([HSDP, FSDP2_HSDP] if num_ranks > 4 else [])]
     base = {**BASE, "ranks": num_ranks, "sequence": 128}
 

@@ -285,7 +285,10 @@ DEGREES = "a mapping of forward, backward, gradients, optimizer"
         ),
         (
             "{topology: summit}",
-            ["topology: 'summit' is no topology; use dgx-h100, frontier, mini, or the path of a YAML file"],
+            [
+                "topology: 'summit' is no topology; use dgx-h100, frontier, mini, or the path of "
+                "a YAML file"
+            ],
         ),
     ],
 )
