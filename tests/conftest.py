@@ -12,6 +12,9 @@ from tests.ranks import RankPool
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
 
+_FIRST = {"cluster", "integration", "zero"}
+"""Directories of the longest files: begun last, one of them would keep a single process busy."""
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add ``--update-golden`` and ``--slow``."""
@@ -32,6 +35,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     wanted = bool(config.getoption("--slow"))
     others = [item for item in items if bool(item.get_closest_marker("slow")) is not wanted]
     items[:] = [item for item in items if bool(item.get_closest_marker("slow")) is wanted]
+    items.sort(key=lambda item: not set(item.path.parts) & _FIRST)
     config.hook.pytest_deselected(items=others)
 
 

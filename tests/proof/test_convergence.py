@@ -40,6 +40,7 @@ TINY: dict[str, Any] = {
 NEAR, NO_WORSE = 0.02, 0.01
 
 
+@pytest.mark.slow
 def test_quantized_transport_ends_near_the_loss_of_fp32(ranks: Callable[[int], RankPool]) -> None:
     """After 30 steps losses are within 0.02 of fp32's, and error feedback does not add 0.01."""
     variants = [BASE, PLAIN, WITH_FEEDBACK, HADAMARD]

@@ -359,7 +359,7 @@ def test_a_step_is_the_same_however_it_is_shared_out(data: st.DataObject) -> Non
 
 
 @given(
-    num_tokens=st.integers(60, 2000),
+    num_tokens=st.integers(100, 2000),
     sequence=st.integers(2, 12),
     per_step=st.integers(1, 4),
     fraction=st.sampled_from([0.0, 0.25, 0.5]),

@@ -93,7 +93,7 @@ def test_fsdp2_is_data_parallel_adamw(ranks: Ranks, partition: Any, fields: dict
     [
         ("ddp", {}),
         ("zero1", HARD),
-        ("zero2", {"accumulation": 2}),
+        pytest.param("zero2", {"accumulation": 2}, marks=pytest.mark.slow),
         ("zero3", HARD),
         ("zeropp", {}),
     ],
@@ -111,7 +111,12 @@ def test_deepspeed_is_data_parallel_adamw(
 
 @pytest.mark.parametrize(
     ("engine", "partition"),
-    [("fsdp2", "hsdp"), ("deepspeed", "ddp"), ("deepspeed", "zero1"), ("deepspeed", "zero3")],
+    [
+        ("fsdp2", "hsdp"),
+        ("deepspeed", "ddp"),
+        pytest.param("deepspeed", "zero1", marks=pytest.mark.slow),
+        pytest.param("deepspeed", "zero3", marks=pytest.mark.slow),
+    ],
 )
 def test_bfloat16_trains_as_float32_does(
     deepspeed_ranks: RankPool, engine: str, partition: str
