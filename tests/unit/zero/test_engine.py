@@ -152,10 +152,14 @@ def test_in_float32_it_is_so_to_its_rounding(ranks: Ranks, by_hand: Callable[...
     assert ours.losses == others.losses
 
 
-@pytest.mark.parametrize("row", ROWS)
 @pytest.mark.parametrize(
-    ("transport", "accumulation"),
-    [("full", 1), ("zeropp", 3), ("zero_topo_quantized_sync", 2), ("reusing", 3)],
+    ("row", "transport", "accumulation"),
+    [
+        *[(row, "full", 1) for row in ROWS],
+        *[(row, "zeropp", 3) for row in ("zeropp", "zero2", "hsdp")],
+        *[(row, "zero_topo_quantized_sync", 2) for row in ("zero_topo", "hfsdp", "zeropp")],
+        *[(row, "reusing", 3) for row in ("zeropp", "zero_topo", "zero3")],
+    ],
 )
 def test_every_byte_is_counted(ranks: Ranks, row: str, transport: str, accumulation: int) -> None:
     """What each level of the machine carries is what the table of the method says."""
