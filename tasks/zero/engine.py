@@ -6,6 +6,7 @@ sight. Between nodes nothing moves but what the partition puts there.
 """
 
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -31,7 +32,7 @@ from tasks.zero.weights import UnitWeights, cast_shard
 _CLIP_EPSILON = 1e-6
 """As torch.nn.utils.clip_grad_norm_ has it."""
 _MOST_LEAVING = 2
-"""Gradients of a unit on their way at a time: each holds a whole vector."""
+"""Gradients on their way at a time, of all units together: each holds a unit's whole vector."""
 DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -75,7 +76,8 @@ class Engine:
         self._saving = dist.new_group(backend="gloo")
         self._dtype = DTYPES[experiment.dtype]
         self._master_dtype = torch.promote_types(self._dtype, torch.float32)
-        self._num_steps = 0
+        self._num_steps = self._num_updates = 0
+        self._leaving: deque[UnitGradients] = deque()
         self._errors = self._error_feedback()
         self._weights: dict[Unit, UnitWeights] = {}
         self._gradients: dict[Unit, UnitGradients] = {}
@@ -184,8 +186,10 @@ class Engine:
         is_finite = grad_norm < float("inf")  # also not NaN
         if is_finite:
             self._update(grad_norm, scale, lr)
+            self._num_updates += 1
         for gradients in self._gradients.values():
             gradients.clear()
+        self._leaving.clear()
         counts = self._fabric.take_counts()
         ended, exposed = time.perf_counter(), sum(counts.exposed_s.values())
         self._num_steps += 1
@@ -271,8 +275,10 @@ class Engine:
             if not unit.is_trainable or is_shared:
                 continue
             gradients = self._gradients[unit]
-            gradients.wait(most_pending=_MOST_LEAVING - 1)
             gradients.leave()
+            self._leaving.append(gradients)
+            if len(self._leaving) > _MOST_LEAVING:
+                self._leaving.popleft().wait_for_oldest()
             if is_last:
                 gradients.begin_sync()
 
@@ -303,9 +309,8 @@ class Engine:
         loss = torch.zeros((), dtype=torch.float64, device=self._device)
         for tokens in batches:
             loss += self._loss_without_graph(tokens.to(self._device)) / len(batches)
-        both = torch.stack([loss, loss])
-        self._fabric.sum_scalars(both)
-        return both[0].item() / self._num_ranks
+        self._fabric.sum_scalars(loss)
+        return loss.item() / self._num_ranks
 
     def _loss_without_graph(self, tokens: Tensor) -> Tensor:
         x = tokens[:, :-1]
@@ -325,8 +330,10 @@ class Engine:
         """Take the state that ``begin_save`` has written; see ``TrainEngine``."""
         state = self._state() | saved_tensors(directory, self._errors_prefix)
         load_state(directory, state)
-        num_steps = state["num_steps"]
-        self._num_steps = int(num_steps) if isinstance(num_steps, int | Tensor) else 0
+        self._num_steps, self._num_updates = (
+            int(count) if isinstance(count := state[name], Tensor) else 0
+            for name in ("num_steps", "num_updates")
+        )
         if self._errors is not None:
             self._errors.load_state_dict(
                 {
@@ -336,7 +343,7 @@ class Engine:
                 }
             )
         for unit, optimizer in self._optimizers.items():
-            optimizer.set_num_steps(self._num_steps)
+            optimizer.set_num_updates(self._num_updates)
             self._refresh(unit)
         for weights in self._weights.values():
             weights.wait()
@@ -349,7 +356,10 @@ class Engine:
 
     def _state(self) -> dict[str, object]:
         """Return what a checkpoint holds; frozen parameters are as the seed made them."""
-        state: dict[str, object] = {"num_steps": torch.tensor(self._num_steps)}
+        state: dict[str, object] = {
+            "num_steps": torch.tensor(self._num_steps),
+            "num_updates": torch.tensor(self._num_updates),
+        }
         for optimizer in self._optimizers.values():
             state |= dict(optimizer.state())
         if self._errors is not None:

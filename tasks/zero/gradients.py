@@ -51,7 +51,8 @@ class UnitGradients:
         if self._stays:
             unit.accumulate_into(self._sums)
         self._synced: Tensor | None = None
-        self._pending: list[tuple[Handle, Tensor]] = []
+        self._leaving: list[tuple[Handle, Tensor]] = []
+        self._syncing: list[Handle] = []
 
     @property
     def state_bytes(self) -> int:
@@ -73,7 +74,7 @@ class UnitGradients:
             errors=self._errors,
             key=self._unit.name,
         )
-        self._pending.append((handle, flat))
+        self._leaving.append((handle, flat))
 
     def begin_sync(self) -> None:
         """Begin to bring the sums of all micro-batches to where the optimizer is."""
@@ -95,7 +96,7 @@ class UnitGradients:
                 errors=self._errors,
                 key=f"{self._unit.name}/sync",
             )
-            self._pending.append((handle, self._sums))
+            self._syncing.append(handle)
         if optimizer < self._num_ranks:
             handle = self._fabric.all_reduce(
                 synced,
@@ -103,17 +104,13 @@ class UnitGradients:
                 inside=self._transport.gradients,
                 across=self._transport.sync,
             )
-            self._pending.append((handle, synced))
+            self._syncing.append(handle)
         self._synced = synced
 
-    def wait(self, *, most_pending: int = 0) -> None:
-        """Wait until what has left has arrived.
-
-        Args:
-            most_pending: How many reductions may still be under way.
-        """
-        while len(self._pending) > most_pending:
-            handle, _ = self._pending.pop(0)
+    def wait_for_oldest(self) -> None:
+        """Wait until the oldest gradient that is under way has left, and drop it."""
+        if self._leaving:
+            handle, _ = self._leaving.pop(0)
             handle.wait()
 
     def take_sum(self) -> Tensor:
@@ -122,7 +119,11 @@ class UnitGradients:
         Returns:
             This rank's shard of the optimizer's degree; valid until ``clear``.
         """
-        self.wait()
+        while self._leaving:
+            self.wait_for_oldest()
+        for handle in self._syncing:
+            handle.wait()
+        self._syncing.clear()
         return self._sums if self._synced is None else self._synced
 
     def clear(self) -> None:

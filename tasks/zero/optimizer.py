@@ -109,15 +109,15 @@ class UnitOptimizer:
             state = self._adam.state[one.parameter]
             yield from ((name, state[name]) for name in _MOMENTS)
 
-    def set_num_steps(self, num_steps: int) -> None:
+    def set_num_updates(self, num_updates: int) -> None:
         """Say how many updates the moments have seen, after they were loaded.
 
         Args:
-            num_steps: Train steps.
+            num_updates: Train steps that were not skipped.
         """
         for one in self._slices:
             if self._adam is not None:
-                self._adam.state[one.parameter]["step"].fill_(num_steps)
+                self._adam.state[one.parameter]["step"].fill_(num_updates)
 
 
 def _slices(unit: Unit, master: Tensor, offset: int) -> Iterator[_Slice]:
