@@ -32,11 +32,20 @@ def report_study(study_dir: Path, tracking_uri: str) -> Path:
     report = write_report(study_dir, tracking_uri=tracking_uri)
     name = StudyDirectory(study_dir).read_study().name
     create_markdown_artifact(
-        key=re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "study",
+        key=artifact_key(name),
         markdown=with_figures(report.read_text(encoding="utf-8"), study_dir),
         description=f"Report of {study_dir.name}",
     )
     return report
+
+
+def artifact_key(name: str) -> str:
+    """Return a name as Prefect wants keys: lower-case letters, digits and dashes.
+
+    Args:
+        name: Any text.
+    """
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "study"
 
 
 def with_figures(markdown: str, directory: Path) -> str:

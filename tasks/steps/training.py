@@ -1,6 +1,5 @@
 """The step of a training: wait for its job, and show how far it is while it runs."""
 
-import re
 import time
 from pathlib import Path
 from typing import cast
@@ -18,6 +17,7 @@ from tasks.runtime.run_directory import RunDirectory
 from tasks.slurm.launcher import JobId, Launcher
 from tasks.steps.points import ended
 from tasks.steps.progress import PointProgress, PointReader, share_done
+from tasks.steps.reporting import artifact_key
 
 _POLL_S = 2.0
 _QUIET_S = 30.0
@@ -60,8 +60,7 @@ def run_training(
             shown = point
         if state.is_final:
             break
-    name = f"{directory.read_job().study} {directory.path.name}".lower()
-    key = re.sub(r"[^a-z0-9]+", "-", name).strip("-")
+    key = artifact_key(f"{directory.read_job().study} {directory.path.name}")
     create_table_artifact(table=numbers_of(shown), key=key, description=f"How {label} ended")
     return ended(directory, state)
 

@@ -12,6 +12,7 @@ from configs.sharding import ROWS, Partition
 from configs.training import TrainingExperiment
 from models.gpt import build_gpt
 from tasks.zero.layout import padded
+from tasks.zero.sharded_state import load_state
 from tasks.zero.traffic import ItemSizes, UnitSize, expected_bytes, state_bytes
 from tests.ranks import RankPool
 from tests.unit.zero.engine_runs import (
@@ -277,3 +278,14 @@ def test_a_gradient_that_is_not_finite_changes_nothing(ranks: Ranks) -> None:
     initial = build_gpt(experiment.model, experiment.sequence, experiment.seed)
     for name, value in initial.named_parameters():
         torch.testing.assert_close(skipped[0].weights[name], value, rtol=0, atol=0)
+
+
+def test_skipped_steps_do_not_count_as_updates(ranks: Ranks, tmp_path: Path) -> None:
+    """Adam's correction of its moments goes by updates: a checkpoint says how many there were."""
+    experiment = tiny(ranks=2, partition="zero3", steps=2, dtype="float32", model=BURSTING)
+    counts: dict[str, object] = {name: torch.tensor(-1) for name in ("num_steps", "num_updates")}
+
+    ranks(2).run(train_and_save, experiment, 2, str(tmp_path))
+    load_state(tmp_path, counts)
+
+    assert counts == {"num_steps": torch.tensor(2), "num_updates": torch.tensor(0)}
