@@ -96,9 +96,11 @@ def _dealt(total: int | None, sizes: Sequence[int]) -> list[int | None]:
         return [None for _ in sizes]
     shares: list[int | None] = []
     for number, size in enumerate(sizes):
-        share = round(total * size / sum(sizes[number:]))
-        shares.append(max(1, share))
-        total = max(0, total - share)
+        num_after = len(sizes) - number - 1
+        fair = round(total * size / sum(sizes[number:]))
+        share = max(1, min(fair, total - num_after))  # none is left without
+        shares.append(share)
+        total -= share
     return shares
 
 

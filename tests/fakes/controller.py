@@ -49,7 +49,7 @@ QUICK = Timing(
     dead_after=(0.5, 1.0),
     start_delay=(0.01, 0.05),
     settle_delay=(0.01, 0.05),
-    kill_wait=2.0,
+    kill_wait=5.0,
 )
 """For jobs that really run."""
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from configs.launchers import SlurmLauncherConfig, SlurmResources
@@ -117,6 +117,7 @@ def test_single_jobs_lie_in_their_run_directories() -> None:
     size=st.integers(0, 9),
     limit=st.none() | st.integers(1, 50),
 )
+@example(large=[False] * 12 + [True] * 2, size=5, limit=4)
 def test_every_job_is_in_one_batch(large: list[bool], size: int, limit: int | None) -> None:
     """No job is lost or doubled; limits of arrays add up to what is asked, or to one each."""
     plans = _plans(len(large), lambda number: LARGE if large[number] else SMALL)

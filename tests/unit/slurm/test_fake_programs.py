@@ -35,7 +35,7 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeClu
         yield served
 
 
-def until(happens: Callable[[], bool], within_s: float = 20.0) -> None:
+def until(happens: Callable[[], bool], within_s: float = 60.0) -> None:
     """Wait for something."""
     deadline = time.monotonic() + within_s
     while not happens():
@@ -107,7 +107,7 @@ def test_a_program_may_ask_to_be_queued_again(write: Write) -> None:
         'echo "run ${SLURM_RESTART_COUNT:-0}"; [ -z "$SLURM_RESTART_COUNT" ] || exit 0; '
         "trap 'scontrol requeue $SLURM_JOB_ID; sleep 60' USR1; while :; do sleep 0.1; done"
     )
-    script = write("ws-a-1", "--time=0:3", "--signal=B:USR1@2", "--output=out", body=body)
+    script = write("ws-a-1", "--time=0:10", "--signal=B:USR1@6", "--output=out", body=body)
 
     job = cli.submit(script)
     until(lambda: any(each.state is SlurmState.PENDING for each in cli.queue()))
