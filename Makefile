@@ -31,7 +31,7 @@ proof-slurm: $(STAMP)  ## Kill and disturb studies on a real Slurm cluster (need
 	REQUIRE_SLURM=1 OMP_NUM_THREADS=1 $(BIN)/pytest --slow -s --benchmark-disable \
 	    tests/cluster tests/integration tests/unit/slurm $(ARGS)
 
-proof-zero: $(STAMP)  ## All 65 partitions of 8 ranks, three engines, convergence (20 minutes)
+proof-zero: $(STAMP)  ## The long proofs: all partitions of 8 ranks, engines, rates (40 minutes)
 	OMP_NUM_THREADS=1 $(BIN)/pytest --slow -s --benchmark-disable \
 	    tests/unit/zero tests/proof $(ARGS)
 

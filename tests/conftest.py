@@ -1,6 +1,7 @@
 """What all tests share: texts that are compared literally, proofs that run when asked for."""
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -37,6 +38,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items[:] = [item for item in items if bool(item.get_closest_marker("slow")) is wanted]
     items.sort(key=lambda item: not set(item.path.parts) & _FIRST)
     config.hook.pytest_deselected(items=others)
+
+
+@pytest.fixture(autouse=True)
+def _own_signals() -> Iterator[None]:
+    """Give the process its handlers back: a job takes them for good, and children inherit."""
+    signums = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGALRM)
+    before = {signum: signal.getsignal(signum) for signum in signums}
+    yield
+    for signum, handler in before.items():
+        signal.signal(signum, handler)
 
 
 @pytest.fixture

@@ -65,6 +65,7 @@ def test_a_cs_is_not_biased(arrivals: object) -> None:
     assert np.allclose(values, 50.0, rtol=0, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_a_rescaling_leaves_a_bias_that_shrinks_with_the_step() -> None:
     """Rescaled ASGD's mean nears the optimum as a falls, where AFA-CD's bias stays 40."""
     biases = {

@@ -243,6 +243,7 @@ def test_p5_noise_floor(algorithm: str, arrivals: str, factor: float, steps: int
     assert found == pytest.approx(expected, rel=0.03 if algorithm == "afa_cd" else 0.06)
 
 
+@pytest.mark.slow
 def test_p6_sampling_floor_of_cd_and_none_of_cs() -> None:
     """Without noise, CD keeps the variance of sampling m of M; CS keeps nothing."""
     workers, collect, eta_l, step = 12, 3, 0.1, 0.05
@@ -360,7 +361,7 @@ def test_p9_stability_limit_of_the_memory(workers: int, limit: float) -> None:
         (1, 1, 1600, 0.0245),
         (4, 1, 1600, 0.0122),
         (1, 4, 1600, 0.0122),
-        (4, 4, 6400, 0.00305),
+        pytest.param(4, 4, 6400, 0.00305, marks=pytest.mark.slow),
     ],
 )
 def test_p10_rate(collect: int, steps: int, rounds: int, simulated: float) -> None:

@@ -5,7 +5,6 @@ import fcntl
 import json
 import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,17 +15,6 @@ from tasks.runtime.fence import Fence
 from tasks.runtime.job import EXIT_ALREADY_RUNNING, run_job
 from tasks.runtime.records import Result
 from tasks.runtime.run_directory import RunDirectory
-
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-
-
-@pytest.fixture(autouse=True)
-def _own_signals() -> Iterator[None]:
-    """Give the process its signal handlers back, which a job takes for good."""
-    before = {signum: signal.getsignal(signum) for signum in SIGNALS}
-    yield
-    for signum, handler in before.items():
-        signal.signal(signum, handler)
 
 
 def _finish(_: RunDirectory) -> Result:

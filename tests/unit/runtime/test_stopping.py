@@ -3,22 +3,12 @@
 import os
 import signal
 import time
-from collections.abc import Iterator
 
 import pytest
 
 from tasks.runtime.stopping import Interrupted, stop_asked, stoppable
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-
-
-@pytest.fixture(autouse=True)
-def _own_signals() -> Iterator[None]:
-    """Give the process its signal handlers back."""
-    before = {signum: signal.getsignal(signum) for signum in (*SIGNALS, signal.SIGALRM)}
-    yield
-    for signum, handler in before.items():
-        signal.signal(signum, handler)
 
 
 def send(signum: signal.Signals) -> None:

@@ -91,7 +91,7 @@ def test_fsdp2_is_data_parallel_adamw(ranks: Ranks, partition: Any, fields: dict
 @pytest.mark.parametrize(
     ("partition", "fields"),
     [
-        ("ddp", {}),
+        pytest.param("ddp", {}, marks=pytest.mark.slow),
         ("zero1", HARD),
         pytest.param("zero2", {"accumulation": 2}, marks=pytest.mark.slow),
         ("zero3", HARD),

@@ -91,7 +91,7 @@ def by_hand(ranks: Ranks) -> Callable[..., Trained]:
     return reference
 
 
-@pytest.mark.parametrize("row", ROWS)
+@pytest.mark.parametrize("row", [row for row in ROWS if row != "mics"])  # it is hsdp
 def test_every_row_is_data_parallel_adamw(
     ranks: Ranks, by_hand: Callable[..., Trained], row: str
 ) -> None:
@@ -111,7 +111,7 @@ def test_any_nested_partition_is_data_parallel_adamw(
         "model": TINY | {"tied": True, "parallel_residual": False},
         "frozen": ["stages.1.attention*", "stages.2.mlp_norm.bias"],
         "accumulation": 4,
-        "steps": 8,
+        "steps": 5,
     }
     partition = dict(zip(_NAMES, degrees, strict=True))
 
@@ -156,7 +156,7 @@ def test_in_float32_it_is_so_to_its_rounding(ranks: Ranks, by_hand: Callable[...
 @pytest.mark.parametrize(
     ("row", "transport", "accumulation"),
     [
-        *[(row, "full", 1) for row in ROWS],
+        *[(row, "full", 1) for row in ROWS if row != "mics"],
         *[(row, "zeropp", 3) for row in ("zeropp", "zero2", "hsdp")],
         *[(row, "zero_topo_quantized_sync", 2) for row in ("zero_topo", "hfsdp", "zeropp")],
         *[(row, "reusing", 3) for row in ("zeropp", "zero_topo", "zero3")],
@@ -234,7 +234,7 @@ def test_quantized_it_trains_nearly_as_well(
     ranks: Ranks, by_hand: Callable[..., Trained], transport: dict[str, Any]
 ) -> None:
     """Losses stay near those of full precision, and all ranks keep the same weights."""
-    fields = {"dtype": "float32", "accumulation": 2}
+    fields = {"dtype": "float32", "accumulation": 2, "steps": 8}
     trained = ranks(8).run(train, tiny(partition="zero_topo", transport=transport, **fields))
 
     reference = by_hand(**fields)
