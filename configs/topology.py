@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BeforeValidator, Field, model_validator
 
-from configs.base import Fault, PositiveFloat, Record, Whole, raise_faults
+from configs.base import Fault, Number, PositiveFloat, Record, Weight, Whole, raise_faults
 from configs.scripts import refused
 
 NODE = "node"
@@ -24,11 +24,54 @@ _SHIPPED = Path(__file__).parent / "topologies"
 Dtype = Literal["float64", "float32", "bfloat16"]
 
 
+class Link(Record):
+    """What joins the ranks of one level; together with the bytes it tells how long they take."""
+
+    gb_per_s: PositiveFloat = Field(
+        description="Peak bandwidth in each direction, GB/s (10^9 bytes)."
+    )
+    shared_by: Whole = Field(
+        default=1,
+        ge=1,
+        le=1_000_000,
+        description="Ranks that share this bandwidth: 2 where two GCDs have one NIC.",
+    )
+    efficiency: Annotated[Number, Field(gt=0, le=1)] = Field(
+        default=1.0, description="Share of the peak that collectives reach."
+    )
+    latency_us: Weight = Field(
+        default=0.0, description="Of one message, microseconds: each hop of a ring pays it."
+    )
+    interference: Annotated[Number, Field(ge=0, le=1)] = Field(
+        default=0.0,
+        description="Share of a rank's computing that is lost while the link moves its bytes; 1 "
+        "where the same core copies and computes.",
+    )
+    algorithm: Literal["ring", "recursive", "direct"] = Field(
+        default="ring",
+        description="Of gathers and reductions: n - 1 messages one after the other, log2 n, or one "
+        "to each other rank at once.",
+    )
+
+
 class Level(Record):
     """One level of a machine below the cluster."""
 
     name: str = Field(pattern=r"^[a-z][a-z0-9_]{0,30}$", description="Such as package, or node.")
     ranks: Whole = Field(ge=2, le=1_000_000, description="Ranks (devices) in one of them.")
+    link: Link | None = Field(
+        default=None,
+        description="What joins ranks that are together here, but not at the level before.",
+    )
+
+
+class Rate(Record):
+    """How fast a device computes pieces of one size."""
+
+    gflops: PositiveFloat = Field(
+        description="Size: 10^9 FLOPs of one block's forward pass over one micro-batch."
+    )
+    tflops: PositiveFloat = Field(description="TFLOPS that its passes reach.")
 
 
 class Device(Record):
@@ -41,6 +84,25 @@ class Device(Record):
     peak_tflops: dict[Dtype, PositiveFloat] = Field(
         default={}, description="Peak of dense matrix products, TFLOPS, by dtype."
     )
+    rates: dict[Dtype, tuple[Rate, ...]] = Field(
+        default={},
+        description="TFLOPS of transformer blocks by size, ascending; between two sizes they are "
+        "interpolated in the logarithm of the size, beyond them constant.",
+    )
+    memory_gb_per_s: PositiveFloat | None = Field(
+        default=None, description="Bandwidth of its memory, GB/s; bounds optimizer and quantizers."
+    )
+    quantize_gb_per_s: PositiveFloat | None = Field(
+        default=None,
+        description="Bytes that the quantizers read and write, GB/s. Default: 0.8 of the memory's.",
+    )
+    optimizer_gb_per_s: PositiveFloat | None = Field(
+        default=None,
+        description="Bytes that the update reads and writes, GB/s. Default: 0.8 of the memory's.",
+    )
+    power_w: PositiveFloat | None = Field(
+        default=None, description="Power while it trains, watts, its share of the node included."
+    )
 
 
 class Topology(Record):
@@ -51,6 +113,7 @@ class Topology(Record):
     levels: tuple[Level, ...] = Field(
         min_length=1, description="From the innermost to the one named node."
     )
+    network: Link | None = Field(default=None, description="What joins nodes, as one rank sees it.")
     device: Device = Field(default=Device(), description="What one rank computes with.")
 
     @model_validator(mode="after")
@@ -83,6 +146,16 @@ class Topology(Record):
     def level_names(self) -> list[str]:
         """Names of all levels, from the innermost to the cluster."""
         return [*(level.name for level in self.levels), CLUSTER]
+
+    def link(self, level: str) -> Link | None:
+        """Return what joins the ranks of a level; None where the file does not say.
+
+        Args:
+            level: One of ``level_names()``.
+        """
+        if level == CLUSTER:
+            return self.network
+        return next(one.link for one in self.levels if one.name == level)
 
     def level_of(self, first: int, last: int) -> str:
         """Return the innermost level that holds two ranks, and so all ranks between them.
