@@ -30,6 +30,7 @@ Ranks = Callable[[int], RankPool]
 
 BURSTING = TINY | {"init_std": 1e9}  # scores of 1e36, and their products above float32's largest
 BFLOAT16 = ItemSizes(weights=2, sums=4, optimizer=12)
+FLOAT64 = ItemSizes(weights=8, sums=8, optimizer=24)
 NOISY = ["stages.1.attention.qkv.bias", "stages.2.attention.qkv.bias"]
 """Softmax does not see the bias of the keys: its gradient is rounding, and Adam scales it up."""
 _NAMES = ("forward", "backward", "gradients", "optimizer")
@@ -141,6 +142,27 @@ def test_all_nested_partitions_are_data_parallel_adamw(
         }
         assert len(distances) == 65
         assert {name for name, far in distances.items() if far > tolerance} == set()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("row", ["zero3", "zeropp", "hfsdp", "zero_topo"])
+def test_two_nodes_of_frontier_are_data_parallel_adamw(ranks: Ranks, row: str) -> None:
+    """Sixteen ranks on nodes of eight and packages of two: the method's own 2 | 8 | N."""
+    fields = {"ranks": 16, "topology": "frontier", "steps": 5, "accumulation": 2}
+    experiment = tiny(partition=row, **fields)
+
+    ours = ranks(16).run(train, experiment)[0]
+
+    assert farthest(ours, ranks(16).run(train_by_hand, tiny(**fields))[0]) < 1e-12
+    assert ours.reports[-1].received_bytes == expected_bytes(
+        unit_sizes(experiment),
+        experiment.degrees,
+        experiment.transport,
+        experiment.topology,
+        num_ranks=16,
+        items=FLOAT64,
+        accumulation=2,
+    )
 
 
 def test_in_float32_it_is_so_to_its_rounding(ranks: Ranks, by_hand: Callable[..., Trained]) -> None:
