@@ -6,7 +6,7 @@ side (parallel residual) or one after the other, layer norms with bias, MLP of f
 Symbols: L layers, h hidden width, V vocabulary, s sequence length.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -14,6 +14,18 @@ from pydantic import BeforeValidator, Field, model_validator
 from configs.base import Fault, Number, PositiveFloat, Record, Whole, raise_faults
 
 _MLP_RATIO = 4
+_OF_BLOCK = [
+    f"{part}.{kind}"
+    for part in (
+        "attention_norm",
+        "attention.qkv",
+        "attention.output",
+        "mlp_norm",
+        "mlp.up",
+        "mlp.output",
+    )
+    for kind in ("weight", "bias")
+]
 _NEOX_VOCABULARY = 50_432
 
 Preset = Literal[
@@ -90,6 +102,15 @@ class Gpt(Record):
         ends = self.vocabulary * self.hidden * (1 if self.tied else 2)
         return self.layers * self.block_parameters + ends + 2 * self.hidden
 
+    def parameter_names(self) -> Iterator[str]:
+        """Yield the names of all parameters: stage 0 is the embedding, the last one the head."""
+        yield "stages.0.weight"
+        for block in range(1, self.layers + 1):
+            yield from (f"stages.{block}.{name}" for name in _OF_BLOCK)
+        head = f"stages.{self.layers + 1}"
+        yield from () if self.tied else (f"{head}.weight",)
+        yield from (f"{head}.norm.weight", f"{head}.norm.bias")
+
     def forward_flops(self, sequence: int) -> int:
         """FLOPs of the matrix products of one sequence's forward pass.
 
@@ -164,3 +185,16 @@ def _expanded(value: Any) -> Any:  # noqa: ANN401  raw YAML: any type arrives he
 
 GptField = Annotated[Gpt, BeforeValidator(_expanded)]
 """A GPT, or the name of a preset; ``{preset: gpt-1m, tied: true}`` changes one."""
+
+
+def is_frozen(name: str, patterns: Iterable[str]) -> bool:
+    """Say whether a parameter is kept out of the training.
+
+    Args:
+        name: One of ``Gpt.parameter_names()``.
+        patterns: Whole names, or beginnings of names with a ``*``.
+    """
+    return any(
+        name.startswith(pattern[:-1]) if pattern.endswith("*") else name == pattern
+        for pattern in patterns
+    )

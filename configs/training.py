@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from configs.base import Fault, Number, PositiveFloat, Record, Weight, Whole, raise_faults
-from configs.gpt import Gpt, GptField
+from configs.faults import nearest
+from configs.gpt import Gpt, GptField, is_frozen
 from configs.sharding import Partition, PartitionField, named_partition
 from configs.text import Text, TextField
 from configs.topology import Dtype, TopologyField, load_topology
@@ -129,6 +130,7 @@ class TrainingExperiment(Record):
             yield Fault(path="ranks", message=message, related=("topology",))
         elif isinstance(self.partition, Partition):
             yield from self.partition.faults(self.ranks, "partition")
+        yield from self._frozen_faults()
         if self.optimizer.warmup_steps > self.steps:
             message = f"{self.optimizer.warmup_steps} are more than all {self.steps} train steps"
             yield Fault(
@@ -136,6 +138,15 @@ class TrainingExperiment(Record):
                 message=f"{message}; use fewer",
                 related=("steps",),
             )
+
+    def _frozen_faults(self) -> Iterator[Fault]:
+        """Find patterns that no parameter has: what they were to freeze would be trained."""
+        names = list(self.model.parameter_names()) if self.frozen else []
+        for number, pattern in enumerate(self.frozen):
+            if not any(is_frozen(name, [pattern]) for name in names):
+                message = f"'{pattern}' is no parameter{nearest(pattern, names)}; "
+                message += "use a name, or the beginning of names and a *, such as stages.0.*"
+                yield Fault(path=f"frozen.{number}", message=message, related=("model",))
 
     @property
     def num_steps(self) -> int:

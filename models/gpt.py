@@ -9,7 +9,7 @@ Symbols: B sequences, s tokens of each, h width, n heads, d width of a head, r h
 rotates, V vocabulary, T = B s positions.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import cast
 
 import numpy as np
@@ -349,27 +349,3 @@ def _chunks(logits_TV: Tensor) -> Iterator[slice]:
     rows = max(1, _CHUNK_ELEMENTS // vocabulary)
     for begin in range(0, num_positions, rows):
         yield slice(begin, begin + rows)
-
-
-def is_frozen(name: str, patterns: Iterable[str]) -> bool:
-    """Say whether a parameter is kept out of the training.
-
-    Args:
-        name: As in ``named_parameters``, such as ``stages.0.weight``.
-        patterns: Whole names, or beginnings of names with a ``*``.
-    """
-    return any(
-        name.startswith(pattern[:-1]) if pattern.endswith("*") else name == pattern
-        for pattern in patterns
-    )
-
-
-def unmatched(patterns: Iterable[str], names: Iterable[str]) -> list[str]:
-    """Return the patterns of frozen parameters that no parameter has.
-
-    Args:
-        patterns: See ``is_frozen``.
-        names: Of all parameters.
-    """
-    known = list(names)
-    return [pattern for pattern in patterns if not any(is_frozen(n, [pattern]) for n in known)]

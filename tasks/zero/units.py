@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from models.gpt import is_frozen
+from configs.gpt import is_frozen
 from tasks.zero.layout import padded
 
 

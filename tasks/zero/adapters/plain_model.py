@@ -8,8 +8,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from configs.gpt import is_frozen
 from configs.training import AdamW, TrainingExperiment
-from models.gpt import GptStages, is_frozen, loss_of
+from models.gpt import GptStages, loss_of
 
 
 def prepare(experiment: TrainingExperiment, model: GptStages) -> None:

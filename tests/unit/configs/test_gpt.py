@@ -5,7 +5,7 @@ import re
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from configs.gpt import PRESETS, Gpt, GptField
+from configs.gpt import PRESETS, Gpt, GptField, is_frozen
 
 NEOX_20B = Gpt.model_validate({"preset": "gpt-20b", **PRESETS["gpt-20b"]})
 
@@ -69,3 +69,12 @@ def test_a_width_that_rotates_is_even_and_never_more_than_asked() -> None:
     """A quarter of 96 is 24; a third of 16 rounds down to the pair below, 4."""
     assert NEOX_20B.rotary_width == 24
     assert Gpt(hidden=16, heads=1, rotary_fraction=1 / 3).rotary_width == 4
+
+
+def test_frozen_parameters_are_named_whole_or_by_their_beginning() -> None:
+    """A pattern is a whole name, or a beginning with a star; nothing else is a wildcard."""
+    assert is_frozen("stages.0.weight", ["stages.0.weight"])
+    assert is_frozen("stages.1.mlp.up.bias", ["stages.3*", "stages.1.*"])
+    assert not is_frozen("stages.11.mlp.up.bias", ["stages.1.*"])
+    assert not is_frozen("stages.0.weight", ["stages.0", "*weight"])
+    assert not is_frozen("stages.0.weight", [])

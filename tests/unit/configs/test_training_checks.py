@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from configs.base import Fault
 from configs.checks import check_study
@@ -108,6 +109,17 @@ def test_bytes_need_a_vocabulary_of_256() -> None:
     assert str(fault) == (
         "model.vocabulary: 100 is less than the 256 bytes that there are; use 256 or more"
     )
+
+
+def test_what_would_freeze_nothing_is_a_fault() -> None:
+    """Every pattern without a parameter is told; without the check all would be trained."""
+    with pytest.raises(ValidationError) as raised:
+        _training(frozen=["stages.0.weight", "stages.9.*", "stages.1.mlp.up.weigh"])
+
+    message = str(raised.value)
+    assert "'stages.9.*' is no parameter" in message
+    assert "did you mean 'stages.1.mlp.up.weight'?" in message
+    assert "'stages.0.weight'" not in message
 
 
 def test_what_an_engine_cannot_do_is_a_fault() -> None:

@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 from torch.utils.flop_counter import FlopCounterMode
 
 from configs.gpt import Gpt
-from models.gpt import Block, GptStages, build_gpt, initial_weights, is_frozen, loss_of, unmatched
+from models.gpt import Block, GptStages, build_gpt, initial_weights, loss_of
 
 SEQUENCE = 8
 SMALL = Gpt(layers=3, hidden=32, heads=4, vocabulary=61, rotary_fraction=0.5)
@@ -150,6 +150,7 @@ def test_parameters_are_as_many_as_the_closed_form_says(config: Gpt) -> None:
 
     assert sum(p.numel() for p in model.parameters()) == config.num_parameters
     assert sum(p.numel() for p in model.stages[1].parameters()) == config.block_parameters
+    assert [name for name, _ in model.named_parameters()] == list(config.parameter_names())
 
 
 class Checkpointed(nn.Module):
@@ -358,21 +359,3 @@ def test_a_gpu_computes_the_same_with_flash_attention() -> None:
     # Weights have 8 bits; the loss, near ln 61 at first, averages their errors away.
     assert float(loss) == pytest.approx(float(reference.loss(batch)), rel=1e-2)
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
-
-
-def test_frozen_parameters_are_named_whole_or_by_their_beginning() -> None:
-    """A pattern is a whole name, or a beginning with a star; nothing else is a wildcard."""
-    assert is_frozen("stages.0.weight", ["stages.0.weight"])
-    assert is_frozen("stages.1.mlp.up.bias", ["stages.3*", "stages.1.*"])
-    assert not is_frozen("stages.11.mlp.up.bias", ["stages.1.*"])
-    assert not is_frozen("stages.0.weight", ["stages.0", "*weight"])
-    assert not is_frozen("stages.0.weight", [])
-
-
-def test_patterns_without_a_parameter_are_reported() -> None:
-    """Patterns that freeze nothing are returned in their order."""
-    names = [name for name, _ in initial_weights(build_gpt(SMALL, SEQUENCE, seed=0), seed=0)]
-
-    lost = unmatched(["stages.9.*", "stages.0.weight", "head", "stages.1.*"], names)
-
-    assert lost == ["stages.9.*", "head"]

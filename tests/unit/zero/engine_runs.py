@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 
+from configs.gpt import is_frozen
 from configs.training import TrainingExperiment
-from models.gpt import GptStages, build_gpt, is_frozen
+from models.gpt import GptStages, build_gpt
 from tasks.zero.engine import DTYPES
 from tasks.zero.engines import build_engine
 from tasks.zero.interface import StepReport, TrainEngine
