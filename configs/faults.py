@@ -41,7 +41,7 @@ def faults_in(record: type[BaseModel], raw: Mapping[str, Any]) -> list[Fault]:
         try:
             record.model_validate(candidate)
         except ValidationError as error:
-            details = error.errors(include_url=False)
+            details = _without_counts_of_valid_items(error.errors(include_url=False))
         else:
             break
         found = [place for detail in details if (place := _locate(record, candidate, detail))]
@@ -62,6 +62,20 @@ def nearest(word: str, known: Sequence[str]) -> str:
     """Return ``" (did you mean 'x'?)"`` for the most similar known word, or an empty string."""
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
     return f" (did you mean '{close[0]}'?)" if close else ""
+
+
+def _without_counts_of_valid_items(details: list[ErrorDetails]) -> list[ErrorDetails]:
+    """Drop what says that a list is too short, where its items are faulty themselves.
+
+    Pydantic counts the valid items only: a list whose one item is faulty is "too short" as well.
+    """
+    paths = [detail["loc"] for detail in details]
+    return [
+        detail
+        for detail in details
+        if detail["type"] != "too_short"
+        or not any(path != detail["loc"] and _overlap(path, detail["loc"]) for path in paths)
+    ]
 
 
 @dataclass(frozen=True)

@@ -14,18 +14,6 @@ from pydantic import BeforeValidator, Field, model_validator
 from configs.base import Fault, Number, PositiveFloat, Record, Whole, raise_faults
 
 _MLP_RATIO = 4
-_OF_BLOCK = [
-    f"{part}.{kind}"
-    for part in (
-        "attention_norm",
-        "attention.qkv",
-        "attention.output",
-        "mlp_norm",
-        "mlp.up",
-        "mlp.output",
-    )
-    for kind in ("weight", "bias")
-]
 _NEOX_VOCABULARY = 50_432
 
 Preset = Literal[
@@ -102,14 +90,39 @@ class Gpt(Record):
         ends = self.vocabulary * self.hidden * (1 if self.tied else 2)
         return self.layers * self.block_parameters + ends + 2 * self.hidden
 
+    def stage_parameters(self, stage: int) -> dict[str, int]:
+        """Return name and number of elements of each parameter of a stage, in the model's order.
+
+        Args:
+            stage: 0 for the embedding, then the blocks, last the head: ``layers + 1``.
+        """
+        hidden, wide = self.hidden, self.mlp_width
+        if stage == 0:
+            sizes = {"weight": self.vocabulary * hidden}
+        elif stage <= self.layers:
+            sizes = {
+                "attention_norm.weight": hidden,
+                "attention_norm.bias": hidden,
+                "attention.qkv.weight": 3 * hidden * hidden,
+                "attention.qkv.bias": 3 * hidden,
+                "attention.output.weight": hidden * hidden,
+                "attention.output.bias": hidden,
+                "mlp_norm.weight": hidden,
+                "mlp_norm.bias": hidden,
+                "mlp.up.weight": wide * hidden,
+                "mlp.up.bias": wide,
+                "mlp.output.weight": hidden * wide,
+                "mlp.output.bias": hidden,
+            }
+        else:
+            sizes = {} if self.tied else {"weight": self.vocabulary * hidden}
+            sizes |= {"norm.weight": hidden, "norm.bias": hidden}
+        return {f"stages.{stage}.{name}": size for name, size in sizes.items()}
+
     def parameter_names(self) -> Iterator[str]:
-        """Yield the names of all parameters: stage 0 is the embedding, the last one the head."""
-        yield "stages.0.weight"
-        for block in range(1, self.layers + 1):
-            yield from (f"stages.{block}.{name}" for name in _OF_BLOCK)
-        head = f"stages.{self.layers + 1}"
-        yield from () if self.tied else (f"{head}.weight",)
-        yield from (f"{head}.norm.weight", f"{head}.norm.bias")
+        """Yield the names of all parameters."""
+        for stage in range(self.layers + 2):
+            yield from self.stage_parameters(stage)
 
     def forward_flops(self, sequence: int) -> int:
         """FLOPs of the matrix products of one sequence's forward pass.

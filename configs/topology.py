@@ -13,6 +13,7 @@ import yaml
 from pydantic import BeforeValidator, Field, model_validator
 
 from configs.base import Fault, Number, PositiveFloat, Record, Weight, Whole, raise_faults
+from configs.faults import faults_in, nearest
 from configs.scripts import refused
 
 NODE = "node"
@@ -183,14 +184,15 @@ def load_topology(name: str) -> Topology:
         The topology.
 
     Raises:
-        ValueError: There is no such file, or it is faulty.
+        ValueError: There is no such file, or it is faulty: all faults, each with its path.
     """
     path = Path(name).expanduser() if is_topology_file(name) else shipped_path(name)
     try:
         raw: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         known = ", ".join(shipped_topologies())
-        message = f"{name!r} is no topology; use {known}, or the path of a YAML file"
+        hint = nearest(name, shipped_topologies())
+        message = f"{name!r} is no topology{hint}; use {known}, or the path of a YAML file"
         raise ValueError(message) from error
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
@@ -198,7 +200,11 @@ def load_topology(name: str) -> Topology:
         raise ValueError(  # noqa: TRY004  a faulty file, not a faulty call
             f"{path} holds no mapping; see {_SHIPPED / 'mini.yaml'}"
         )
-    return Topology.model_validate({"name": path.stem, **raw})
+    named = {"name": path.stem, **raw}
+    if faults := faults_in(Topology, named):
+        listed = "; ".join(f"({number}) {fault}" for number, fault in enumerate(faults, start=1))
+        raise ValueError(f"{path} is faulty: {listed}")
+    return Topology.model_validate(named)
 
 
 def is_topology_file(name: str) -> bool:

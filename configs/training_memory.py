@@ -6,6 +6,7 @@ micro-batch. Padding, frozen parameters, staging of quantized payloads and what 
 for themselves are left out.
 """
 
+import bisect
 from dataclasses import dataclass
 
 from configs.gpt import Gpt
@@ -108,6 +109,35 @@ def predicted_memory(experiment: TrainingExperiment) -> DeviceMemory:
         gathered=_gathered(experiment),
         activations=_activations(experiment),
     )
+
+
+_MOST_NODES = 1_000_000
+
+
+def least_ranks(experiment: TrainingExperiment, has: int) -> int | None:
+    """Return the smallest number of devices on which a training fits, with everything else as is.
+
+    Args:
+        experiment: The training; with a partition in numbers, more devices change nothing.
+        has: Bytes of a device.
+
+    Returns:
+        Devices: up to a node those that divide it, beyond it whole nodes; None if no number would
+        do.
+    """
+    per_node = experiment.topology.ranks_per_node
+    if isinstance(experiment.partition, Partition):
+        return None
+
+    def fits(ranks: int) -> bool:
+        return predicted_memory(experiment.model_copy(update={"ranks": ranks})).total <= has
+
+    inside = [ranks for ranks in range(1, per_node) if per_node % ranks == 0]
+    if found := next(filter(fits, inside), None):
+        return found
+    nodes = range(1, _MOST_NODES + 1)
+    first = bisect.bisect_left(nodes, True, key=lambda number: fits(number * per_node))  # noqa: FBT003
+    return nodes[first] * per_node if first < len(nodes) else None
 
 
 def item_sizes(experiment: TrainingExperiment) -> ItemSizes:

@@ -15,8 +15,9 @@ class Prediction(Record):
 
     step_s: float = Field(description="Wall time of a train step, s.")
     split_s: dict[str, float] = Field(
-        description="Its parts by cause, s: compute, recompute, quantize, 'waiting, LEVEL', sync, "
-        "refresh, optimizer. Hidden traffic is in none of them."
+        description="Its parts by cause, s: compute, recompute, quantize (what encoding, decoding "
+        "and adding up take of the computing time), interference (what moving takes of it), "
+        "'waiting, LEVEL', sync, refresh, optimizer. Hidden traffic is in none of them."
     )
     tokens_per_s: float = Field(description="Of all ranks together.")
     tflops: float = Field(description="Model TFLOPS of one device.")

@@ -85,14 +85,12 @@ def expected_bytes(
     Returns:
         Bytes by level of the machine, from the innermost; levels with none are absent.
     """
-    moves = _Moves(partition, transport, topology, num_ranks, rank)
+    moves = Moves(partition, transport, topology, num_ranks, items, rank=rank)
     total: Counter[str] = Counter()
     for unit in units:
-        for level, num_bytes in moves.of_passes(unit, items, accumulation):
-            total[level] += num_bytes
-        if unit.is_trainable:
-            for level, num_bytes in moves.of_gradients(unit, items, accumulation):
-                total[level] += num_bytes
+        for times, hops in moves.of_step(unit, accumulation):
+            for hop in hops:
+                total[hop.level] += times * hop.received_bytes
     return {level: total[level] for level in topology.level_names() if total[level]}
 
 
@@ -129,68 +127,152 @@ def state_bytes(
 
 
 @dataclass(frozen=True)
-class _Moves:
+class Move:
+    """One hop of a conversion between degrees, as one rank sees it.
+
+    Attributes:
+        inner: The lower degree.
+        outer: The higher one; their quotient n is the number of ranks in the group.
+        level: Innermost level of the machine that holds the group.
+        wire: The format.
+        num_rows: Rows that a rank sends to each of the others.
+        row_length: Elements of a row.
+        row_bytes: Bytes of a row, scales included.
+        item: Bytes of an element before it was brought into the format.
+    """
+
+    inner: int
+    outer: int
+    level: str
+    wire: Wire
+    num_rows: int
+    row_length: int
+    row_bytes: int
+    item: int
+
+    @property
+    def num_ranks(self) -> int:
+        """n: ranks of the group."""
+        return self.outer // self.inner
+
+    @property
+    def received_bytes(self) -> int:
+        """Bytes that a rank receives from the others."""
+        return (self.num_ranks - 1) * self.num_rows * self.row_bytes
+
+
+@dataclass(frozen=True)
+class Moves:
+    """The hops of every conversion of a unit.
+
+    Attributes:
+        partition: Over how many ranks each state is split.
+        transport: The formats.
+        topology: The machine.
+        num_ranks: N.
+        items: Bytes an element.
+        rank: Which rank looks.
+        gathers_stop: Whether a gather of a high degree stops at lower ones, as ours do; else it is
+            one hop over all its ranks.
+        kept_wire: Format of the gather from a copy between the passes, where gathers do not stop:
+            ZeRO++ as published has it in the weights' own type (hpZ). Default: as weights.
+    """
+
     partition: Partition
     transport: Transport
     topology: Topology
     num_ranks: int
-    rank: int
+    items: ItemSizes
+    rank: int = 0
+    gathers_stop: bool = True
+    kept_wire: Wire | None = None
 
-    def of_passes(
-        self, unit: UnitSize, items: ItemSizes, accumulation: int
-    ) -> Iterator[tuple[str, int]]:
-        """Yield level and bytes of each gather of weights."""
-        forward, backward = self.partition.forward, self.partition.backward
+    def of_step(self, unit: UnitSize, accumulation: int) -> Iterator[tuple[int, list[Move]]]:
+        """Yield how often a train step makes each conversion of a unit, and its hops.
+
+        Args:
+            unit: The unit.
+            accumulation: Micro-batches.
+        """
         firsts = 1 if self.transport.reuse_secondary else accumulation
-        full = list(self._gather(unit, forward, 1, self.transport.weights, items, also=backward))
-        kept = [] if backward == 1 else [hop for hop in full if hop[2] <= backward]
-        from_forward = firsts * unit.forward_gathers
         from_kept = accumulation * unit.backward_gathers
         from_kept += (accumulation - firsts) * unit.forward_gathers
-        for times, hops in ((from_forward, full), (from_kept, kept)):
-            for level, num_bytes, _ in hops:
-                yield level, times * num_bytes
+        yield firsts * unit.forward_gathers, self.forward_gather(unit.length)
+        yield from_kept, self.kept_gather(unit.length)
+        if unit.is_trainable:
+            yield accumulation, self.reduction(unit.length)
+            yield 1, self.sync(unit.length)
+            yield 2, self.all_reduction(unit.length)
+            yield 1, self.refresh(unit.length)
 
-    def of_gradients(
-        self, unit: UnitSize, items: ItemSizes, accumulation: int
-    ) -> Iterator[tuple[str, int]]:
-        """Yield level and bytes of each reduction, and of the refresh of the weights."""
+    def forward_gather(self, length: int) -> list[Move]:
+        """List the hops by which the whole vector is made from shards at rest.
+
+        Args:
+            length: L, as of all other methods.
+        """
+        forward, backward = self.partition.forward, self.partition.backward
+        also = backward if self.gathers_stop else 1
+        return list(self._gather(length, forward, 1, self.transport.weights, also=also))
+
+    def kept_gather(self, length: int) -> list[Move]:
+        """List the hops by which it is made again from what stays between the passes."""
+        backward = self.partition.backward
+        if not self.gathers_stop:
+            has_copy = backward < self.partition.forward
+            wire = (self.kept_wire if has_copy else None) or self.transport.weights
+            return list(self._gather(length, backward, 1, wire))
+        hops = self.forward_gather(length)
+        return [] if backward == 1 else [hop for hop in hops if hop.outer <= backward]
+
+    def reduction(self, length: int) -> list[Move]:
+        """List the hops of a micro-batch's gradient."""
+        return list(self._reduce(length, 1, self.partition.gradients, self.items.weights))
+
+    def sync(self, length: int) -> list[Move]:
+        """List the hops of the sums of all micro-batches, to the ranks of the optimizer."""
         one, final = self.partition.gradients, self.partition.optimizer
-        for level, num_bytes in self._reduce(unit, 1, one, items.weights, items):
-            yield level, accumulation * num_bytes
-        yield from self._reduce(unit, one, final, items.sums, items)
+        return list(self._reduce(length, one, final, self.items.sums))
+
+    def all_reduction(self, length: int) -> list[Move]:
+        """List the one hop of each half of the sum over replicas: scatter, then gather."""
+        final = self.partition.optimizer
         replicas = self.num_ranks // final
-        if replicas > 1:
-            level = self._level(final, self.num_ranks)
-            piece = -(-unit.length // final // replicas)
-            num_bytes = _payload(self._wire_of_sums(level), piece, items.sums, self.transport)
-            yield level, 2 * (replicas - 1) * num_bytes
-        wire, low = self.transport.refresh, self.partition.forward
-        for level, num_bytes, _ in self._gather(unit, final, low, wire, items):
-            yield level, num_bytes
+        if replicas == 1:
+            return []
+        level = self._level(final, self.num_ranks)
+        piece = -(-length // final // replicas)
+        wire = self._wire_of_sums(level)
+        row = _payload(wire, piece, self.items.sums, self.transport)
+        return [Move(final, self.num_ranks, level, wire, 1, piece, row, self.items.sums)]
+
+    def refresh(self, length: int) -> list[Move]:
+        """List the hops by which updated weights come from the optimizer's shards."""
+        final, low = self.partition.optimizer, self.partition.forward
+        return list(self._gather(length, final, low, self.transport.refresh))
 
     def _gather(
-        self, unit: UnitSize, high: int, low: int, wire: Wire, items: ItemSizes, *, also: int = 1
-    ) -> Iterator[tuple[str, int, int]]:
-        """Yield level, bytes and upper degree of each hop; the shard's own payload goes through."""
-        row = _payload(wire, unit.length // high, items.weights, self.transport)
-        for inner, outer in itertools.pairwise(self._stops(low, high, also)):
-            num_rows = high // outer
-            yield self._level(inner, outer), (outer // inner - 1) * num_rows * row, outer
+        self, length: int, high: int, low: int, wire: Wire, *, also: int = 1
+    ) -> Iterator[Move]:
+        """Yield the hops from the highest degree on; the shard's own payload goes through."""
+        item = self.items.weights
+        row = _payload(wire, length // high, item, self.transport)
+        stops = self._stops(low, high, also, at_node=self.gathers_stop)
+        for inner, outer in reversed(list(itertools.pairwise(stops))):
+            level = self._level(inner, outer)
+            yield Move(inner, outer, level, wire, high // outer, length // high, row, item)
 
-    def _reduce(
-        self, unit: UnitSize, low: int, high: int, item: int, items: ItemSizes
-    ) -> Iterator[tuple[str, int]]:
-        """Yield level and bytes of each hop; after the first, sums are sent."""
+    def _reduce(self, length: int, low: int, high: int, item: int) -> Iterator[Move]:
+        """Yield the hops; after the first, sums are sent."""
         for inner, outer in itertools.pairwise(self._stops(low, high, 1)):
             level = self._level(inner, outer)
             wire = self._wire_of_sums(level)
-            row = _payload(wire, unit.length // outer, item, self.transport)
-            yield level, (outer // inner - 1) * row
-            item = items.sums
+            row = _payload(wire, length // outer, item, self.transport)
+            yield Move(inner, outer, level, wire, 1, length // outer, row, item)
+            item = self.items.sums
 
-    def _stops(self, low: int, high: int, also: int) -> list[int]:
-        node = self.topology.node_ranks(self.num_ranks)
+    def _stops(self, low: int, high: int, also: int, *, at_node: bool = True) -> list[int]:
+        node = self.topology.node_ranks(self.num_ranks) if at_node else 1
         inside = {d for d in (also, node) if d in self.partition.degrees and low < d < high}
         return sorted({low, *inside, high})
 

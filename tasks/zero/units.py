@@ -80,6 +80,32 @@ class Unit:
         """Whether the buffer has its storage."""
         return self.buffer.untyped_storage().size() > 0
 
+    def move_gradient(self, sums: Tensor, *, is_first: bool) -> None:
+        """Add the gradients to a vector, and forget them.
+
+        Args:
+            sums: Shape (padded_length,), of any floating type.
+            is_first: Whether to write instead of to add: what is there is taken for zero.
+        """
+        parts: list[Tensor] = []
+        gradients: list[Tensor] = []
+        begin = 0
+        for _, parameter in self.parameters:
+            part = sums[begin : begin + parameter.numel()].view(parameter.shape)
+            begin += parameter.numel()
+            if parameter.grad is not None:
+                parts.append(part)
+                gradients.append(parameter.grad)
+                parameter.grad = None
+            elif is_first:
+                part.zero_()
+        if is_first:
+            sums[begin:].zero_()
+        if is_first and parts:
+            torch._foreach_copy_(parts, gradients)  # on CUDA twice as fast as one after the other
+        elif parts:
+            torch._foreach_add_(parts, gradients)
+
     def take_gradient(self) -> Tensor:
         """Return the gradients as one vector, zero where there is none, and forget them.
 

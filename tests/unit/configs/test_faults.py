@@ -284,10 +284,12 @@ DEGREES = "a mapping of forward, backward, gradients, optimizer"
             ],
         ),
         (
-            "{topology: summit}",
+            "{topology: sumit}",
             [
-                "topology: 'summit' is no topology; use dgx-h100, frontier, mini, or the path of "
-                "a YAML file"
+                "topology: 'sumit' is no topology (did you mean 'summit'?); use aurora, "
+                "dgx-a100, dgx-h100, frontier, "
+                "frontier-calibrated, "
+                "mini, perlmutter, summit, or the path of a YAML file"
             ],
         ),
     ],

@@ -150,7 +150,10 @@ def test_parameters_are_as_many_as_the_closed_form_says(config: Gpt) -> None:
 
     assert sum(p.numel() for p in model.parameters()) == config.num_parameters
     assert sum(p.numel() for p in model.stages[1].parameters()) == config.block_parameters
-    assert [name for name, _ in model.named_parameters()] == list(config.parameter_names())
+    stages = [config.stage_parameters(stage) for stage in range(config.layers + 2)]
+    named = [pair for stage in stages for pair in stage.items()]
+    assert [(name, p.numel()) for name, p in model.named_parameters()] == named
+    assert [name for name, _ in named] == list(config.parameter_names())
 
 
 class Checkpointed(nn.Module):

@@ -1,0 +1,249 @@
+"""What each collective of a unit takes: the hops of the traffic model, on the links of a machine.
+
+A collective is encoded, moved hop by hop, and decoded, one after the other, in its lane. Encoding
+and decoding are work of the device: bytes that are read and written over the rate of its quantizers
+(of its memory, where sums are added that are not quantized).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from configs.topology import Device
+from configs.transport import BITS
+from tasks.zero.costs.links import Algorithm, HopCost, Network
+from tasks.zero.traffic import Move, Moves
+
+_GIGA = 1e9
+REACHED_SHARE = 0.8
+"""Of the bandwidth of memory, where a device does not say what its kernels reach."""
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """What one collective takes; all seconds. Fields may be arrays, one element a candidate.
+
+    Attributes:
+        encode_s: Before anything moves.
+        move_s: On idle links.
+        decode_s: After it.
+        lost_s: Computing time that the moving takes away; encoding and decoding take their own.
+        occupied_s: How long it keeps the link of each level, from the innermost.
+    """
+
+    encode_s: float
+    move_s: float
+    decode_s: float
+    lost_s: float
+    occupied_s: tuple[float, ...]
+
+    @property
+    def seconds(self) -> float:
+        """In its lane, on idle links."""
+        return self.encode_s + self.move_s + self.decode_s
+
+    @property
+    def coding_s(self) -> float:
+        """Work of the device."""
+        return self.encode_s + self.decode_s
+
+
+@dataclass(frozen=True)
+class UnitMoves:
+    """What the collectives of one unit take.
+
+    Attributes:
+        forward_gather: Whole weights from shards at rest.
+        kept_gather: Whole weights from what stays between the passes.
+        reduction: A micro-batch's gradient to the ranks that sum it.
+        sync: The sums to the ranks of the optimizer.
+        refresh: The updated weights to shards at rest.
+    """
+
+    forward_gather: Transfer
+    kept_gather: Transfer
+    reduction: Transfer
+    sync: Transfer
+    refresh: Transfer
+
+
+def memory_rate(device: Device) -> float | None:
+    """Return the bytes a second that kernels read and write; None if nobody has said.
+
+    Args:
+        device: The device.
+    """
+    known = device.memory_gb_per_s
+    return None if known is None else REACHED_SHARE * known * _GIGA
+
+
+def quantize_rate(device: Device) -> float | None:
+    """Return the bytes a second that quantizers read and write; None if nobody has said.
+
+    Args:
+        device: The device.
+    """
+    known = device.quantize_gb_per_s
+    return memory_rate(device) if known is None else known * _GIGA
+
+
+@dataclass(frozen=True)
+class MoveCosts:
+    """Costs of the conversions of units of one training.
+
+    Attributes:
+        moves: Their hops.
+        network: The links.
+        sums_by_backend: Whether gradients that are not quantized are summed by the backend in
+            their own type, as DeepSpeed and FSDP2 have it; ours does so where that is the type of
+            the sums.
+    """
+
+    moves: Moves
+    network: Network
+    sums_by_backend: bool = False
+
+    def of_unit(self, length: int, *, is_trainable: bool = True) -> UnitMoves:
+        """Return what the collectives of a unit take.
+
+        Args:
+            length: Elements, with padding.
+            is_trainable: Whether it has gradients.
+        """
+        nothing = self._gather([], length)
+        if not is_trainable:
+            return UnitMoves(*self._gathers(length), nothing, nothing, nothing)
+        return UnitMoves(
+            *self._gathers(length), self.reduction(length), self.sync(length), self.refresh(length)
+        )
+
+    def _gathers(self, length: int) -> tuple[Transfer, Transfer]:
+        return self.forward_gather(length), self.kept_gather(length)
+
+    def forward_gather(self, length: int) -> Transfer:
+        """Return what the gather from shards at rest takes.
+
+        Args:
+            length: Elements of the unit, with padding; as of all other methods.
+        """
+        return self._gather(self.moves.forward_gather(length), length)
+
+    def kept_gather(self, length: int) -> Transfer:
+        """Return what the gather from what stays between the passes takes."""
+        transfer = self._gather(self.moves.kept_gather(length), length)
+        if self.moves.gathers_stop and self.moves.partition.backward < self.moves.partition.forward:
+            return _with(transfer, encode_s=0.0)  # it stays as it came over the wire
+        return transfer
+
+    def refresh(self, length: int) -> Transfer:
+        """Return what the gather of updated weights takes."""
+        low = self.moves.partition.forward
+        return self._gather(self.moves.refresh(length), length // low)
+
+    def reduction(self, length: int) -> Transfer:
+        """Return what the sum of a micro-batch's gradients takes."""
+        degree = self.moves.partition.gradients
+        stays = degree == 1  # and is added up by the computation itself
+        return self._reduce(self.moves.reduction(length), 0 if stays else length // degree)
+
+    def sync(self, length: int) -> Transfer:
+        """Return what the sum over the ranks of the optimizer takes, replicas included."""
+        moves = self.moves
+        scatter, replicas = moves.sync(length), moves.all_reduction(length)
+        transfer = self._reduce(scatter, length // moves.partition.optimizer if scatter else 0)
+        if not replicas:
+            return transfer
+        piece = replicas[0].row_length
+        halves = self._reduce(replicas, piece), self._gather(replicas, piece * _size(replicas))
+        return _joined([transfer, *halves])
+
+    def _gather(self, hops: Sequence[Move], length: int) -> Transfer:
+        """Quantize the shard, pass its payload on through all hops, dequantize everything.
+
+        Args:
+            hops: In the order of time.
+            length: Elements that come out.
+        """
+        encode = decode = 0.0
+        if hops and hops[0].wire in BITS:
+            first, item = hops[0], hops[0].item
+            rows = hops[-1].num_rows * hops[-1].num_ranks
+            encode = self._coding_s(first.num_rows * (first.row_length * item + first.row_bytes))
+            decode = self._coding_s(rows * first.row_bytes + length * item)
+        return self._moved(encode, [self._hop(hop) for hop in hops], decode)
+
+    def _reduce(self, hops: Sequence[Move], length: int) -> Transfer:
+        """Send each hop's rows to where they are summed; in the end add the sum to the others.
+
+        Args:
+            hops: In the order of time.
+            length: Elements of the sum.
+        """
+        encode = decode = 0.0
+        costs: list[HopCost] = []
+        sums = self.moves.items.sums
+        for hop in hops:
+            is_quantized = hop.wire in BITS
+            rows = hop.num_ranks
+            by_backend = not is_quantized and self._is_of_backend(hop)
+            costs.append(self._hop(hop, is_direct=not by_backend))
+            if is_quantized:
+                encode += self._coding_s(rows * (hop.row_length * hop.item + hop.row_bytes))
+                decode += self._coding_s(rows * hop.row_bytes + hop.row_length * sums)
+            elif not by_backend:
+                decode += self._adding_s(rows * hop.row_bytes + hop.row_length * sums)
+        decode += self._adding_s(3 * length * sums)
+        return self._moved(encode, costs, decode)
+
+    def _is_of_backend(self, hop: Move) -> bool:
+        if self.sums_by_backend:
+            return True
+        is_same_type = hop.item == self.moves.items.sums and hop.wire == "full"
+        return is_same_type and self.network.algorithm(hop.level) != "direct"
+
+    def _hop(self, hop: Move, *, is_direct: bool = False) -> HopCost:
+        algorithm: Algorithm | None = "direct" if is_direct else None
+        return self.network.hop(hop.inner, hop.outer, hop.received_bytes, algorithm)
+
+    def _moved(self, encode: float, hops: Sequence[HopCost], decode: float) -> Transfer:
+        occupied = [0.0] * len(self.network.levels)
+        for hop in hops:
+            for index, seconds in enumerate(hop.occupied_s):
+                occupied[index] += seconds
+        return Transfer(
+            encode_s=encode,
+            move_s=sum(hop.seconds for hop in hops),
+            decode_s=decode,
+            lost_s=sum(hop.lost_s for hop in hops),
+            occupied_s=tuple(occupied),
+        )
+
+    def _coding_s(self, num_bytes: float) -> float:
+        rate = quantize_rate(self.moves.topology.device)
+        if rate is None:
+            raise ValueError("no rate of quantizers; cost_model.machine_faults says so")
+        return num_bytes / rate
+
+    def _adding_s(self, num_bytes: float) -> float:
+        rate = memory_rate(self.moves.topology.device)
+        return 0.0 if rate is None else num_bytes / rate
+
+
+def _size(hops: Sequence[Move]) -> int:
+    return hops[0].num_ranks
+
+
+def _with(transfer: Transfer, *, encode_s: float) -> Transfer:
+    return Transfer(
+        encode_s, transfer.move_s, transfer.decode_s, transfer.lost_s, transfer.occupied_s
+    )
+
+
+def _joined(transfers: Sequence[Transfer]) -> Transfer:
+    """Return transfers one after the other as one."""
+    return Transfer(
+        encode_s=sum(one.encode_s for one in transfers),
+        move_s=sum(one.move_s for one in transfers),
+        decode_s=sum(one.decode_s for one in transfers),
+        lost_s=sum(one.lost_s for one in transfers),
+        occupied_s=tuple(map(sum, zip(*(one.occupied_s for one in transfers), strict=True))),
+    )
