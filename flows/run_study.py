@@ -18,9 +18,6 @@ from tasks.tracking.study_directory import StudyDirectory
 EXIT_ALREADY_RUNNING = 75
 EXIT_INTERRUPTED = 130
 
-_MOST_WAITING = 1000
-"""Tasks that wait for jobs of Slurm at a time; each is a thread that sleeps."""
-
 
 def main(argv: list[str] | None = None) -> int:
     """Run the flow of a study that has its directory.
@@ -54,21 +51,12 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(directory: StudyDirectory, num_parallel: int | None, points: list[int] | None) -> int:
     # Prefect takes seconds to import; the lock is to be held by then.
-    from prefect.task_runners import ThreadPoolTaskRunner  # noqa: PLC0415
-
-    from flows.federated import federated_study  # noqa: PLC0415
-    from flows.training import training_run  # noqa: PLC0415
+    from flows.choosing import flow_of  # noqa: PLC0415
     from tasks.steps.launching import default_parallel  # noqa: PLC0415
 
     study = directory.read_study()
     num_parallel = num_parallel or default_parallel(study)
-    num_threads = num_parallel if study.launcher.kind == "local" else _MOST_WAITING
-    flow = training_run if study.experiment.kind == "training" else federated_study
-    configured = flow.with_options(
-        flow_run_name=directory.path.name,
-        task_runner=ThreadPoolTaskRunner(max_workers=num_threads),  # type: ignore[arg-type]  # generic
-    )
-    state = configured(
+    state = flow_of(study, directory.path.name, num_parallel)(
         study,
         study_dir=directory.path,
         num_parallel=num_parallel,

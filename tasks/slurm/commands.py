@@ -30,6 +30,7 @@ from tasks.slurm.parsing import (
     parse_submitted,
     words,
 )
+from tasks.slurm.reservations import Reservation, parse_nodes, parse_reservations
 from tasks.slurm.sightings import Accounted, Partition, Queued
 
 Run = Callable[[Sequence[str], float], "subprocess.CompletedProcess[str]"]
@@ -207,6 +208,26 @@ class SlurmCli:
         form = f"--format={fields}{RECORD_END[1:-1]}"
         argv = ["sinfo", "--all", "--noheader", "--exact", "--noconvert", form]
         return parse_partitions(self._answer(argv))
+
+    def reservations(self) -> list[Reservation]:
+        """List the reservations of the cluster.
+
+        Raises:
+            SlurmUnreachable: No answer, or one that cannot be read.
+            SlurmMissing: There is no scontrol.
+        """
+        return parse_reservations(self._answer(["scontrol", "--oneliner", "show", "reservation"]))
+
+    def nodes(self) -> dict[str, frozenset[str]]:
+        """Return partition -> its nodes, hidden ones too.
+
+        Raises:
+            SlurmUnreachable: No answer, or one that cannot be read.
+            SlurmMissing: There is no sinfo.
+        """
+        form = f"--format=%N{FIELD_END}%P{FIELD_END}"
+        answer = self._answer(["sinfo", "--all", "--noheader", "--Node", form])
+        return parse_nodes(answer, FIELD_END)
 
     def max_array_size(self) -> int:
         """See ``Slurm.max_array_size``.

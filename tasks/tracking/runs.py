@@ -11,11 +11,14 @@ from pathlib import Path
 from configs.study import Study
 from tasks.runtime.records import AttemptCost
 from tasks.runtime.run_directory import RunDirectory
+from tasks.tracking.axes import SEED_AXES
 from tasks.tracking.costs import TotalCost, read_costs, total
 from tasks.tracking.cursor import read_cursor, write_cursor
 from tasks.tracking.history import RunState, read_history
+from tasks.tracking.machine import machine_of
 from tasks.tracking.parameters import flatten, parameters_of
 from tasks.tracking.rows import Row, row_of
+from tasks.tracking.scaling_runs import send_scaling
 from tasks.tracking.store import MetricPoint, RunStatus, Store
 from tasks.tracking.study_directory import StudyDirectory
 from tasks.tracking.views import CLOCKS, view_tags
@@ -26,6 +29,7 @@ STATUS: dict[RunState, RunStatus] = {
     "finished": "FINISHED",
     "failed": "FAILED",
     "interrupted": "KILLED",
+    "predicted": "FINISHED",
 }
 
 
@@ -47,6 +51,7 @@ def open_study_run(
         TrackingError: MLflow is not there, or refuses.
     """
     experiment_id = store.experiment(study.name, study.description)
+    axes = sorted(study.grid, key=SEED_AXES.__contains__)  # compared are the other ones
     labels = {f"grid.{name}": ", ".join(map(str, axis)) for name, axis in study.grid.items()}
     run_id = _open_run(
         store,
@@ -60,7 +65,7 @@ def open_study_run(
         },
         parameters=flatten(dict(labels)),
     )
-    store.tag_experiment(experiment_id, view_tags(run_id, list(study.grid), study.experiment.kind))
+    store.tag_experiment(experiment_id, view_tags(run_id, axes, study.experiment.kind))
     store.set_status(run_id, "RUNNING")
     return experiment_id, run_id
 
@@ -108,9 +113,20 @@ def open_point_run(
             "mlflow.parentRunId": parent_run_id,
             "watershed.config_hash": job.config_hash,
             "watershed.run_directory": str(directory.path.resolve()),
-        },
+        }
+        | _standing(directory),
         parameters=parameters_of(job.experiment),
     )
+
+
+def _standing(directory: RunDirectory) -> dict[str, str]:
+    """Return tags that say why a point has no job, or who has computed it."""
+    tags = {}
+    if reused := directory.read_reused():
+        tags["watershed.reused_from"] = reused.source
+    if predicted_only := directory.read_predicted_only():
+        tags["watershed.predicted_only"] = predicted_only.reason
+    return tags
 
 
 def _open_run(
@@ -153,12 +169,13 @@ def end_point_run(store: Store, directory: RunDirectory, run_id: str, status: Ru
             # The journal's own time, so that reporting twice gives one point.
             # Step 0 makes MLflow draw bars, one a run, and no curve of one point.
             MetricPoint(f"result/{name}", value, history.last_timestamp_ms, 0)
-            for name, value in _result_metrics(row).items()
+            for name, value in result_metrics(row).items()
             if value is not None
         ],
     )
     notes = [text for text in (row.message, *row.warnings) if text]
-    store.log_tags(run_id, {"mlflow.note.content": "\n\n".join(notes)})
+    machine = {"watershed.machine": where} if (where := machine_of(directory)) else {}
+    store.log_tags(run_id, {"mlflow.note.content": "\n\n".join(notes), **machine})
     # The model of a training may be larger than what MLflow's store is made for: it stays there.
     files = [directory.job, directory.result, *([] if row.training else [directory.model])]
     store.log_files(run_id, files)
@@ -183,8 +200,11 @@ def end_study_run(
         TrackingError: MLflow is not there, or refuses; to be called again.
     """
     figures = [directory.curves, directory.speedup, directory.time_split]
-    store.log_files(run_id, [directory.study, directory.report, *figures])
+    figures += [directory.scaling, directory.scaling_split, directory.scaling_page]
+    files = [directory.study, directory.report, *figures, directory.scaling_data]
+    store.log_files(run_id, files)
     _send_costs(store, directory, run_id)
+    send_scaling(store, directory, run_id)
     worst: RunStatus = "FINISHED"
     for status in ("RUNNING", "KILLED", "FAILED"):
         worst = status if status in statuses else worst
@@ -203,7 +223,8 @@ def _send_costs(store: Store, directory: StudyDirectory, study_run_id: str) -> N
         cost, run_id = total(attempts), read_cursor(point, store.tracking_uri).run_id
         if cost is None:
             continue
-        all_attempts += attempts
+        if not point.reused.exists():  # paid for by an earlier study
+            all_attempts += attempts
         timestamp_ms = read_history(point).last_timestamp_ms
         newest_ms = max(newest_ms, timestamp_ms)
         if run_id:
@@ -216,7 +237,15 @@ def _cost_points(cost: TotalCost, timestamp_ms: int) -> list[MetricPoint]:
     return [MetricPoint(name, value, timestamp_ms, 0) for name, value in cost.metrics().items()]
 
 
-def _result_metrics(row: Row) -> dict[str, float | None]:
+def result_metrics(row: Row) -> dict[str, float | None]:
+    """Return what a run is compared by; in MLflow each name stands behind ``result/``.
+
+    Args:
+        row: The run.
+
+    Returns:
+        Name -> value; None where it was not measured.
+    """
     if row.training:
         of_all = {"loss": row.loss, "grad_norm": row.grad_norm, "wall_s": row.wall_s}
         return of_all | row.training.metrics()

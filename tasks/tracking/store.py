@@ -62,6 +62,26 @@ def default_tracking_uri(runs_root: Path) -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{runs_root.resolve()}/mlflow.db"
 
 
+class StoredRun(NamedTuple):
+    """What MLflow knows of a run.
+
+    Attributes:
+        run_id: Its id.
+        name: Its name.
+        status: RUNNING, FINISHED, FAILED, KILLED or SCHEDULED.
+        start_ms: When it was made, Unix milliseconds.
+        tags: Name -> text.
+        metrics: Name -> last value.
+    """
+
+    run_id: str
+    name: str
+    status: str
+    start_ms: int
+    tags: Mapping[str, str]
+    metrics: Mapping[str, float]
+
+
 @lru_cache
 def open_store(tracking_uri: str) -> "Store":
     """Return the store of a URI; one object a URI, which connects when it is first used."""
@@ -164,6 +184,45 @@ class Store:
                 order_by=["attributes.start_time ASC"],
             )
         )
+
+    def runs(
+        self, experiment_id: str, condition: str, *, page_size: int = 200
+    ) -> Iterator[StoredRun]:
+        """Look for runs, page by page as they are asked for.
+
+        Args:
+            experiment_id: Their experiment.
+            condition: In MLflow's language, such as ``tags.`mlflow.parentRunId` = '...'``.
+            page_size: Runs of one request, from 1.
+
+        Yields:
+            The runs, the newest first; deleted ones are left out.
+
+        Raises:
+            TrackingError: MLflow is not there, or refuses.
+        """
+        token: str | None = None
+        while True:
+            with _translated(self.tracking_uri):
+                page = self._client.search_runs(
+                    [experiment_id],
+                    condition,
+                    max_results=page_size,
+                    order_by=["attributes.start_time DESC"],
+                    page_token=token,
+                )
+            for run in page:
+                yield StoredRun(
+                    run_id=str(run.info.run_id),
+                    name=str(run.info.run_name),
+                    status=str(run.info.status),
+                    start_ms=int(run.info.start_time or 0),
+                    tags=dict(run.data.tags),
+                    metrics=dict(run.data.metrics),
+                )
+            token = page.token
+            if not token:
+                return
 
     def log_points(self, run_id: str, points: Sequence[MetricPoint]) -> None:
         """Send points; what is there already stays as it is.

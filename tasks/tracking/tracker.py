@@ -14,6 +14,7 @@ from tasks.tracking.cursor import read_cursor
 from tasks.tracking.errors import TrackingError
 from tasks.tracking.follower import Followed, RunFollower
 from tasks.tracking.history import read_state
+from tasks.tracking.nightly_record import night_tags
 from tasks.tracking.runs import (
     STATUS,
     common_tags,
@@ -22,6 +23,7 @@ from tasks.tracking.runs import (
     open_point_run,
     open_study_run,
 )
+from tasks.tracking.scaling_runs import end_predicted_run, send_prediction
 from tasks.tracking.store import RunStatus, open_store
 from tasks.tracking.study_directory import StudyDirectory
 
@@ -53,7 +55,7 @@ class StudyTracker:
         self._directory = StudyDirectory(study_dir)
         self._study = self._directory.read_study()
         self._store = open_store(tracking_uri)
-        self._tags = common_tags(flow_run_id)
+        self._tags = common_tags(flow_run_id) | night_tags(self._study, study_dir)
         self._backoff = Backoff(clock)
         self._clock, self._sleep = clock, sleep
         self._opened: tuple[str, str] | None = None
@@ -126,6 +128,9 @@ class StudyTracker:
         """Send one point; its status was read before its journal, so that no line comes later."""
         num_attempts = len(point.attempts())
         cursor = read_cursor(point, self._store.tracking_uri)
+        if not num_attempts and not cursor.is_predicted and point.predicted_only.exists():
+            end_predicted_run(self._store, point, self._open(point))
+            self._run_ids.pop(point.path)
         if not num_attempts or cursor.num_ended == num_attempts:
             return 0
         run_id = self._run_ids.get(point.path)
@@ -150,6 +155,7 @@ class StudyTracker:
             parent_run_id=parent_run_id,
             tags=self._tags,
         )
+        send_prediction(self._store, point, run_id)
         self._run_ids[point.path] = run_id
         return run_id
 

@@ -11,7 +11,7 @@ The same seed, calls and times give the same answers. What it knows of Slurm is 
 import calendar
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
@@ -43,6 +43,7 @@ class Faults:
         crash_forgets_s: From how long before its end a killed controller has saved nothing.
         crash_down_s: For how long it is then down.
         stranger_takes_id: Another job of the user gets the first id after a crash.
+        maintenance: Reservations with the flag MAINT: name, from and until when, of how many nodes.
         max_submit: Most jobs and tasks that the user may have in the queue; 0 for no limit.
     """
 
@@ -57,6 +58,7 @@ class Faults:
     crash_forgets_s: float = 5.0
     crash_down_s: float = 3.0
     stranger_takes_id: bool = False
+    maintenance: tuple[tuple[str, float, float, int], ...] = ()
     max_submit: int = 0
 
 
@@ -347,6 +349,8 @@ class FakeSlurm:
     def _scontrol(self, argv: Sequence[str]) -> Answer:
         if argv[1:] == ["ping"]:
             return Answer("Slurmctld(primary) at login is UP\n")
+        if argv[1:] == ["--oneliner", "show", "reservation"]:
+            return Answer("".join(self._reservations()) or "No reservations in the system\n")
         if argv[1:] == ["show", "config"]:
             return Answer(_CONFIG.format(max_array_size=self._size.max_array_size))
         words = dict(word.lower().partition("=")[::2] for word in argv[2:])
@@ -364,9 +368,33 @@ class FakeSlurm:
                 return _failed("scontrol", "Job has already finished", prefix="")
         return Answer()
 
+    def _reservations(self) -> Iterator[str]:
+        """Print the reservations, as ``maintenance`` of the faults has them."""
+        hosts = list(self.controller.hosts)
+        for name, begin, end, num_nodes in self._faults.maintenance:
+            start_s, end_s = int(self.start_s + begin), int(self.start_s + end)
+            if end_s > self.clock.now():
+                yield (
+                    f"ReservationName={name} StartTime={start_s} EndTime={end_s} "
+                    f"Duration=01:00:00 Nodes={','.join(hosts[:num_nodes])} NodeCnt={num_nodes} "
+                    "CoreCnt=1 Features=(null) PartitionName=(null) Flags=MAINT,SPEC_NODES "
+                    "TRES=cpu=1 Users=root Groups=(null) Accounts=(null) Licenses=(null) "
+                    "State=ACTIVE BurstBuffer=(null) Watts=n/a\n"
+                )
+
     def _sinfo(self, argv: Sequence[str]) -> Answer:
-        options = _options(argv, "--all", "--noheader", "--exact", "--noconvert", "--format")
+        options = _options(
+            argv, "--all", "--noheader", "--exact", "--noconvert", "--format", "--Node"
+        )
         size = self._size
+        if "--Node" in options:
+            return Answer(
+                "".join(
+                    options["--format"].replace("%N", host).replace("%P", name) + "\n"
+                    for host in self.controller.hosts
+                    for name in size.partitions
+                )
+            )
         gres = f"gpu:{size.gpus}" if size.gpus else "(null)"
         text = ""
         for number, name in enumerate(size.partitions):

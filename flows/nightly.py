@@ -1,0 +1,189 @@
+"""The flow of a night: run a study, compare it with the nights before, fail on a regression."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Annotated
+from uuid import UUID
+from zoneinfo import ZoneInfo
+
+from prefect import State, flow
+from prefect.client.orchestration import get_client
+from prefect.runtime import deployment, flow_run
+from prefect.states import Cancelled, Cancelling, Completed, Failed
+from pydantic import Field
+
+from configs.base import Fault
+from configs.checks import check_study
+from configs.loading import ConfigError, load_study
+from configs.presets import study_path
+from configs.study import Study
+from flows.choosing import flow_of
+from tasks.steps.cancelling import cancelled_by_prefect
+from tasks.steps.creation import create_study_directory
+from tasks.steps.flow_record import read_flow_record
+from tasks.steps.launching import default_parallel
+from tasks.steps.night_lock import night_lock, study_lock
+from tasks.steps.night_schedule import lateness, read_schedule, time_zone_faults
+from tasks.steps.nightly import Criteria, judge_night, maintenance
+from tasks.tracking.nightly_comparison import Outcome
+from tasks.tracking.nightly_metrics import metric_faults, metrics_for
+from tasks.tracking.nightly_record import NightRecord, write_night
+from tasks.tracking.nightly_statistics import Rule
+from tasks.tracking.study_directory import StudyDirectory
+
+SKIPPED = "Skipped"
+"""Name of the state, of type COMPLETED, of a night that did not run."""
+
+
+@flow(name="nightly")
+def nightly(
+    study: str,
+    settings: list[str] = [],  # noqa: B006  Prefect copies it
+    nights: Annotated[int, Field(ge=1, le=365)] = 10,
+    metrics: list[str] = [],  # noqa: B006
+    least_effect: Annotated[float, Field(ge=0, le=10)] = 0.02,
+    confidence: Annotated[float, Field(ge=0.5, lt=1)] = 0.95,
+    runs_dir: Path = Path("runs"),
+    time_zone: str = "UTC",
+    cron: str = "",
+    since: date | None = None,
+    night: date | None = None,
+    machine: str = "",
+    num_parallel: int | None = None,
+) -> State[str]:
+    """Run a study for one night, and compare it with the nights before.
+
+    Args:
+        study: Path of the study's YAML file, or the name of a shipped one, such as nightly.
+        settings: Changes of the study, each PATH=VALUE.
+        nights: Earlier nights to compare with, at most: the newest of the same configuration and
+            machine.
+        metrics: What to compare by, such as tokens_per_s, step_s or loss. Default: tokens_per_s and
+            loss of trainings, wall_s and train_loss of federated studies.
+        least_effect: A smaller change is none; 0.02 is 2 %.
+        confidence: In nights without any change, a mark better or worse comes up in
+            1 - confidence of them at most.
+        runs_dir: Directory of all runs, and of MLflow's database where there is no server.
+        time_zone: IANA name of the zone of the nights' dates; that of the schedule.
+        cron: When nights are due, to say which were missed. Default: the deployment's schedule.
+        since: Compare with nights from this date on only: the first one after a change that is
+            meant to stay. Default: all nights.
+        night: Date of the night. Default: that of the scheduled start.
+        machine: Name of the machine, where the host's changes. Default: the host's, or cluster and
+            partition.
+        num_parallel: Most local jobs at a time. Default: that of the study.
+
+    Returns:
+        Completed (no regression; or, with the name Skipped, a night that could not run: a
+        maintenance, another process at the same study), Failed (the message begins with
+        regression, points failed, configuration or not compared) or Cancelled.
+    """
+    try:
+        loaded = load_study(study_path(study), settings)
+    except ConfigError as error:
+        return _misconfigured(error.faults)
+    except LookupError as error:
+        return _misconfigured([Fault(path="study", message=str(error.args[0]))])
+    faults = [*metric_faults(loaded, metrics), *time_zone_faults(time_zone)]
+    if faults := [*faults, *check_study(loaded).faults]:
+        return _misconfigured(faults)
+    due = _due(night, ZoneInfo(time_zone))
+    record = NightRecord(
+        night=due.date(),
+        time_zone=time_zone,
+        machine=machine,
+        since=since,
+        num_parallel=num_parallel,
+    )
+    criteria = Criteria(
+        metrics=metrics_for(loaded, metrics),
+        num_nights=nights,
+        rule=Rule(least_effect=least_effect, confidence=confidence),
+    )
+    with night_lock(runs_dir, loaded.name, str(flow_run.get_name())) as holder:
+        if holder:
+            return _skipped(f"a night of {loaded.name} runs already: {holder}")
+        if blocked := maintenance(loaded):
+            return _skipped(blocked)
+        return _run_night(_measured_anew(loaded), record, criteria, runs_dir, due, cron)
+
+
+def _due(night: date | None, zone: ZoneInfo) -> datetime:
+    """Return when tonight was due: at its scheduled start, or on the date that the user names."""
+    scheduled = flow_run.get_scheduled_start_time()
+    at = datetime.fromtimestamp(scheduled.timestamp(), zone) if scheduled else datetime.now(zone)
+    return at if night is None else datetime.combine(night, at.timetz())
+
+
+def _misconfigured(faults: Sequence[Fault]) -> State[str]:
+    return Failed(message=f"configuration: {'; '.join(map(str, faults))}", data="")
+
+
+def _skipped(why: str) -> State[str]:
+    return Completed(name=SKIPPED, message=f"skipped: {why}", data="")
+
+
+def _measured_anew(study: Study) -> Study:
+    """Take no finished points over from earlier nights: they are what is measured."""
+    if study.scaling is None:
+        return study
+    scaling = study.scaling.model_copy(update={"reuse": False})
+    return study.model_copy(update={"scaling": scaling})
+
+
+def _run_night(
+    study: Study,
+    record: NightRecord,
+    criteria: Criteria,
+    runs_dir: Path,
+    due: datetime,
+    cron: str,
+) -> State[str]:
+    began = datetime.now(UTC)
+    directory = create_study_directory(study, runs_dir, datetime.now().astimezone())
+    write_night(directory.path, record)
+    num_parallel = record.num_parallel or default_parallel(study)
+    with study_lock(directory.path), _cancelling_with_us(directory):
+        ended = flow_of(study, directory.path.name, num_parallel)(
+            study, study_dir=directory.path, num_parallel=num_parallel, return_state=True
+        )
+    flow_record = read_flow_record(directory.path)
+    if ended.is_cancelled():
+        return Cancelled(message=f"the study was stopped: {ended.message}", data="")
+    if flow_record is None:  # it has ended before any job
+        return Failed(message=f"points failed: {ended.message}", data="")
+    schedule = read_schedule(
+        deployment.get_id(),
+        str(flow_run.get_id()),
+        due,
+        cron=cron,
+        time_zone=record.time_zone,
+    )
+    judged = judge_night(
+        directory.path,
+        flow_record.tracking_uri,
+        criteria,
+        schedule,
+        due,
+        lateness(due, began),
+    )
+    is_bad = judged.outcome in {None, Outcome.REGRESSION, Outcome.FAILED}
+    state = Failed if is_bad else Completed
+    return state(message=judged.message, data=str(judged.report or directory.path))
+
+
+@contextmanager
+def _cancelling_with_us(directory: StudyDirectory) -> Iterator[None]:
+    """Cancel the study's flow run when that of the night is cancelled; Prefect does not."""
+
+    def cancel() -> None:
+        record = read_flow_record(directory.path)
+        if record is None:
+            raise LookupError("the study's flow run is not known yet")
+        with get_client(sync_client=True) as client:
+            client.set_flow_run_state(UUID(record.flow_run_id), Cancelling())
+
+    with cancelled_by_prefect(str(flow_run.get_id()), cancel):
+        yield

@@ -1,0 +1,175 @@
+"""When nights are due: their dates, those that were missed, and what Prefect knows of them."""
+
+import asyncio
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+from uuid import UUID
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+import httpx
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterDeploymentId,
+    FlowRunFilterExpectedStartTime,
+)
+from prefect.client.schemas.objects import State
+from prefect.client.schemas.schedules import CronSchedule
+from prefect.client.schemas.sorting import FlowRunSort
+from prefect.exceptions import PrefectException
+
+from configs.base import Fault
+from tasks.tracking.nightly_history import UnusedNight
+
+LATE_AFTER = timedelta(minutes=15)
+_CAUGHT_UP_AFTER = timedelta(hours=24)
+"""Then it is not late: somebody has named the date of an earlier night."""
+_LOOKED_BACK = timedelta(days=60)
+_MOST_FLOW_RUNS = 200
+
+
+@dataclass(frozen=True)
+class NightSchedule:
+    """When the nights of a study are due.
+
+    Attributes:
+        cron: Cron expression; empty if there is none.
+        time_zone: IANA name of the zone of the nights' dates.
+        reasons: Date -> what became of the flow run of that night, as Prefect knows it.
+    """
+
+    cron: str
+    time_zone: str
+    reasons: Mapping[date, str]
+
+
+def time_zone_faults(time_zone: str) -> list[Fault]:
+    """Find a zone that there is none of.
+
+    Args:
+        time_zone: IANA name.
+    """
+    try:
+        ZoneInfo(time_zone)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        message = f"{time_zone!r} is no time zone; use an IANA name, such as Europe/Berlin or UTC"
+        return [Fault(path="time_zone", message=message)]
+    return []
+
+
+def night_of(scheduled: datetime, time_zone: str) -> date:
+    """Return the date of a night: that of its scheduled start where its users are.
+
+    Args:
+        scheduled: With a time zone.
+        time_zone: IANA name of the users' zone.
+    """
+    return scheduled.astimezone(ZoneInfo(time_zone)).date()
+
+
+def read_schedule(
+    deployment_id: str | None, flow_run_id: str, scheduled: datetime, *, cron: str, time_zone: str
+) -> NightSchedule:
+    """Ask Prefect for the schedule of a deployment, and for its earlier flow runs.
+
+    Args:
+        deployment_id: Of the flow run; None for one that was started by hand.
+        flow_run_id: Of tonight.
+        scheduled: Tonight's scheduled start.
+        cron: Said by the user; else that of the deployment.
+        time_zone: Of the nights' dates.
+
+    Returns:
+        What is known; a server that does not answer knows nothing.
+    """
+    if deployment_id is None:
+        return NightSchedule(cron, time_zone, {})
+    try:
+        with get_client(sync_client=True) as client:
+            deployment = client.read_deployment(UUID(deployment_id))
+            runs = client.read_flow_runs(
+                flow_run_filter=FlowRunFilter(
+                    deployment_id=FlowRunFilterDeploymentId(any_=[UUID(deployment_id)]),
+                    expected_start_time=FlowRunFilterExpectedStartTime(
+                        after_=scheduled - _LOOKED_BACK, before_=scheduled
+                    ),
+                ),
+                sort=FlowRunSort.EXPECTED_START_TIME_DESC,
+                limit=_MOST_FLOW_RUNS,
+            )
+    except (httpx.HTTPError, PrefectException, OSError):
+        return NightSchedule(cron, time_zone, {})
+    reasons: dict[date, str] = {}
+    for run in runs:
+        if str(run.id) != flow_run_id and run.expected_start_time is not None:
+            reasons.setdefault(night_of(run.expected_start_time, time_zone), _told(run.state))
+    crons = [one.schedule for one in deployment.schedules if one.active]
+    found = next((one.cron for one in crons if isinstance(one, CronSchedule)), "")
+    return NightSchedule(cron or found, time_zone, reasons)
+
+
+def _told(state: "State[object] | None") -> str:
+    """Say what became of a flow run."""
+    if state is None:
+        return "no state in Prefect"
+    message = (state.message or "").strip().partition("\n")[0]
+    if message.startswith("skipped: "):
+        return message
+    return f"{state.name} in Prefect" + (f": {message}" if message else "")
+
+
+def missed_nights(
+    schedule: NightSchedule, known: Collection[date], scheduled: datetime, tonight: date
+) -> tuple[UnusedNight, ...]:
+    """Find the nights that were due and have left nothing in MLflow.
+
+    Args:
+        schedule: When they are due.
+        known: Dates that MLflow has.
+        scheduled: Tonight's scheduled start.
+        tonight: Tonight's date.
+
+    Returns:
+        The nights from the first that is known of on, at most two months back, the newest first.
+    """
+    earliest = scheduled - _LOOKED_BACK
+    seen = [one for one in (*known, *schedule.reasons) if one < tonight]
+    if not seen:
+        return ()
+    expected = set(schedule.reasons)
+    if schedule.cron:
+        zone = ZoneInfo(schedule.time_zone)
+        first = datetime.combine(min(seen), datetime.min.time(), zone)
+        expected |= _due(schedule, max(first, earliest), scheduled)
+    missed = sorted((one for one in expected if one < tonight and one not in known), reverse=True)
+    nothing = "no run: neither Prefect nor MLflow knows of one"
+    return tuple(UnusedNight(one, schedule.reasons.get(one, nothing)) for one in missed)
+
+
+def _due(schedule: NightSchedule, start: datetime, end: datetime) -> set[date]:
+    """Return the dates for which Prefect would have scheduled a night."""
+    # It takes a second to import, and is needed once a night.
+    from prefect.server.schemas.schedules import CronSchedule as ServerSchedule  # noqa: PLC0415
+
+    cron = ServerSchedule(cron=schedule.cron, timezone=schedule.time_zone)
+
+    async def dates() -> list[datetime]:
+        return list(await cron.get_dates(n=1000, start=start, end=end))
+
+    return {night_of(one, schedule.time_zone) for one in asyncio.run(dates())}
+
+
+def lateness(scheduled: datetime, now: datetime) -> str:
+    """Say that a night began late; empty if it did not.
+
+    Args:
+        scheduled: When it was due.
+        now: When it began.
+    """
+    late = now - scheduled
+    if not LATE_AFTER <= late < _CAUGHT_UP_AFTER:
+        return ""
+    hours, minutes = divmod(int(late.total_seconds()) // 60, 60)
+    told = f"{hours} h {minutes} min" if hours else f"{minutes} min"
+    return f"Tonight began {told} late: it was due at {scheduled:%Y-%m-%d %H:%M %Z}."
