@@ -74,6 +74,15 @@ _NAMED: dict[str, dict[str, Any]] = {
 TRANSPORTS: tuple[str, ...] = tuple(_NAMED)
 
 
+def named_transport(name: str) -> Transport:
+    """Return formats by name.
+
+    Args:
+        name: One of ``TRANSPORTS``.
+    """
+    return Transport.model_validate(_NAMED[name])
+
+
 def _named(value: Any) -> Any:  # noqa: ANN401  raw YAML: any type arrives here
     if not isinstance(value, str):
         return value

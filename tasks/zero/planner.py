@@ -1,0 +1,336 @@
+"""Which partition, formats and passes train a model fastest on a machine, without torch.
+
+The search is over every partition that nests with the machine, times the formats that can be
+best, times the ways through the batch (micro-batch, recomputation, prefetch). What fits in memory
+may be millions of candidates; a bound of the step time (``planning.bounds``) orders them, and
+thousands are timed on a shallow model, until nothing better is possible. The best of them are timed
+on the whole model, and what is told of the best and of the named rows is the cost model's own
+prediction.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from configs.base import Fault
+from configs.sharding import ROWS, Partition, named_partition
+from configs.training import TrainingExperiment
+from configs.training_memory import least_ranks, predicted_memory
+from configs.transport import TRANSPORTS, Transport, named_transport
+from tasks.runtime.prediction import Prediction
+from tasks.zero.cost_model import machine_faults, predict
+from tasks.zero.planning.search import Candidates, Found, Search, skyline
+from tasks.zero.planning.space import (
+    PREFETCHES,
+    all_passes,
+    expressible,
+    passing,
+    searched_transports,
+)
+
+_TIE = 1e-3
+"""Share of the step time about which the cost model tells nothing: then simpler is better."""
+_ROUNDING = 1e-9
+_STEP_OF_FRONT = 0.9
+"""Share of the memory below which a point of the front is another one."""
+_MOST_FRONT = 10
+_TERA = 1e12
+_LEANEST = {"partition": "zero3", "micro_batch": 1, "recompute": True, "prefetch": 0}
+"""What needs least memory: everything split over all devices."""
+
+
+class PlanError(ValueError):
+    """Nothing can be planned.
+
+    Attributes:
+        faults: Why, and what would do; never empty.
+    """
+
+    def __init__(self, faults: list[Fault]) -> None:
+        self.faults = faults
+        super().__init__("\n".join(str(fault) for fault in faults))
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What is to be planned.
+
+    Attributes:
+        base: Model, machine, devices, sequence, type and engine; what the planner chooses is not
+            looked at.
+        batch_tokens: Tokens of a train step; the nearest that the devices can share evenly.
+        memory_bytes: What a training may use of a device.
+        is_exact: Whether nothing may be rounded on the wire.
+        num_best: Partitions to list.
+    """
+
+    base: TrainingExperiment
+    batch_tokens: int
+    memory_bytes: int
+    is_exact: bool = False
+    num_best: int = 10
+
+    @property
+    def sequences(self) -> int:
+        """Of each device in a train step: the nearest whole number, and 1 at least."""
+        return max(1, round(self.batch_tokens / (self.base.ranks * self.base.sequence)))
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One candidate.
+
+    Attributes:
+        experiment: The training as it would run.
+        step_s: Predicted time of a train step.
+        memory_bytes: Predicted of a device.
+    """
+
+    experiment: TrainingExperiment
+    step_s: float
+    memory_bytes: int
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Of all ranks together."""
+        return self.experiment.tokens_per_step / self.step_s
+
+    @property
+    def tflops(self) -> float:
+        """Model TFLOPS of one device."""
+        one = self.experiment
+        sequences = one.micro_batch * one.accumulation
+        return sequences * one.model.model_flops(one.sequence) / self.step_s / _TERA
+
+
+@dataclass(frozen=True)
+class NamedChoice:
+    """The best of a row of the table of partitions, over the named formats.
+
+    Attributes:
+        names: Of the row, and of those that are the same on this machine.
+        transport: Name of the formats.
+        choice: The training.
+        prediction: What the cost model says of it.
+    """
+
+    names: tuple[str, ...]
+    transport: str
+    choice: Choice
+    prediction: Prediction
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the search has found.
+
+    Attributes:
+        best: The fastest; of what differs by less than 0.1 %, the one that rounds least, then the
+            one that needs least memory. Never slower than a named row.
+        prediction: What the cost model says of it.
+        listed: The best of each of the best partitions, from the fastest.
+        rows: The named rows that fit, from the fastest.
+        too_large: Names of those that do not.
+        front: Of what was timed, what nothing beats in both speed and memory, from the fastest.
+        num_partitions: How many nest with the machine.
+        num_candidates: How many these are with formats and passes.
+        num_fitting: How many of them fit into the memory.
+        num_timed: How many were timed.
+        possible_gain: Share by which something that was not timed can be faster, at most.
+    """
+
+    best: Choice
+    prediction: Prediction
+    listed: list[Choice]
+    rows: list[NamedChoice]
+    too_large: list[str]
+    front: list[Choice]
+    num_partitions: int
+    num_candidates: int
+    num_fitting: int
+    num_timed: int
+    possible_gain: float
+
+
+def plan(wish: Wish) -> Plan:
+    """Find the fastest training that fits.
+
+    Args:
+        wish: What is to be planned.
+
+    Returns:
+        The plan.
+
+    Raises:
+        PlanError: The machine's file lacks numbers, nothing fits, or the batch is too small.
+    """
+    if faults := list(_faults(wish)):
+        raise PlanError(faults)
+    search = _search(wish, PREFETCHES)
+    if not search.num_fitting:
+        search = _search(wish, (0,))
+    if not search.num_fitting:
+        raise PlanError([_memory_fault(wish)])
+    rows = _rows(wish)
+    found = search.run(list(rows.values()))
+    return _plan(wish, search, rows, found)
+
+
+def _search(wish: Wish, prefetches: Sequence[int]) -> Search:
+    return Search(
+        wish.base,
+        all_passes(wish.sequences, prefetches),
+        searched_transports(wish.base, is_exact=wish.is_exact),
+        list(_named(wish).values()),
+        wish.memory_bytes,
+    )
+
+
+def _plan(
+    wish: Wish, search: Search, rows: Mapping[tuple[str, ...], Partition], found: Found
+) -> Plan:
+    named = _named_choices(wish, search, rows, found.whole)
+    best = _best(search, found.whole, [one.choice.step_s for one in named])
+    prediction = predict(best.experiment)
+    if faster := [one for one in named if one.prediction.step_s < prediction.step_s]:
+        first = min(faster, key=lambda one: one.prediction.step_s)  # by rounding alone
+        best, prediction = first.choice, first.prediction
+    fitting = {names for one in named for names in one.names}
+    num_formats = len(search.searched)
+    front = found.whole.take(skyline(found.whole.step_s, search.memory_of(found.whole)))
+    return Plan(
+        best=best,
+        prediction=prediction,
+        listed=_choices(search, found.whole.first_of(found.whole.partition, 1), wish.num_best),
+        rows=named,
+        too_large=[name for names in rows for name in names if name not in fitting],
+        front=_choices(search, _spread(search, front), _MOST_FRONT),
+        num_partitions=search.num_partitions,
+        num_candidates=search.num_partitions * len(all_passes(wish.sequences)) * num_formats,
+        num_fitting=search.num_fitting * num_formats,
+        num_timed=found.num_timed,
+        possible_gain=max(0.0, best.step_s / found.least_s - 1),
+    )
+
+
+def _spread(search: Search, front: Candidates) -> Candidates:
+    """Leave out of a front what has nearly the memory of the one before it."""
+    kept: list[int] = []
+    for number, needed in enumerate(search.memory_of(front)):
+        if not kept or needed < _STEP_OF_FRONT * search.memory_of(front)[kept[-1]]:
+            kept.append(number)
+    return front.take(np.array(kept, dtype=np.int64))
+
+
+def _faults(wish: Wish) -> Iterator[Fault]:
+    base = wish.base
+    least = base.ranks * base.sequence
+    if wish.batch_tokens < least:
+        message = f"{wish.batch_tokens:,} tokens are less than a sequence of {base.sequence:,} "
+        message += f"tokens for each of {base.ranks:,} devices; use {least:,} or more, or fewer "
+        yield Fault(path="batch_tokens", message=f"{message}devices")
+    lean = base.model_copy(update=_LEANEST)
+    if predicted_memory(lean).total > wish.memory_bytes:
+        yield _memory_fault(wish)
+    found: dict[Fault, None] = {}
+    for row in ("zero3", "zero_topo") if base.engine == "ours" else ("zero3",):
+        transport = Transport() if wish.is_exact else named_transport("zeropp")
+        asked = base.model_copy(update={"partition": row, "transport": transport})
+        found |= dict.fromkeys(
+            one.model_copy(update={"related": ()}) for one in machine_faults(asked)
+        )
+    yield from found
+
+
+def _memory_fault(wish: Wish) -> Fault:
+    """Say how many devices would do, with everything split over all of them."""
+    base, has = wish.base, wish.memory_bytes
+    least = least_ranks(base.model_copy(update=_LEANEST), has)
+    message = f"{base.model.num_parameters:,} parameters do not fit on {base.ranks:,} devices of "
+    message += f"{has / 1e9:.3g} GB, however they are split; "
+    if least is None:
+        message += "no number of devices would do, for one block with its activations is too "
+        message += "large; use a smaller model, a shorter sequence, or devices with more memory"
+    elif least <= base.ranks:
+        message += f"engine {base.engine} cannot split them further; use engine ours"
+    else:
+        message += f"{least:,} devices are the fewest that would do"
+    return Fault(path="devices", message=message)
+
+
+def _named(wish: Wish) -> dict[str, Transport]:
+    """Return the named formats that the engine has, and that the wish allows."""
+    named = {name: named_transport(name) for name in TRANSPORTS}
+    if wish.is_exact:
+        named = {"full": named["full"]}
+    zero3 = {"partition": "zero3"}
+    return {
+        name: one
+        for name, one in named.items()
+        if expressible(wish.base.model_copy(update=zero3 | {"transport": one}))
+    }
+
+
+def _rows(wish: Wish) -> dict[tuple[str, ...], Partition]:
+    """Return the named rows; what is the same on this machine stands together."""
+    names: dict[Partition, list[str]] = {}
+    for row in ROWS:
+        partition = named_partition(row, wish.base.topology, wish.base.ranks)
+        if not list(partition.faults(wish.base.ranks, "")):
+            names.setdefault(partition, []).append(row)
+    return {tuple(same): partition for partition, same in names.items()}
+
+
+def _named_choices(
+    wish: Wish, search: Search, rows: Mapping[tuple[str, ...], Partition], whole: Candidates
+) -> list[NamedChoice]:
+    named = list(_named(wish))
+    of_rows = whole.take(whole.transport >= len(search.searched))
+    best = of_rows.first_of(of_rows.partition, 1)
+    chosen = []
+    for number, choice in enumerate(_choices(search, best, len(best))):
+        same = next(names for names, one in rows.items() if one == choice.experiment.partition)
+        name = named[best.transport[number] - len(search.searched)]
+        chosen.append(NamedChoice(same, name, choice, predict(choice.experiment)))
+    return chosen
+
+
+def _best(search: Search, whole: Candidates, rows_s: Sequence[float]) -> Choice:
+    """Choose the simplest of those that are as good as the fastest."""
+    limit = min([(1 + _TIE) * whole.step_s[0], *((1 + _ROUNDING) * one for one in rows_s)])
+    equal = whole.take(whole.step_s <= max(limit, whole.step_s[0]))
+    memory = search.memory_of(equal)
+
+    def cost(number: int) -> tuple[int, int, float]:
+        transport = search.transports[equal.transport[number]]
+        return num_rounded(transport), int(memory[number]), float(equal.step_s[number])
+
+    return _choice(search, equal, min(range(len(equal)), key=cost))
+
+
+def num_rounded(transport: Transport) -> int:
+    """Count the states that a transport rounds on the wire.
+
+    Args:
+        transport: The formats.
+    """
+    wires = (transport.weights, transport.gradients, transport.sync, transport.refresh)
+    return sum(wire != "full" for wire in wires)
+
+
+def _choices(search: Search, some: Candidates, most: int) -> list[Choice]:
+    return [_choice(search, some, number) for number in range(min(most, len(some)))]
+
+
+def _choice(search: Search, some: Candidates, number: int) -> Choice:
+    update = {
+        "partition": search.parts.partition(int(some.partition[number])),
+        "transport": search.transports[some.transport[number]],
+    }
+    experiment = passing(search.base, search.passes[some.passes[number]])
+    return Choice(
+        experiment=experiment.model_copy(update=update),
+        step_s=float(some.step_s[number]),
+        memory_bytes=int(search.memory_of(some.take(slice(number, number + 1)))[0]),
+    )

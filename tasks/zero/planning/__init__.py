@@ -1,0 +1,1 @@
+"""Parts of the planner: what can be chosen, what it costs at least, and how long it takes."""
