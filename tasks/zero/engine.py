@@ -27,7 +27,7 @@ from tasks.zero.layout import Chain
 from tasks.zero.optimizer import UnitOptimizer
 from tasks.zero.sharded_state import begin_save, load_state, saved_tensors
 from tasks.zero.units import Unit, units_of_stage
-from tasks.zero.weights import UnitWeights, cast_shard
+from tasks.zero.weights import UnitWeights
 
 _CLIP_EPSILON = 1e-6
 """As torch.nn.utils.clip_grad_norm_ has it."""
@@ -73,7 +73,7 @@ class Engine:
             device,
             timeout=timedelta(seconds=experiment.timeout_s),
         )
-        self._saving = dist.new_group(backend="gloo")
+        self._saving: dist.ProcessGroup | None = None
         self._dtype = DTYPES[experiment.dtype]
         self._master_dtype = torch.promote_types(self._dtype, torch.float32)
         self._num_steps = self._num_updates = 0
@@ -85,6 +85,8 @@ class Engine:
         self._units_of: list[list[Unit]] = []
         self._take(model)
         self._visits = _timeline(len(model.stages))
+        # Its chunks are dozens of small passes over the logits, which a compiler fuses.
+        self._loss_of = torch.compile(loss_of) if experiment.compile else loss_of
 
     def _take(self, model: GptStages) -> None:
         """Spread the weights over the ranks, stage by stage: no rank ever holds all of them."""
@@ -215,7 +217,7 @@ class Engine:
             if not visit.is_backward:
                 x = x.detach().requires_grad_(x.is_floating_point())
             if stage == last:
-                loss = loss_of(self._run(stage, x), tokens[:, 1:])
+                loss = self._loss_of(self._run(stage, x), tokens[:, 1:])
                 loss.backward()  # type: ignore[no-untyped-call]  # torch
                 gradient, x = x.grad, loss  # type: ignore[assignment]  # it has one
             elif visit.is_backward:
@@ -297,12 +299,12 @@ class Engine:
         if clip:
             scale *= min(1.0, clip / (grad_norm + _CLIP_EPSILON))
         for unit in self._optimizers:
-            self._optimizers[unit].step(self._gradients[unit].take_sum().mul_(scale), lr)
+            gradient = self._gradients[unit].take_sum()
+            self._optimizers[unit].step(gradient.mul_(scale) if scale != 1 else gradient, lr)
             self._refresh(unit)
 
     def _refresh(self, unit: Unit) -> None:
-        master = self._optimizers[unit].master
-        self._weights[unit].begin_refresh(cast_shard(master, self._dtype))
+        self._weights[unit].begin_refresh(self._optimizers[unit].master)
 
     def evaluate(self, batches: Sequence[Tensor]) -> float:
         """Return the mean loss over the tokens of all ranks' batches; see ``TrainEngine``."""
@@ -320,10 +322,12 @@ class Engine:
             x = self._run(visit.stage, x, with_graph=False)
             for unit in self._units_of[visit.stage]:
                 self._weights[unit].release(is_between=False)
-        return loss_of(x, tokens[:, 1:]).double()
+        return self._loss_of(x, tokens[:, 1:]).double()
 
     def begin_save(self, directory: Path) -> PendingSave:
         """Copy the whole state, and begin to write the copy; see ``TrainEngine``."""
+        if self._saving is None:
+            self._saving = dist.new_group(backend="gloo")
         return begin_save(directory, self._state(), self._saving)
 
     def load(self, directory: Path) -> None:

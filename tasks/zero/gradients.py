@@ -46,10 +46,12 @@ class UnitGradients:
         self._sums = torch.zeros(
             unit.padded_length // partition.gradients, dtype=dtype, device=device
         )
-        # Whole gradients need not leave: the backward pass adds them where they stay.
-        self._stays = partition.gradients == 1 and dtype == unit.buffer.dtype
-        if self._stays:
+        # Whole gradients need not leave: where the types agree, the backward pass adds them itself.
+        self._stays = partition.gradients == 1
+        self._is_added = self._stays and dtype == unit.buffer.dtype
+        if self._is_added:
             unit.accumulate_into(self._sums)
+        self._is_first = True
         self._synced: Tensor | None = None
         self._leaving: list[tuple[Handle, Tensor]] = []
         self._syncing: list[Handle] = []
@@ -62,6 +64,9 @@ class UnitGradients:
     def leave(self) -> None:
         """Send the gradient of a micro-batch away, after the backward pass of its last stage."""
         if self._stays:
+            if not self._is_added:
+                self._unit.move_gradient(self._sums, is_first=self._is_first)
+                self._is_first = False
             return
         flat = self._unit.take_gradient()
         handle = self._fabric.reduce(
@@ -128,5 +133,7 @@ class UnitGradients:
 
     def clear(self) -> None:
         """Begin a new train step."""
-        self._sums.zero_()
+        if self._is_added or not self._stays:
+            self._sums.zero_()
+        self._is_first = True
         self._synced = None

@@ -195,12 +195,14 @@ class StreamLane:
             if error is not None:
                 raise error
             waiting = torch.cuda.current_stream(self._stream.device)
+            if level is None:
+                waiting.wait_event(done)
+                return
             begin, end = _timed_event(), _timed_event()
             begin.record(waiting)
             waiting.wait_event(done)
             end.record(waiting)
-            if level is not None:
-                self._exposed.add_events(level, begin, end)
+            self._exposed.add_events(level, begin, end)
 
         return join
 

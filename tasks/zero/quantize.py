@@ -90,7 +90,7 @@ def quantize(
     plain = smoothed(values.detach(), block_size=block_size) if hadamard else values.detach()
     values_Rn = plain.reshape(-1, blocks.length)
     payload_Rp = out.view(-1, blocks.payload_bytes)
-    if _has_kernels(values.device):
+    if _is_for_kernels(values.device, blocks):
         from tasks.zero import triton_kernels  # noqa: PLC0415  imports triton
 
         triton_kernels.quantize(values_Rn, payload_Rp, blocks)
@@ -144,7 +144,7 @@ def dequantize(
         plain = dequantize(payload, length=length, bits=bits, block_size=block_size)
         return out.copy_(smoothed(plain, block_size=block_size))
     values_Rn = out.view(-1, length)
-    if _has_kernels(payload.device):
+    if _is_for_kernels(payload.device, blocks):
         from tasks.zero import triton_kernels  # noqa: PLC0415  imports triton
 
         triton_kernels.dequantize(payload_Rp, values_Rn, blocks)
@@ -196,7 +196,7 @@ def dequantize_sum(
         plain = dequantize_sum(payload_rows, length=length, bits=bits, block_size=block_size)
         total = smoothed(plain, block_size=block_size)
         return out.add_(total) if accumulate else out.copy_(total)
-    if _has_kernels(payload_rows.device):
+    if _is_for_kernels(payload_rows.device, blocks):
         from tasks.zero import triton_kernels  # noqa: PLC0415  imports triton
 
         triton_kernels.dequantize_sum(payload_Rp, out, blocks, accumulate=accumulate)
@@ -302,6 +302,15 @@ def _walsh_hadamard(size: int, device: torch.device) -> Tensor:
     while len(matrix) < size:
         matrix = torch.cat([torch.cat([matrix, matrix], 1), torch.cat([matrix, -matrix], 1)])
     return (matrix / math.sqrt(size)).to(device, torch.float32)
+
+
+def _is_for_kernels(device: torch.device, blocks: Blocks) -> bool:
+    """Whether the kernels do it: of an odd number of values they lost one, see ``docs/results.md``.
+
+    The engine's shards are whole blocks.
+    """
+    is_even = blocks.length % 2 == 0 and blocks.block_size % 2 == 0
+    return is_even and _has_kernels(device)
 
 
 @functools.lru_cache

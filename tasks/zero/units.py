@@ -102,7 +102,7 @@ class Unit:
         if is_first:
             sums[begin:].zero_()
         if is_first and parts:
-            torch._foreach_copy_(parts, gradients)  # on CUDA twice as fast as one after the other
+            torch._foreach_copy_(parts, gradients)
         elif parts:
             torch._foreach_add_(parts, gradients)
 

@@ -107,19 +107,24 @@ class UnitWeights:
         """Begin to take updated weights; the next ``acquire`` waits for them.
 
         Args:
-            shard: Of the optimizer's degree, of any floating type; not to be changed before that.
+            shard: Of the optimizer's degree, in the type of the weights or a wider one; not to be
+                changed before that.
         """
         self._kept = None
         if self._partition.forward > 1 and self._unit.is_allocated:  # kept over the train step
             self._unit.free()
         if shard is self.shard:
             return
+        degrees, wire = self._partition, self._transport.refresh
+        if degrees.optimizer == degrees.forward and wire == "full":
+            self.shard.copy_(shard)
+            return
         self._refresh = self._fabric.gather(
-            shard,
+            cast_shard(shard, self.shard.dtype),
             self.shard,
             inner=self._partition.forward,
             outer=self._partition.optimizer,
-            wire=self._transport.refresh,
+            wire=wire,
         )
 
     def _finish_refresh(self) -> None:

@@ -18,7 +18,7 @@ def deepspeed_config(experiment: TrainingExperiment) -> dict[str, object]:
     Args:
         experiment: One without ``engine_faults``.
     """
-    stage = deepspeed_stage(experiment.degrees, experiment.ranks)
+    stage = _stage(experiment)
     return {
         "train_micro_batch_size_per_gpu": experiment.micro_batch,
         "gradient_accumulation_steps": experiment.accumulation,
@@ -29,6 +29,14 @@ def deepspeed_config(experiment: TrainingExperiment) -> dict[str, object]:
         "data_types": {"grad_accum_dtype": "fp32"} if stage else {},
         "zero_optimization": {"stage": stage, **_zero(experiment, stage)},
     }
+
+
+def _stage(experiment: TrainingExperiment) -> int | None:
+    """Return the stage; of one rank, whose degrees are all 1, the partition's name says it."""
+    stages = {"zero1": 1, "zero2": 2, "zero3": 3, "zeropp": 3}
+    if experiment.ranks == 1 and experiment.partition_name in stages:
+        return stages[experiment.partition_name]
+    return deepspeed_stage(experiment.degrees, experiment.ranks)
 
 
 def _zero(experiment: TrainingExperiment, stage: int | None) -> dict[str, object]:

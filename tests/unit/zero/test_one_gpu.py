@@ -1,0 +1,95 @@
+"""The engine on one GPU, over NCCL: what it trains there is what it trains on a CPU."""
+
+from collections.abc import Generator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import distributed as dist
+
+from configs.training import TrainingExperiment
+from tasks.zero.engines import build_engine
+from tests.unit.zero.engine_runs import CPU, micro_batches, tiny
+
+CUDA = torch.device("cuda", 0)
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+
+
+@contextmanager
+def world(device: torch.device) -> Generator[None]:
+    """One rank."""
+    store = dist.HashStore()  # type: ignore[attr-defined]  # torch exports it at run time
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, store=store, rank=0, world_size=1)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def alone(**fields: Any) -> TrainingExperiment:
+    """Return an experiment of one rank and six train steps."""
+    return tiny(**{"ranks": 1, "steps": 6, "partition": "zero3", "accumulation": 2} | fields)
+
+
+def losses(
+    experiment: TrainingExperiment,
+    device: torch.device,
+    *,
+    begin: int = 0,
+    end: int = 6,
+    load: Path | None = None,
+    save: Path | None = None,
+) -> list[float]:
+    """Return the losses of some train steps, and of a validation after them."""
+    with world(device), closing(build_engine(experiment, device)) as engine:
+        if load is not None:
+            engine.load(load)
+        found = [
+            engine.train_step(micro_batches(experiment, step, 0), experiment.optimizer.lr).loss
+            for step in range(begin, end)
+        ]
+        if save is not None:
+            engine.begin_save(save).wait()
+        return [*found, engine.evaluate(micro_batches(experiment, 99, 0))]
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("engine", ["ours", "fsdp2"])
+def test_a_gpu_trains_as_a_cpu_does(engine: str, *, recompute: bool) -> None:
+    """In float64 the losses are the same, to sums in another order."""
+    experiment = alone(engine=engine, recompute=recompute)
+
+    assert losses(experiment, CUDA) == pytest.approx(losses(experiment, CPU), rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("fields", "relative"),
+    [
+        ({"dtype": "bfloat16"}, 1e-2),
+        ({"dtype": "float32"}, 1e-4),
+        ({"dtype": "float32", "transport": {"refresh": "int8", "block_size": 32}}, 1e-2),
+    ],
+)
+def test_shorter_types_train_on_a_gpu(fields: dict[str, Any], relative: float) -> None:
+    """With master weights beside, and with the refresh quantized on the way: near the CPU's."""
+    experiment = alone(**fields)
+
+    assert losses(experiment, CUDA) == pytest.approx(losses(experiment, CPU), rel=relative)
+
+
+def test_a_state_saved_on_a_gpu_goes_on(tmp_path: Path) -> None:
+    """Saved after three steps, and loaded by a GPU or a CPU, it loses as without a stop."""
+    experiment = alone()
+    whole = losses(experiment, CUDA)
+
+    first = losses(experiment, CUDA, end=3, save=tmp_path)
+
+    for device in (CUDA, CPU):
+        rest = losses(experiment, device, begin=3, load=tmp_path)
+        assert first[:3] + rest == pytest.approx(whole, rel=1e-9)
