@@ -453,10 +453,20 @@ def test_interference_takes_computing_time() -> None:
 @pytest.mark.parametrize(
     ("row", "transport", "fields"),
     [
-        ("zeropp", {"weights": "int8", "reuse_secondary": True}, {"accumulation": 3}),
+        pytest.param(
+            "zeropp",
+            {"weights": "int8", "reuse_secondary": True},
+            {"accumulation": 3},
+            marks=pytest.mark.slow,
+        ),
         ("zero_topo", "zero_topo_quantized_sync", {"frozen": ["stages.1.attention*"]}),
-        ("hsdp", "full", {"prefetch": 3, "dtype": "float32"}),
-        ("zeropp", "zeropp", {"model": SMALL | {"layers": 1, "tied": True}, "prefetch": 3}),
+        pytest.param("hsdp", "full", {"prefetch": 3, "dtype": "float32"}, marks=pytest.mark.slow),
+        pytest.param(
+            "zeropp",
+            "zeropp",
+            {"model": SMALL | {"layers": 1, "tied": True}, "prefetch": 3},
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_predicted_bytes_are_received(
