@@ -163,7 +163,8 @@ class Allowed:
         if at_least is not None:
             if is_open:
                 return f"of at least {at_least}"
-            return f"from {at_least} to {_end(below, at_most, open_word='')}"
+            least = f"{at_least:g}" if isinstance(at_least, float) else at_least
+            return f"from {least} to {_end(below, at_most, open_word='')}"
         return "" if is_open else _end(below, at_most, open_word="of at most")
 
     def _bound(self, kind: type) -> object | None:

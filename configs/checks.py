@@ -11,6 +11,7 @@ from configs.arrivals import BudgetSteps, EventDriven, SpeedSteps, Synchronous
 from configs.base import Fault
 from configs.data import DATASETS, Data, LocationError, locate
 from configs.federated import FederatedExperiment
+from configs.measuring import points_to_run, why_too_large
 from configs.models import CharLstm, Quadratic
 from configs.sizes import in_flight_bytes, num_parameters, server_memory_bytes
 from configs.stability import step_warnings
@@ -39,7 +40,7 @@ class Findings:
 
 
 def check_study(study: Study) -> Findings:
-    """Check every point of a study.
+    """Check every point of a study that is to run.
 
     Args:
         study: A validated study.
@@ -47,7 +48,7 @@ def check_study(study: Study) -> Findings:
     Returns:
         What was found, in the order of the points.
     """
-    experiments = [point.experiment for point in study.points()]
+    experiments = [point.experiment for point in points_to_run(study)]
     federated = [one for one in experiments if isinstance(one, FederatedExperiment)]
     training = [one for one in experiments if isinstance(one, TrainingExperiment)]
     faults: dict[Fault, None] = {}
@@ -61,7 +62,23 @@ def check_study(study: Study) -> Findings:
     for one in training:
         faults |= dict.fromkeys(training_faults(one, study.launcher))
         notes |= dict.fromkeys(training_notes(one, study.launcher, os.cpu_count() or 1))
+    notes |= dict.fromkeys(_size_notes(study))
     return Findings(list(faults), list(warnings), list(notes))
+
+
+def _size_notes(study: Study) -> list[str]:
+    """Say which points of a scaling study have no job because they do not fit, each reason once."""
+    if study.scaling is None:
+        return []
+    labels: dict[str, list[str]] = {}
+    for point in study.points():
+        if reason := why_too_large(study, point.experiment):
+            labels.setdefault(reason, []).append(point.label)
+    return [
+        f"{where[0]}{f' and {len(where) - 1} more' if len(where) > 1 else ''}, predicted only: "
+        f"{reason}"
+        for reason, where in labels.items()
+    ]
 
 
 def data_faults(data: Data | None) -> list[Fault]:

@@ -6,7 +6,7 @@ shell or by sbatch, is in ``setup`` and in ``extra`` alone.
 
 import re
 from collections.abc import Iterator
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
@@ -104,15 +104,13 @@ Container = Annotated[
 ]
 
 
-class SlurmResources(Record):
-    """What a job asks of Slurm; what is not set is left to the cluster's defaults."""
+class _SlurmWishes(Record):
+    """What a job asks of Slurm beside its nodes and tasks."""
 
     partition: Word | None = Field(default=None, description="Partition, or several with commas.")
     account: Word | None = Field(default=None, description="Account to charge.")
     qos: Word | None = Field(default=None, description="Quality of service.")
     constraint: Word | None = Field(default=None, description="Features that a node must have.")
-    nodes: Whole = Field(default=1, ge=1, le=100_000, description="Nodes.")
-    tasks_per_node: Whole = Field(default=1, ge=1, le=10_000, description="Tasks on each node.")
     cpus_per_task: Whole = Field(default=1, ge=1, le=10_000, description="CPUs of each task.")
     gpus_per_node: Whole = Field(default=0, ge=0, le=1024, description="GPUs on each node.")
     gpu_type: Word | None = Field(default=None, description="Type of GPU, as the cluster names it.")
@@ -159,7 +157,7 @@ class SlurmResources(Record):
     container: Container | None = Field(default=None, description="Image to run in.")
 
     @model_validator(mode="after")
-    def _is_consistent(self) -> "SlurmResources":
+    def _is_consistent(self) -> Self:
         raise_faults(type(self).__name__, list(self._faults()))
         return self
 
@@ -193,16 +191,35 @@ class SlurmResources(Record):
                 yield Fault(path=f"container.flags.{number}", message=message)
 
 
+class SlurmResources(_SlurmWishes):
+    """What a job asks of Slurm; what is not set is left to the cluster's defaults."""
+
+    nodes: Whole = Field(default=1, ge=1, le=100_000, description="Nodes.")
+    tasks_per_node: Whole = Field(default=1, ge=1, le=10_000, description="Tasks on each node.")
+
+
 class LocalLauncherConfig(Record):
     """Every job a subprocess on this machine."""
 
     kind: Literal["local"] = "local"
 
 
-class SlurmLauncherConfig(SlurmResources):
+class SlurmLauncherConfig(_SlurmWishes):
     """Every job a job of Slurm."""
 
     kind: Literal["slurm"] = "slurm"
+    nodes: Whole | None = Field(
+        default=None,
+        ge=1,
+        le=100_000,
+        description="Nodes of a job. Default: as many as the ranks of the point need.",
+    )
+    tasks_per_node: Whole | None = Field(
+        default=None,
+        ge=1,
+        le=10_000,
+        description="Tasks on each node. Default: the ranks of a node; 1 without ranks.",
+    )
     pack: Literal["array", "single", "allocation"] = Field(
         default="array",
         description=(
@@ -245,14 +262,33 @@ class SlurmLauncherConfig(SlurmResources):
         if self.max_running is not None:
             message = "an allocation runs tasks_per_node points at a time; set that instead"
             yield Fault(path="max_running", message=message, related=("pack",))
-        if self.nodes > 1:
+        if self.nodes is not None and self.nodes > 1:
             message = "the points of an allocation run on one node; use 1, or pack: array"
             yield Fault(path="nodes", message=message, related=("pack",))
-        if self.gpus_per_node % self.tasks_per_node:
-            message = f"{self.gpus_per_node} GPUs cannot be dealt to {self.tasks_per_node} points "
+        num_tasks = self.tasks_per_node or 1
+        if self.gpus_per_node % num_tasks:
+            message = f"{self.gpus_per_node} GPUs cannot be dealt to {num_tasks} points "
             message += "at a time (tasks_per_node); use a multiple"
             related = ("pack", "tasks_per_node")
             yield Fault(path="gpus_per_node", message=message, related=related)
+
+    def resources(
+        self, *, nodes: int = 1, tasks_per_node: int = 1, partition: str | None = None
+    ) -> SlurmResources:
+        """Return what one job asks for.
+
+        Args:
+            nodes: Nodes, where the launcher does not say.
+            tasks_per_node: Tasks on each node, where the launcher does not say.
+            partition: Where it runs; None for the launcher's partition.
+        """
+        asked = {name: getattr(self, name) for name in _SlurmWishes.model_fields}
+        asked |= {"partition": partition} if partition else {}
+        return SlurmResources(
+            **asked,
+            nodes=self.nodes or nodes,
+            tasks_per_node=self.tasks_per_node or tasks_per_node,
+        )
 
 
 LauncherConfig = Annotated[

@@ -11,6 +11,7 @@ from configs.base import Fault
 from configs.data import may_be_hub_name
 from configs.faults import faults_in
 from configs.overrides import OverrideError, set_path
+from configs.scaling import ScalingStudy
 from configs.study import Study
 from configs.text import BYTES
 from configs.topology import is_topology_file
@@ -18,8 +19,10 @@ from configs.topology import is_topology_file
 _SOURCE, _TOKENIZER, _TOPOLOGY = "data.source", "data.tokenizer", "topology"
 _FILE_FIELDS = ("arrivals.path", _SOURCE, _TOKENIZER, _TOPOLOGY)
 """Fields of an experiment that name files, some of them only if the value is no name."""
-_OF_STUDY = {"name", "description", "launcher"}
+_OF_STUDY = {"name", "description", "launcher", "scaling"}
 """Fields of the study itself; all others that ``--set`` names are of its experiment."""
+_OF_SCALING_STUDY = set(ScalingStudy.model_fields) - {"experiment", "kind"}
+"""The same of a scaling study; ``local_steps`` of its experiment is what its sizes set."""
 
 
 class ConfigError(Exception):
@@ -37,7 +40,9 @@ class ConfigError(Exception):
 
 
 def load_study(path: Path, settings: Sequence[str] = ()) -> Study:
-    """Read and validate a study, or a single experiment (a file without ``experiment``).
+    """Read and validate a study, a scaling study, or a single experiment.
+
+    A scaling study is a file of ``kind: scaling``; a single experiment, one without ``experiment``.
 
     Paths in the file are relative to its directory; paths in settings, to the working directory.
 
@@ -52,19 +57,23 @@ def load_study(path: Path, settings: Sequence[str] = ()) -> Study:
         ConfigError: The file cannot be read, is no YAML mapping, or has faults (all listed).
     """
     raw = _read(path)
-    if "experiment" not in raw:
+    record: type[Study | ScalingStudy] = Study
+    if raw.get("kind") == "scaling":
+        record = ScalingStudy
+    elif "experiment" not in raw:
         above = {key: raw.pop(key) for key in _OF_STUDY & raw.keys()}
         raw = {**above, "experiment": raw}
     raw.setdefault("name", path.stem)
     _resolve_files(raw, path.resolve().parent)
     faults = [fault for setting in settings for fault in _set(raw, setting)]
-    for fault in faults_in(Study, raw):
+    for fault in faults_in(record, raw):
         shown = fault.path.removeprefix("experiment.")
         if fault not in faults:
             faults.append(fault.model_copy(update={"path": shown}))
     if faults:
         raise ConfigError(str(path), faults)
-    return Study.model_validate(raw)
+    loaded = record.model_validate(raw)
+    return loaded.study() if isinstance(loaded, ScalingStudy) else loaded
 
 
 def with_settings(study: Study, settings: Sequence[str], *, only_below: str) -> Study:
@@ -155,14 +164,17 @@ def _set(raw: dict[str, Any], setting: str) -> Iterator[Fault]:
         return
     for axis, path in _varied(raw):
         if key == path or path.startswith(f"{key}.") or key.startswith(f"{path}."):
-            message = f"the grid axis '{axis}' sets {path} and would win; change it in the file"
+            message = f"{axis} set {path} and would win; change it there"
+            if raw.get("kind") != "scaling":
+                message = f"the grid axis '{axis}' sets {path} and would win; change it in the file"
             yield Fault(path=key, message=message)
             return
     try:
         value = yaml.load(text, Loader=_StrictLoader)  # noqa: S506  safe
         if key in _FILE_FIELDS:
             value = _absolute(key, value, Path.cwd())
-        root = raw if key.partition(".")[0] in _OF_STUDY else raw["experiment"]
+        of_study = _OF_SCALING_STUDY if raw.get("kind") == "scaling" else _OF_STUDY
+        root = raw if key.partition(".")[0] in of_study else raw.get("experiment")
         if isinstance(root, dict):  # else that is a fault of the file, reported as such
             set_path(root, key, value)
     except yaml.YAMLError as error:
@@ -173,6 +185,13 @@ def _set(raw: dict[str, Any], setting: str) -> Iterator[Fault]:
 
 def _varied(raw: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """List the grid's axes with the paths that each sets, as far as the file is well formed."""
+    if raw.get("kind") == "scaling":
+        experiment = raw.get("experiment")
+        if isinstance(experiment, dict) and experiment.get("kind") == "training":
+            yield "sizes", "ranks"  # of the others, a field of the study has the name of theirs
+        strategies = raw.get("strategies")
+        for overrides in strategies.values() if isinstance(strategies, dict) else ():
+            yield from (("strategies", path) for path in overrides or () if isinstance(path, str))
     grid = raw.get("grid")
     for name, axis in grid.items() if isinstance(grid, dict) else ():
         if isinstance(axis, dict):
@@ -187,6 +206,8 @@ def _resolve_files(raw: dict[str, Any], directory: Path) -> None:
     experiment, grid = raw.get("experiment"), raw.get("grid")
     if isinstance(experiment, dict):
         _resolve_below(experiment, directory)
+    if isinstance(raw.get("strategies"), dict):
+        grid = {"strategies": raw["strategies"]}
     for name, axis in grid.items() if isinstance(grid, dict) else ():
         if isinstance(axis, list) and name in _FILE_FIELDS:
             axis[:] = [_absolute(name, value, directory) for value in axis]

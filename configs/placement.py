@@ -34,6 +34,21 @@ def placement_faults(
     yield from _federated_faults(launcher, is_anarchic=is_anarchic)
 
 
+def nodes_and_tasks(experiment: FederatedExperiment | TrainingExperiment) -> tuple[int, int]:
+    """Return the nodes that a point's job needs, and the tasks on each of them.
+
+    Args:
+        experiment: The point.
+
+    Returns:
+        Nodes and tasks a node; of a federated job, which is one process, 1 and 1.
+    """
+    if not isinstance(experiment, TrainingExperiment):
+        return 1, 1
+    per_node = experiment.topology.node_ranks(experiment.ranks)
+    return experiment.ranks // per_node, per_node
+
+
 def _federated_faults(launcher: LauncherConfig, *, is_anarchic: bool) -> Iterator[Fault]:
     if launcher.kind == "local":
         if is_anarchic:
@@ -49,8 +64,9 @@ def _federated_faults(launcher: LauncherConfig, *, is_anarchic: bool) -> Iterato
     if is_anarchic and launcher.pack == "allocation":
         message = "workers packed into one allocation would run one after another; use array"
         yield Fault(path="launcher.pack", message=message, related=_POINTS)
-    if launcher.nodes > 1 or (launcher.tasks_per_node > 1 and launcher.pack != "allocation"):
-        field = "nodes" if launcher.nodes > 1 else "tasks_per_node"
+    num_nodes, num_tasks = launcher.nodes or 1, launcher.tasks_per_node or 1
+    if num_nodes > 1 or (num_tasks > 1 and launcher.pack != "allocation"):
+        field = "nodes" if num_nodes > 1 else "tasks_per_node"
         yield Fault(
             path=f"launcher.{field}",
             message=(
@@ -68,19 +84,19 @@ def _training_faults(
         message = "the ranks of a training are the tasks of its own job; use array or single"
         yield Fault(path="launcher.pack", message=message, related=_POINTS)
     ranks, topology = experiment.ranks, experiment.topology
-    per_node = topology.node_ranks(ranks)
-    nodes = ranks // per_node
-    if (launcher.nodes, launcher.tasks_per_node) != (nodes, per_node):
-        field = "nodes" if launcher.nodes != nodes else "tasks_per_node"
+    nodes, per_node = nodes_and_tasks(experiment)
+    asked = (launcher.nodes or nodes, launcher.tasks_per_node or per_node)
+    if asked != (nodes, per_node):
+        field = "nodes" if asked[0] != nodes else "tasks_per_node"
         yield Fault(
             path=f"launcher.{field}",
             message=(
-                f"{launcher.nodes} nodes of {launcher.tasks_per_node} tasks do not match "
+                f"{asked[0]} nodes of {asked[1]} tasks do not match "
                 f"{ranks} ranks on nodes of {topology.ranks_per_node} ({topology.name}); set "
-                f"launcher.nodes: {nodes} and launcher.tasks_per_node: {per_node}, or change "
-                "ranks or topology"
+                f"launcher.nodes: {nodes} and launcher.tasks_per_node: {per_node}, or leave both "
+                "out, or change ranks or topology"
             ),
-            related=_POINTS,
+            related=("launcher.nodes", "launcher.tasks_per_node", *_POINTS),
         )
     elif experiment.device != "cpu" and 0 < launcher.gpus_per_node < per_node:
         yield Fault(

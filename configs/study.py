@@ -29,6 +29,8 @@ from configs.federated import FederatedExperiment
 from configs.launchers import LauncherConfig, LocalLauncherConfig
 from configs.overrides import OverrideError, set_path
 from configs.placement import placement_faults
+from configs.scaling_points import Scaling
+from configs.topology import Topology
 from configs.training import TrainingExperiment
 
 Experiment = Annotated[
@@ -66,9 +68,25 @@ class Point:
 
     @property
     def config_hash(self) -> str:
-        """First 12 hexadecimal digits of the SHA-256 of the experiment's canonical JSON."""
-        text = json.dumps(self.experiment.model_dump(mode="json"), sort_keys=True)
+        """First 12 hexadecimal digits of the SHA-256 of the experiment's canonical JSON.
+
+        Of a machine only what a job sees counts: its name, its levels, and the peak of its devices,
+        from which the MFU follows. What predictions are made from may change between two runs of
+        the same experiment.
+        """
+        experiment = self.experiment.model_dump(mode="json")
+        if isinstance(self.experiment, TrainingExperiment):
+            experiment["topology"] = _seen_by_jobs(self.experiment.topology)
+        text = json.dumps(experiment, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _seen_by_jobs(topology: Topology) -> dict[str, JsonValue]:
+    return {
+        "name": topology.name,
+        "levels": [[level.name, level.ranks] for level in topology.levels],
+        "peak_tflops": topology.device.model_dump(mode="json")["peak_tflops"],
+    }
 
 
 class Study(Record):
@@ -86,6 +104,10 @@ class Study(Record):
     grid: dict[str, Axis] = Field(
         default={}, description="Axes: a dotted path with values, or a name with overrides."
     )
+    scaling: Scaling | None = Field(
+        default=None,
+        description="What is compared over sizes. A file of kind scaling is turned into this.",
+    )
 
     @field_serializer("experiment")
     def _as_written(self, experiment: Experiment) -> dict[str, JsonValue]:
@@ -101,6 +123,9 @@ class Study(Record):
         for name, axis in self.grid.items():
             if not axis:
                 yield Fault(path=f"grid.{name}", message="has no values; give at least one")
+        if self.scaling is not None:
+            for fault in self.scaling.faults(list(self.grid)):
+                yield fault.model_copy(update={"path": f"scaling.{fault.path}"})
         clashes = list(self._clashes())
         yield from clashes
         num_points = math.prod(len(axis) for axis in self.grid.values())
@@ -129,7 +154,7 @@ class Study(Record):
         """Find points that differ in words only, such as rates 1 and 1.0."""
         first: dict[str, Point] = {}
         for point in points:
-            twin = first.setdefault(point.config_hash, point)
+            twin = first.setdefault(point.experiment.model_dump_json(), point)
             if twin is not point:
                 axes = [a for a in self.grid if twin.coordinates[a] != point.coordinates[a]]
                 message = f"'{twin.label}' and '{point.label}' are the same experiment; remove one"
@@ -246,4 +271,4 @@ def label_of(coordinates: Mapping[str, str]) -> str:
 def _named(axis: str, label: str) -> str:
     *above, last = axis.split(".")
     short = above[-1] if above and last in _TAGS else last
-    return label if short == "algorithm" else f"{short}={label}"
+    return label if short in {"algorithm", "strategy"} else f"{short}={label}"

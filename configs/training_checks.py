@@ -131,10 +131,20 @@ def device_bytes(experiment: TrainingExperiment, launcher: LauncherConfig) -> in
         launcher: Where it is to run.
     """
     known = experiment.topology.device.memory_bytes
-    if launcher.kind != "local" or _may_use_accelerator(experiment):
+    if is_bound_to_devices(experiment, launcher):
         return known
     here = _machine_bytes() // experiment.ranks - _PROCESS_BYTES
     return here if known is None else min(here, known)
+
+
+def is_bound_to_devices(experiment: TrainingExperiment, launcher: LauncherConfig) -> bool:
+    """Say whether each rank has a device of its own, so that more ranks have more memory.
+
+    Args:
+        experiment: The training.
+        launcher: Where it is to run.
+    """
+    return launcher.kind != "local" or _may_use_accelerator(experiment)
 
 
 def _may_use_accelerator(experiment: TrainingExperiment) -> bool:

@@ -16,6 +16,7 @@ from configs.study import Study
 from configs.training import TrainingExperiment
 from flows.finding import find_study, known_runs
 from tasks.steps.launching import launch_faults
+from tasks.steps.predictability import predictability
 from tasks.tracking.study_directory import StudyDirectory
 
 EXIT_FAILED = 1
@@ -95,7 +96,9 @@ def checked_study(
         return None
     findings = check_study(study)
     launching = launch_faults(study)
-    notes, faults = [*findings.notes], [*findings.faults]
+    predictable = predictability(study)
+    notes = [*findings.notes, *predictable.notes]
+    faults = [*findings.faults, *predictable.faults]
     if must_be_launchable:
         faults += launching
     else:  # on a laptop there is no Slurm to ask

@@ -15,6 +15,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
+from configs.measuring import points_to_run
 from flows.arguments import (
     EXIT_CONFIGURATION,
     EXIT_FAILED,
@@ -31,14 +32,18 @@ from flows.arguments import (
     say,
 )
 from flows.bench_commands import bench
+from flows.calibrate_commands import calibrate
 from flows.console import make_console
 from flows.finding import is_complete
 from flows.job_commands import add_to
+from flows.nightly_commands import nightly
+from flows.plan_training_commands import PLAN_EXAMPLE, plan_training
 from flows.running import run_in_background, run_to_the_end, say_how_to_resume
 from flows.summary import print_run, print_summary
 from tasks.runtime.run_directory import RunDirectory
 from tasks.slurm.liveness import is_alive
 from tasks.steps.creation import create_study_directory
+from tasks.tracking.history import GOOD
 
 app = typer.Typer(
     name="watershed",
@@ -80,8 +85,9 @@ def check(files: Files, settings: Settings = []) -> None:  # noqa: B006  as type
         study = checked_study(path, settings)
         has_faults = has_faults or study is None
         if study is not None:
-            num_points = len(study.points())
-            typer.echo(f"{path}: ok, {num_points} run{'s' if num_points > 1 else ''}")
+            num_points, num_jobs = len(study.points()), len(points_to_run(study))
+            told = f", {num_points - num_jobs} of them predicted only" * (num_jobs < num_points)
+            typer.echo(f"{path}: ok, {num_points} run{'s' if num_points > 1 else ''}{told}")
     if has_faults:
         leave(EXIT_CONFIGURATION)
 
@@ -147,12 +153,15 @@ def show(name: Run = None, runs_dir: RunsDir = Path("runs")) -> None:
     state = "is running" if is_running else "is not running"
     console.print(Text.assemble((directory.path.name, "bold"), f" {state}"))
     rows = print_summary(console, directory)
-    if not is_running and any(row.state != "finished" for row in rows):
+    if not is_running and any(row.state not in GOOD for row in rows):
         say_how_to_resume(directory)
 
 
 add_to(app)
+app.command(epilog="Example:  watershed nightly configs/studies/nightly.yaml")(nightly)
+app.command(epilog="Example:  watershed calibrate mini --ranks 8")(calibrate)
 app.add_typer(bench)
+app.command(epilog=PLAN_EXAMPLE)(plan_training)
 
 
 def main(argv: list[str] | None = None) -> int:

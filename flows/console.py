@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tasks.steps.progress import PointProgress, Snapshot, share_done
+from tasks.tracking.history import GOOD
 
 STYLES = {
     "waiting": "dim",
@@ -16,6 +17,7 @@ STYLES = {
     "finished": "green",
     "failed": "bold red",
     "interrupted": "yellow",
+    "predicted": "magenta",
 }
 """State of a run -> how it is shown."""
 
@@ -88,7 +90,7 @@ def render(title: str, snapshot: Snapshot, *, width: int, height: int) -> Render
 def _bar(point: PointProgress, width: int) -> ProgressBar:
     return ProgressBar(
         total=point.num_steps,
-        completed=point.num_steps if point.state == "finished" else point.step,
+        completed=point.num_steps if point.state in GOOD else point.step,
         width=width,
         complete_style=STYLES[point.state],
         finished_style=STYLES[point.state],
@@ -116,6 +118,7 @@ def _most_telling(points: Sequence[PointProgress], room: int) -> list[PointProgr
     if len(points) <= room:
         return list(points)
     order = {"failed": 0, "running": 1, "waiting": 2, "interrupted": 3, "finished": 4}
+    order["predicted"] = 5
     ranked = sorted(range(len(points)), key=lambda index: (order[points[index].state], index))
     return [points[index] for index in sorted(ranked[:room])]
 
@@ -151,14 +154,21 @@ def show_lines(console: Console, snapshots: Iterable[Snapshot]) -> None:
     states: dict[str, str] = {}
     phase = ""
     told_at_s = 0.0
+    num_predicted = num_told = 0
     for snapshot in snapshots:
         now = duration(snapshot.elapsed_s)
         if snapshot.phase != phase:
             phase = snapshot.phase
             _write(console, f"{now}  {phase}")
+        predicted = sum(point.state == "predicted" for point in snapshot.points)
+        if num_told < predicted == num_predicted:  # they have stopped growing
+            num_told = predicted
+            what = "points, which have" if predicted > 1 else "point, which has"
+            _write(console, f"{now}  predicted    {predicted} {what} no job")
+        num_predicted = predicted
         for point in snapshot.points:
             before = states.setdefault(point.label, "waiting")
-            if point.state != before:
+            if point.state not in {before, "predicted"}:
                 states[point.label] = point.state
                 told_at_s = snapshot.elapsed_s
                 _write(console, f"{now}  {point.state:<11}  {point.label}{_measured(point)}")

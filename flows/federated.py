@@ -49,8 +49,8 @@ def federated_study(
     return run_points(
         study,
         "federated",
-        _follow,
-        prepare=_prepare,
+        follow_federated,
+        prepare=prepare_workers,
         runs_dir=runs_dir,
         study_dir=study_dir,
         num_parallel=num_parallel,
@@ -58,13 +58,13 @@ def federated_study(
     )
 
 
-def _prepare(run: RunDirectory) -> None:
+def prepare_workers(run: RunDirectory) -> None:
     """Make what a point's workers need before the server's job is submitted."""
     if is_anarchic(run.read_job()):
         make_client_directories(run)
 
 
-def _follow(
+def follow_federated(
     study: Study, run: RunDirectory, code_dir: Path | None, launcher: Launcher, job: JobId
 ) -> list[PrefectFuture[State[str]]]:
     """Follow the job of a point; if it is a server's, submit and follow its workers."""

@@ -61,4 +61,7 @@ def is_complete(directory: StudyDirectory) -> bool:
     results = [run.read_result() for run in directory.points()]
     record = read_flow_record(directory.path)
     is_reported = record is not None and bool(record.comparison) and not record.tracking_error
-    return is_reported and all(result and result.status == "finished" for result in results)
+    return is_reported and all(
+        (result and result.status == "finished") or run.predicted_only.exists()
+        for run, result in zip(directory.points(), results, strict=True)
+    )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from flows.finding import find_study
 from tasks.runtime.run_directory import RunDirectory
-from tasks.tracking.history import read_state
+from tasks.tracking.history import OVER, read_state
 from tasks.tracking.study_directory import StudyDirectory
 
 _POLL_S = 0.5
@@ -80,7 +80,7 @@ def output_of(run: RunDirectory, slurm_output: Path, *, follow: bool) -> Iterato
     offsets = dict.fromkeys(paths, 0)
     decoders = {path: codecs.getincrementaldecoder("utf-8")("replace") for path in paths}
     while True:
-        is_over = read_state(run, run.read_result()) in {"finished", "failed", "interrupted"}
+        is_over = read_state(run, run.read_result()) in OVER
         for path in paths:
             for piece in _pieces(path, offsets[path]):
                 offsets[path] += len(piece)

@@ -91,6 +91,9 @@ def plan(
     name = f"{study.name}-{datetime.now().astimezone():%Y%m%d-%H%M%S}"
     directory = StudyDirectory(runs_dir.resolve() / name)
     batches = planned_batches(study, study.launcher, directory)
+    if not batches:
+        typer.echo(f"{file}: all points are predicted only, so nothing would be submitted.")
+        return
     with _faults_in_words():
         print_plan(make_console(), batches, runs_dir.resolve())
 
@@ -151,7 +154,8 @@ def why(name: Run = None, point: PointOption = None, runs_dir: RunsDir = Path("r
         told = [
             run
             for run, result in zip(found, results, strict=True)
-            if len(found) == 1 or result is None or result.status != "finished"
+            if len(found) == 1
+            or not ((result and result.status == "finished") or run.predicted_only.exists())
         ]
         if not told:
             typer.echo("All points have finished.")

@@ -8,6 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from configs.launchers import SlurmLauncherConfig
+from configs.measuring import points_to_run
 from configs.study import Study
 from tasks.slurm.batches import divide
 from tasks.slurm.commands import SlurmCli
@@ -40,7 +41,7 @@ def planned_batches(
     code_dir = directory.path / "code" / "HASH"  # of the code, when it is copied
     runs = [
         (job_file(study, point), directory.point(point.index, point.label))
-        for point in study.points()
+        for point in points_to_run(study)
     ]
     together = [[point_plan(study, job, run, code_dir) for job, run in runs]]
     together += [worker_plans(study, job, run, code_dir) for job, run in runs]

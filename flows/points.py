@@ -18,6 +18,7 @@ from tasks.steps.flow_record import FlowRecord, write_flow_record
 from tasks.steps.following import comparison_address, followed
 from tasks.steps.launching import copy_code, launch_faults, make_launcher, point_plan
 from tasks.steps.reporting import report_study
+from tasks.tracking.history import GOOD, read_state
 from tasks.tracking.store import default_tracking_uri
 from tasks.tracking.study_directory import StudyDirectory
 from tasks.tracking.tracker import StudyTracker
@@ -27,6 +28,8 @@ _PATIENCE_S = 15.0
 
 Prepare = Callable[[RunDirectory], None]
 """Makes what a point's job needs beside its ``job.json``."""
+Arrange = Callable[[Path], None]
+"""Decides, in a study's directory, which points need no job."""
 Follow = Callable[
     [Study, RunDirectory, Path | None, Launcher, JobId], list[PrefectFuture[State[str]]]
 ]
@@ -39,6 +42,7 @@ def run_points(
     follow: Follow,
     *,
     prepare: Prepare | None = None,
+    arrange: Arrange | None = None,
     runs_dir: Path,
     study_dir: Path | None,
     num_parallel: int | None,
@@ -51,6 +55,7 @@ def run_points(
         kind: Kind of the experiments that the flow runs.
         follow: Called for each point once its job is submitted.
         prepare: Called for each point before the jobs are submitted.
+        arrange: Called for the study's directory before anything else is done in it.
         runs_dir: Where a new study's directory is made.
         study_dir: A directory that was made for this study before; None for a new one.
         num_parallel: Most local jobs at a time; None for the launcher's default.
@@ -75,11 +80,15 @@ def run_points(
     record = FlowRecord(flow_run_id=str(flow_run.get_id()), tracking_uri=tracking_uri)
     write_flow_record(directory.path, record)
     tracker = StudyTracker(directory.path, tracking_uri, flow_run_id=record.flow_run_id)
+    was_interrupted = False
     with followed(tracker):
-        launcher = make_launcher(study, directory, num_parallel)
-        runs = [run for run in _chosen(directory, points) if not _has_finished(run)]
-        with cancelled_by_prefect(record.flow_run_id, launcher.close):
-            was_interrupted = _run_jobs(study, directory, launcher, runs, follow, prepare)
+        if arrange is not None:
+            arrange(directory.path)
+        runs = [run for run in _chosen(directory, points) if not _needs_no_job(run)]
+        if runs:
+            launcher = make_launcher(study, directory, num_parallel)
+            with cancelled_by_prefect(record.flow_run_id, launcher.close):
+                was_interrupted = _run_jobs(study, directory, launcher, runs, follow, prepare)
     report_study(directory.path, tracking_uri)
     sent = tracker.close(0.0 if was_interrupted else _PATIENCE_S)
     write_flow_record(
@@ -129,9 +138,8 @@ def _run_jobs(
     return was_interrupted
 
 
-def _has_finished(run: RunDirectory) -> bool:
-    result = run.read_result()
-    return result is not None and result.status == "finished"
+def _needs_no_job(run: RunDirectory) -> bool:
+    return read_state(run, run.read_result()) in GOOD
 
 
 def _final_state(directory: StudyDirectory) -> State[str]:
@@ -147,8 +155,17 @@ def _final_state(directory: StudyDirectory) -> State[str]:
             message=f"{len(failed)} of {len(results)} points failed. " + "; ".join(failed),
             data=path,
         )
-    unfinished = [run for run in directory.points() if not _has_finished(run)]
+    unfinished = [run for run in directory.points() if not _needs_no_job(run)]
     if unfinished:
         message = f"stopped with {len(unfinished)} of {len(results)} points to go"
         return Cancelled(message=message, data=path)
-    return Completed(message=f"{len(results)} points finished", data=path)
+    return Completed(message=_how_many(directory.points()), data=path)
+
+
+def _how_many(runs: Sequence[RunDirectory]) -> str:
+    """Say how many points have finished, and how: ``12 points finished, 4 of them reused``."""
+    predicted = sum(run.predicted_only.exists() for run in runs)
+    reused = sum(run.reused.exists() for run in runs)
+    told = f"{len(runs) - predicted} points finished"
+    told += f", {reused} of them reused" if reused else ""
+    return told + (f", {predicted} predicted only" if predicted else "")

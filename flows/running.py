@@ -12,6 +12,7 @@ from flows.orchestration import last_words, snapshots, start_flow, started_flow,
 from flows.summary import print_summary, program
 from tasks.runtime.run_directory import RunDirectory
 from tasks.slurm.liveness import is_alive
+from tasks.tracking.history import GOOD
 from tasks.tracking.study_directory import StudyDirectory
 
 
@@ -38,7 +39,7 @@ def run_to_the_end(
             show_lines(console, seen)
     rows = print_summary(console, directory)
     states = {row.state for row in rows}
-    if states <= {"finished"}:
+    if states <= GOOD:
         leave(0)
     if not stops and not states & {"failed"}:
         say(f"The flow itself has stopped: {last_words(directory, process.returncode)}")

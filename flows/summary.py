@@ -53,6 +53,8 @@ def print_summary(console: Console, directory: StudyDirectory) -> list[Row]:
         if row.state == "failed":
             line = Text.assemble(("failed", STYLES["failed"]), f" {row.label}: {row.message}")
             console.print(line, soft_wrap=True)
+    for told in standing_of(rows):
+        console.print(Text(told), soft_wrap=True)
     for warning in warnings_of(rows, record):
         console.print(Text.assemble(("warning ", "yellow"), warning), soft_wrap=True)
     for label, text in pointers(directory, record, os.environ):
@@ -60,6 +62,24 @@ def print_summary(console: Console, directory: StudyDirectory) -> list[Row]:
             Text.assemble((f"{label:<18}", "bold" if label else ""), text), soft_wrap=True
         )
     return rows
+
+
+def standing_of(rows: Sequence[Row]) -> list[str]:
+    """Say which points were not computed here: predicted only, and why; reused, and from where.
+
+    Args:
+        rows: The points.
+
+    Returns:
+        Lines, one for each reason and each earlier study.
+    """
+    told: dict[str, list[str]] = {}
+    for row in rows:
+        if row.predicted_only:
+            told.setdefault(f"predicted only: {row.predicted_only}", []).append(row.label)
+        if row.reused_from:
+            told.setdefault(f"reused from {row.reused_from}", []).append(row.label)
+    return [f"{len(labels)} of {len(rows)} {text}" for text, labels in told.items()]
 
 
 def print_run(console: Console, directory: RunDirectory) -> None:
@@ -110,7 +130,7 @@ def table_of(rows: Sequence[Row], width: int) -> Table:
     unit = "step" if any(row.training for row in rows) else "round"
     columns: list[Column] = [
         ("state", lambda row: "" if is_over else row.state),
-        (unit, lambda row: "" if is_over else str(row.rounds)),
+        (unit, lambda row: "" if is_over or row.state == "predicted" else str(row.rounds)),
         ("loss", lambda row: _number(row.loss, 4)),
         *_training_columns(),
         ("accuracy", lambda row: "" if row.accuracy is None else f"{100 * row.accuracy:.1f} %"),
@@ -145,6 +165,10 @@ def _training_columns() -> list[Column]:
         column("validation", lambda training: _number(training.validation_loss, 4)),
         column("tokens/s", lambda training: scaled(training.tokens_per_s)),
         column("TFLOPS", lambda training: _number(training.tflops, 3)),
+        (
+            "predicted",
+            lambda row: "" if row.prediction is None else _number(row.prediction.tflops, 3),
+        ),
         column("MFU", lambda training: percent(training.mfu)),
     ]
 
@@ -195,10 +219,12 @@ def pointers(
     Returns:
         Labels and texts; an empty label continues the line above.
     """
+    figures = [directory.scaling, directory.scaling_split, directory.curves]
+    figures += [directory.speedup, directory.time_split]
+    drawn = [path for path in figures if path.exists()]
     found = [
-        ("Figure", directory.curves),
-        ("", directory.speedup),
-        ("", directory.time_split),
+        *(("" if number else "Figure", path) for number, path in enumerate(drawn)),
+        ("Interactive", directory.scaling_page),
         ("Report", directory.report),
         ("Directory", directory.path),
     ]

@@ -44,7 +44,7 @@ def training_run(
     return run_points(
         study,
         "training",
-        _follow,
+        follow_training,
         runs_dir=runs_dir,
         study_dir=study_dir,
         num_parallel=num_parallel,
@@ -52,7 +52,7 @@ def training_run(
     )
 
 
-def _follow(
+def follow_training(
     study: Study, run: RunDirectory, code_dir: Path | None, launcher: Launcher, job: JobId
 ) -> list[PrefectFuture[State[str]]]:
     """Follow the job of a point."""

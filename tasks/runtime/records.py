@@ -125,6 +125,20 @@ class Result(Record):
         return value
 
 
+class PredictedOnly(Record):
+    """``predicted_only.json``: a point of a scaling study that has no job."""
+
+    reason: str = Field(description="Why: not asked for, or what does not fit and what would.")
+
+
+class Reused(Record):
+    """``reused.json``: the result of an earlier run stands for this one."""
+
+    source: str = Field(description="Run directory that has computed it, absolute.")
+    study: str = Field(description="Name of the directory of its study.")
+    finished_ms: int = Field(ge=0, description="When it had finished, Unix milliseconds.")
+
+
 class Started(Record):
     """``attempts/<k>/started.json``: who claimed the attempt.
 

@@ -7,7 +7,7 @@ from pathlib import Path
 # The wrapper on the node starts with this file: no Pydantic, no dataclasses, no typing.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from tasks.runtime.records import ClientJobFile, JobFile, Result
+    from tasks.runtime.records import ClientJobFile, JobFile, PredictedOnly, Result, Reused
 
 
 class RunDirectory:
@@ -45,6 +45,21 @@ class RunDirectory:
     def result(self) -> Path:
         """How the run ended."""
         return self.path / "result.json"
+
+    @property
+    def prediction(self) -> Path:
+        """What the cost model says of the run, where it was asked."""
+        return self.path / "prediction.json"
+
+    @property
+    def predicted_only(self) -> Path:
+        """Why the run has no job; absent for what is to run."""
+        return self.path / "predicted_only.json"
+
+    @property
+    def reused(self) -> Path:
+        """From which earlier run the result was taken over; absent for what has run itself."""
+        return self.path / "reused.json"
 
     @property
     def stdout(self) -> Path:
@@ -127,6 +142,24 @@ class RunDirectory:
         from tasks.runtime.records import JobFile  # noqa: PLC0415  see above
 
         return JobFile.model_validate_json(self.job.read_bytes())
+
+    def read_predicted_only(self) -> PredictedOnly | None:
+        """Read ``predicted_only.json``; None if the run is to have a job."""
+        from tasks.runtime.records import PredictedOnly  # noqa: PLC0415  see above
+
+        try:
+            return PredictedOnly.model_validate_json(self.predicted_only.read_bytes())
+        except FileNotFoundError:
+            return None
+
+    def read_reused(self) -> Reused | None:
+        """Read ``reused.json``; None if the run has not been taken over."""
+        from tasks.runtime.records import Reused  # noqa: PLC0415  see above
+
+        try:
+            return Reused.model_validate_json(self.reused.read_bytes())
+        except FileNotFoundError:
+            return None
 
     def read_client_job(self) -> ClientJobFile:
         """Read ``job.json`` of a real worker."""

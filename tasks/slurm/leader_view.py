@@ -81,7 +81,7 @@ class LeaderView(Ledger):
             (plan,) = self.plans([entry.run_dir])
         except ValidationError:
             return SlurmResources()
-        return plan.resources or self.launcher(entry.study_dir)
+        return plan.resources or self.launcher(entry.study_dir).resources()
 
     def launcher(self, study_dir: str) -> SlurmLauncherConfig:
         """Return how a study submits its jobs; one that retries nothing if that cannot be read."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from configs.launchers import SlurmLauncherConfig, SlurmResources
+from configs.launchers import SlurmLauncherConfig
 from tasks.runtime.run_directory import RunDirectory
 from tasks.runtime.signs import is_locked
 from tasks.slurm.batches import divide, write_batch
@@ -245,8 +245,6 @@ def _sparing(plan: JobPlan, exclude: str, config: SlurmLauncherConfig) -> JobPla
     """Leave out the nodes that are to blame for earlier failures."""
     if not exclude:
         return plan
-    resources = plan.resources or SlurmResources(
-        **{name: getattr(config, name) for name in SlurmResources.model_fields}
-    )
+    resources = plan.resources or config.resources()
     nodes = ",".join(filter(None, (resources.exclude, exclude)))
     return plan.model_copy(update={"resources": resources.model_copy(update={"exclude": nodes})})

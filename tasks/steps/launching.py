@@ -6,6 +6,8 @@ from configs.arrivals import Slurm
 from configs.base import Fault
 from configs.federated import FederatedExperiment
 from configs.launchers import SlurmLauncherConfig, SlurmResources
+from configs.measuring import points_to_run
+from configs.placement import nodes_and_tasks
 from configs.study import Experiment, Study
 from configs.training import TrainingExperiment
 from tasks.runtime.records import JobFile
@@ -36,15 +38,16 @@ def launch_faults(study: Study) -> list[Fault]:
         study: The study.
 
     Returns:
-        The faults, with paths below ``launcher``; empty for a local launcher.
+        The faults, with paths below ``launcher``; empty for a local launcher, and for a study of
+        which nothing is to be run.
     """
-    if not isinstance(study.launcher, SlurmLauncherConfig):
+    if not isinstance(study.launcher, SlurmLauncherConfig) or not points_to_run(study):
         return []
     try:
         partitions = SlurmCli().partitions()
         faults = dict.fromkeys(
             fault
-            for resources in _asked_for(study, study.launcher)
+            for resources in asked_for(study, study.launcher)
             for fault in preflight.faults(resources, partitions)
         )
         return list(faults)
@@ -55,15 +58,25 @@ def launch_faults(study: Study) -> list[Fault]:
     return [Fault(path="launcher", message=message)]
 
 
-def _asked_for(study: Study, launcher: SlurmLauncherConfig) -> list[SlurmResources]:
-    """Return what servers and simulations ask for, and what workers ask on their partitions."""
+def asked_for(study: Study, launcher: SlurmLauncherConfig) -> list[SlurmResources]:
+    """Return what servers and simulations ask for, and what workers ask on their partitions.
+
+    Args:
+        study: The study.
+        launcher: Its launcher.
+    """
+    experiments = [point.experiment for point in points_to_run(study)]
     own = {
         share.partition
-        for point in study.points()
-        if (arrivals := _real_arrivals(point.experiment))
+        for one in experiments
+        if (arrivals := _real_arrivals(one))
         for share in arrivals.partitions
     }
-    return [_resources(launcher), *(_resources(launcher, name) for name in sorted(own))]
+    shapes = dict.fromkeys(nodes_and_tasks(one) for one in experiments)
+    return [
+        *(launcher.resources(nodes=nodes, tasks_per_node=tasks) for nodes, tasks in shapes),
+        *(launcher.resources(partition=name) for name in sorted(own)),
+    ]
 
 
 def make_launcher(study: Study, directory: StudyDirectory, num_parallel: int | None) -> Launcher:
@@ -94,8 +107,11 @@ def default_parallel(study: Study) -> int:
         study: The study.
 
     Returns:
-        One a core; only one, if jobs have several processes, which share the cores.
+        One a core; only one, if jobs have several processes, which share the cores, or if their
+        speeds are compared.
     """
+    if study.scaling is not None and study.experiment.kind == "training":
+        return 1
     experiments = (point.experiment for point in study.points())
     is_wide = any(isinstance(one, TrainingExperiment) and one.ranks > 1 for one in experiments)
     return 1 if is_wide else num_cores()
@@ -132,8 +148,27 @@ def point_plan(study: Study, job: JobFile, run: RunDirectory, code_dir: Path | N
         module = TRAINING
     else:
         module = SERVER if is_anarchic(job) else SIMULATION
-    plan = JobPlan(name=f"{study.name} {job.point}", module=module, run_dir=run.path.resolve())
-    return _on_slurm(study, plan, code_dir)
+    plan = JobPlan(
+        name=f"{study.name} {job.point}",
+        module=module,
+        run_dir=run.path.resolve(),
+        cpus=_cores_of(study, job.experiment),
+    )
+    nodes, tasks_per_node = nodes_and_tasks(job.experiment)
+    return _on_slurm(study, plan, code_dir, nodes=nodes, tasks_per_node=tasks_per_node)
+
+
+def _cores_of(study: Study, experiment: Experiment) -> int | None:
+    """Give every rank of a scaling study as many cores of this machine, at all sizes.
+
+    A fair share of the machine would make a lone rank faster than one of many, which is no scaling.
+    """
+    is_compared = study.scaling is not None and study.launcher.kind == "local"
+    if not is_compared or not isinstance(experiment, TrainingExperiment):
+        return None
+    trained = [point.experiment for point in points_to_run(study)]
+    most = max(one.ranks for one in trained if isinstance(one, TrainingExperiment))
+    return experiment.ranks * max(1, num_cores() // most)
 
 
 def worker_plans(
@@ -180,20 +215,23 @@ def _real_arrivals(experiment: Experiment) -> Slurm | None:
 
 
 def _on_slurm(
-    study: Study, plan: JobPlan, code_dir: Path | None, *, partition: str | None = None
+    study: Study,
+    plan: JobPlan,
+    code_dir: Path | None,
+    *,
+    nodes: int = 1,
+    tasks_per_node: int = 1,
+    partition: str | None = None,
 ) -> JobPlan:
     """Add what the study asks of Slurm, if it asks anything."""
     launcher = study.launcher
     if not isinstance(launcher, SlurmLauncherConfig):
         return plan
     update = {
-        "resources": _resources(launcher, partition),
+        "resources": launcher.resources(
+            nodes=nodes, tasks_per_node=tasks_per_node, partition=partition
+        ),
         "code_dir": code_dir,
         "python": launcher.python,
     }
     return plan.model_copy(update=update)
-
-
-def _resources(launcher: SlurmLauncherConfig, partition: str | None = None) -> SlurmResources:
-    asked = {name: getattr(launcher, name) for name in SlurmResources.model_fields}
-    return SlurmResources(**asked | ({"partition": partition} if partition else {}))

@@ -7,7 +7,7 @@ from tasks.runtime.journal import read_journal
 from tasks.runtime.metrics import Metric
 from tasks.runtime.run_directory import RunDirectory
 from tasks.slurm.liveness import is_alive
-from tasks.tracking.history import RunState, read_state
+from tasks.tracking.history import OVER, RunState, read_state
 from tasks.tracking.study_directory import StudyDirectory
 
 
@@ -42,7 +42,7 @@ class PointProgress:
     @property
     def is_over(self) -> bool:
         """Whether nothing more will come."""
-        return self.state in {"finished", "failed", "interrupted"}
+        return self.state in OVER
 
     @property
     def measures(self) -> dict[str, str]:
@@ -159,7 +159,7 @@ class PointReader:
             OSError: A file cannot be read.
             ValidationError: A file is not what it should be.
         """
-        if self._progress.state in {"finished", "failed"}:  # Slurm may start a stopped one again
+        if self._progress.state in OVER - {"interrupted"}:  # Slurm may start a stopped one again
             return self._progress
         result = self._directory.read_result()
         state = read_state(self._directory, result)
@@ -173,6 +173,11 @@ class PointReader:
             metrics |= line.metrics
         has_ended = result is not None and state == result.status
         before = self._progress
+        told = result.message if result and has_ended else ""
+        if state == "predicted" and (predicted := self._directory.read_predicted_only()):
+            told = predicted.reason
+        if state == "finished" and (reused := self._directory.read_reused()):
+            told = f"reused from {reused.study}"
         self._progress = replace(
             before,
             state=state,
@@ -181,6 +186,6 @@ class PointReader:
             accuracy=metrics.get(Metric.TEST_ACCURACY, before.accuracy),
             tokens_per_s=metrics.get(Metric.TOKENS_PER_S, before.tokens_per_s),
             tflops=metrics.get(Metric.TFLOPS, before.tflops),
-            message=result.message if result and has_ended else "",
+            message=told,
         )
         return self._progress

@@ -2,7 +2,7 @@
 
 SEED_AXES = frozenset({"seed", "data.seed"})
 """Axes along which runs are repeated, not compared."""
-_CLEAR = {"algorithm", "partition", "engine"}
+_CLEAR = {"algorithm", "partition", "engine", "strategy"}
 """Axes whose values are names that need no other."""
 
 

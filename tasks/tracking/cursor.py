@@ -22,6 +22,9 @@ class Cursor(Record):
     run_id: str = Field(default="", description="MLflow's id of the run; empty until it exists.")
     offset: int = Field(default=0, ge=0, description="Bytes of the journal that were sent.")
     sequence: int = Field(default=0, ge=0, description="Number of the first line not sent.")
+    is_predicted: bool = Field(
+        default=False, description="Whether a point without a job was reported as predicted."
+    )
     num_ended: int = Field(
         default=0, ge=0, description="Attempts that there were when the end was last reported."
     )

@@ -9,10 +9,16 @@ from numpy.typing import NDArray
 
 from tasks.runtime.journal import read_journal
 from tasks.runtime.metrics import Metric
-from tasks.runtime.records import Exit, JobFile, Result
+from tasks.runtime.prediction import Prediction
+from tasks.runtime.records import Exit, JobFile, PredictedOnly, Result, Reused
 from tasks.runtime.run_directory import RunDirectory
 
-RunState = Literal["waiting", "running", "finished", "failed", "interrupted"]
+RunState = Literal["waiting", "running", "finished", "failed", "interrupted", "predicted"]
+"""How a run stands; a predicted one has no job, and is over from the start."""
+OVER: frozenset[RunState] = frozenset({"finished", "failed", "interrupted", "predicted"})
+"""States after which nothing more comes by itself."""
+GOOD: frozenset[RunState] = frozenset({"finished", "predicted"})
+"""States that leave nothing to do."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +55,9 @@ class RunHistory:
         metrics: Metric -> series.
         last_timestamp_ms: Of the journal's last line, Unix milliseconds; 0 without lines.
         rounds: Round of the last line.
+        prediction: What the cost model says, where it was asked.
+        predicted_only: Why it has no job; None if it has.
+        reused: Which earlier run has computed it; None if it has itself.
     """
 
     directory: RunDirectory
@@ -58,6 +67,9 @@ class RunHistory:
     metrics: Mapping[str, Series]
     last_timestamp_ms: int
     rounds: int
+    prediction: Prediction | None = None
+    predicted_only: PredictedOnly | None = None
+    reused: Reused | None = None
 
     def series(self, metric: str) -> Series:
         """Return one metric's series, empty if the run does not have it."""
@@ -103,7 +115,25 @@ def read_history(directory: RunDirectory) -> RunHistory:
         },
         last_timestamp_ms=timestamp_ms,
         rounds=rounds,
+        prediction=read_prediction(directory),
+        predicted_only=directory.read_predicted_only(),
+        reused=directory.read_reused(),
     )
+
+
+def read_prediction(directory: RunDirectory) -> Prediction | None:
+    """Read what the cost model says of a run; None where it was not asked.
+
+    Args:
+        directory: The run.
+
+    Raises:
+        ValidationError: It is no prediction.
+    """
+    try:
+        return Prediction.model_validate_json(directory.prediction.read_bytes())
+    except FileNotFoundError:
+        return None
 
 
 def read_state(directory: RunDirectory, result: Result | None) -> RunState:
@@ -118,7 +148,7 @@ def read_state(directory: RunDirectory, result: Result | None) -> RunState:
     """
     attempts = directory.attempts()
     if not attempts:
-        return "waiting"
+        return "predicted" if directory.predicted_only.exists() else "waiting"
     try:
         ended = Exit.model_validate_json((attempts[-1] / "exit.json").read_bytes())
     except FileNotFoundError:

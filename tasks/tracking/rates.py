@@ -98,7 +98,7 @@ def fit_rate(rounds: ArrayLike, grad_sq_norms: ArrayLike, seed: int) -> RateFit 
     exponent = float(_slopes(squares.ends, squares.running(squares.means)))
     resampled, num_independent = _resample(squares, rng)
     error = np.std(_slopes(squares.ends, squares.running(resampled)), ddof=1)
-    half = float(error) * _student(max(3.0, num_independent - 2))
+    half = float(error) * student(max(3.0, num_independent - 2))
     return RateFit(exponent, exponent - half, exponent + half, squares.num_points)
 
 
@@ -133,7 +133,7 @@ def fit_rate_over_seeds(runs: Sequence[tuple[ArrayLike, ArrayLike]], seed: int) 
     drawn = np.random.default_rng(seed).integers(0, num_runs, (_NUM_RESAMPLES, num_runs))
     exponent = float(_slopes(ends, curves.mean(axis=0)))
     error = np.std(_slopes(ends, curves[drawn].mean(axis=1)), ddof=1)
-    half = float(error) * np.sqrt(num_runs / (num_runs - 1)) * _student(num_runs - 1)
+    half = float(error) * np.sqrt(num_runs / (num_runs - 1)) * student(num_runs - 1)
     return RateFit(exponent, exponent - half, exponent + half, len(ends) + 1)
 
 
@@ -261,8 +261,12 @@ def _autocorrelation(residuals: Floats) -> float:
     return float(np.clip(raw + (1 + 4 * raw) / len(residuals), 0.0, 0.98))
 
 
-def _student(degrees: float) -> float:
-    """97.5 % quantile of Student's t (from 3 degrees on by its expansion, 0.02 off at 3)."""
+def student(degrees: float) -> float:
+    """Return the 97.5 % quantile of Student's t.
+
+    Args:
+        degrees: Degrees of freedom, from 1 on; from 3 on its expansion is used, 0.02 off at 3.
+    """
     if degrees < 3:
         return {1: 12.706, 2: 4.303}[round(degrees)]
     z = 1.959964

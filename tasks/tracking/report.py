@@ -14,10 +14,14 @@ from tasks.runtime.metrics import Metric
 from tasks.tracking.axes import SEED_AXES, short_name, told
 from tasks.tracking.costs import TotalCost, read_costs, total
 from tasks.tracking.figures import FEDERATED_PANELS, draw_curves
-from tasks.tracking.history import RunHistory, read_history
+from tasks.tracking.history import GOOD, RunHistory, read_history
 from tasks.tracking.rates import RateFit, Speedup, fit_rate_over_seeds
 from tasks.tracking.rows import Row, row_of
-from tasks.tracking.speedup import draw_speedup, measure_speedups
+from tasks.tracking.scaling_figures import draw_scaling, draw_scaling_split
+from tasks.tracking.scaling_page import write_data, write_page, write_speedup_page
+from tasks.tracking.scaling_report import scaling_section
+from tasks.tracking.scaling_rows import scaling_points
+from tasks.tracking.speedup import draw_speedup, fits_of, measure_speedups
 from tasks.tracking.study_directory import StudyDirectory
 from tasks.tracking.tables import Column, markdown_table, number, percent, seconds
 from tasks.tracking.training_figures import TRAINING_PANELS, draw_time_split
@@ -49,17 +53,22 @@ def write_report(study_dir: Path, *, tracking_uri: str | None = None) -> Path:
     study = directory.read_study()
     histories = [read_history(point) for point in directory.points()]
     rows = [row_of(history) for history in histories]
+    ran = [row for row in rows if row.state != "predicted"]
     is_training = isinstance(study.experiment, TrainingExperiment)
     panels = TRAINING_PANELS if is_training else FEDERATED_PANELS
     has_curves = draw_curves(histories, panels, directory.curves)
     has_time_split = draw_time_split(rows, directory.time_split)
+    scaling = _scaling(directory, study, list(zip(histories, rows, strict=True)))
     speedups = measure_speedups(study, histories)
     if speedups:
         draw_speedup(speedups, directory.speedup)
+        if study.scaling is not None:
+            write_speedup_page(study.name, study.description, speedups, directory.scaling_page)
     sections = [
         f"# {study.name}\n\n{study.description}".rstrip(),
         _states(study, rows),
-        _table(rows, _columns(rows, study.experiment.unit)),
+        scaling,
+        _table(ran, _columns(ran, study.experiment.unit)),
         _RATE_NOTE if any(row.rate is not None for row in rows) else "",
         TRAINING_NOTE if has_time_split else "",
         f"![Curves of {study.name}]({directory.curves.name})" if has_curves else "",
@@ -74,6 +83,25 @@ def write_report(study_dir: Path, *, tracking_uri: str | None = None) -> Path:
     text = "\n\n".join(section for section in sections if section) + "\n"
     write_atomically(directory.report, text.encode())
     return directory.report
+
+
+def _scaling(
+    directory: StudyDirectory, study: Study, runs: Sequence[tuple[RunHistory, Row]]
+) -> str:
+    """Draw what a scaling study of trainings compares, and write its section."""
+    if study.scaling is None or study.experiment.kind != "training":
+        return ""
+    points = scaling_points(study, study.scaling, runs)
+    published = study.scaling.published
+    figures = {}
+    if draw_scaling(points, published, directory.scaling):
+        figures["TFLOPS per device and efficiency over devices"] = directory.scaling.name
+    if draw_scaling_split(points, published, directory.scaling_split):
+        figures["Where the time of a train step goes"] = directory.scaling_split.name
+    has_page = write_page(study.name, study.description, points, published, directory.scaling_page)
+    write_data(points, directory.scaling_data)
+    page = directory.scaling_page.name if has_page else ""
+    return scaling_section(study.scaling, points, figures=figures, page=page)
 
 
 def _states(study: Study, rows: Sequence[Row]) -> str:
@@ -206,7 +234,24 @@ def _speedup_section(groups: Mapping[str, Sequence[Speedup]], figure: str) -> st
         "Since the mean squared gradient norm G falls like 1/sqrt(m K T), a run stands after T "
         "rounds where the base stands after (G of the base / G)^2 times as many."
     )
-    return f"## Speed-up\n\n{table}\n\n{note}\n\n![Measured and ideal speed-up]({figure})"
+    fitted = _fitted(groups)
+    shown = f"![Measured and ideal speed-up]({figure})"
+    return "\n\n".join(filter(None, ["## Speed-up", table, note, fitted, shown]))
+
+
+def _fitted(groups: Mapping[str, Sequence[Speedup]]) -> str:
+    """Say how close to linear the speed-up is, in m K and in each of the two alone."""
+    lines = []
+    for rest, members in groups.items():
+        told = [
+            f"{'(m K)' if name == 'm K' else name}^p with p = {fit.exponent:.2f} "
+            f"[{fit.low:.2f}, {fit.high:.2f}]"
+            for name, fit in fits_of(members).items()
+        ]
+        if told:
+            lines.append(f"- {rest or 'fitted'}: {', '.join(told)}")
+    head = "Fitted power laws of the speed-up; p = 1 is linear (95 % confidence interval):\n\n"
+    return head + "\n".join(lines) if lines else ""
 
 
 def _failures(rows: Sequence[Row], unit: str) -> str:
@@ -275,7 +320,7 @@ def _next(
     told = []
     if failed := [row for row in rows if row.state == "failed"]:
         told.append(f"Look at a failure: `watershed show {os.path.relpath(failed[0].directory)}`")
-    if any(row.state != "finished" for row in rows) or not rows:
+    if any(row.state not in GOOD for row in rows) or not rows:
         told.append(f"Continue what has not finished: `watershed resume {where}`")
     refused = [row.label for row in rows if row.num_refused]
     if refused and isinstance(study.experiment, FederatedExperiment):
@@ -289,10 +334,11 @@ def _next(
             "reaches 0). Noise or bias? Halve `algorithm.server_lr`: a floor of noise falls with "
             "it, one of bias stays"
         )
-    if len(rows) > 1 and not any(name in SEED_AXES for name in study.grid):
+    is_measured = any(row.state != "predicted" for row in rows)
+    if len(rows) > 1 and is_measured and not any(name in SEED_AXES for name in study.grid):
         told.append(
-            "One seed a point does not tell a difference from chance: add `seed: [0, 1, 2]` to "
-            "the grid"
+            "One seed a point does not tell a difference from chance: add "
+            + ("`repeats: 3`" if study.scaling else "`seed: [0, 1, 2]` to the grid")
         )
     if tracking_uri:
         told.append(_how_to_compare(study, tracking_uri))

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from tasks.runtime.metrics import Metric
+from tasks.runtime.prediction import Prediction
 from tasks.tracking.history import RunHistory, RunState, Series, read_history
 from tasks.tracking.rates import RateFit, fit_rate
 from tasks.tracking.study_directory import StudyDirectory
@@ -40,6 +41,9 @@ class Row:
         wall_s: Wall time of all attempts.
         warnings: What the user should know.
         training: What only a training on ranks measures.
+        prediction: What the cost model says, where it was asked.
+        predicted_only: Why it has no job; empty if it has.
+        reused_from: Name of the study whose result it has; empty if it has run itself.
     """
 
     label: str
@@ -62,6 +66,9 @@ class Row:
     wall_s: float | None
     warnings: tuple[str, ...]
     training: TrainingMeasures | None = None
+    prediction: Prediction | None = None
+    predicted_only: str = ""
+    reused_from: str = ""
 
 
 def collect_rows(study_dir: Path) -> list[Row]:
@@ -99,7 +106,7 @@ def row_of(history: RunHistory) -> Row:
         coordinates=dict(history.job.coordinates),
         directory=str(history.directory.path),
         state=history.state,
-        message=result.message if result and ended else "",
+        message=result.message if result and ended else _why_no_job(history),
         rounds=history.rounds,
         loss=history.series(Metric.TRAIN_LOSS).last,
         accuracy=history.series(Metric.TEST_ACCURACY).last,
@@ -115,7 +122,15 @@ def row_of(history: RunHistory) -> Row:
         wall_s=result.wall_s if result and ended else wall_s,
         warnings=result.warnings if result else (),
         training=training_measures(history),
+        prediction=history.prediction,
+        predicted_only=_why_no_job(history),
+        reused_from=history.reused.study if history.reused else "",
     )
+
+
+def _why_no_job(history: RunHistory) -> str:
+    reason = history.predicted_only.reason if history.predicted_only else ""
+    return reason if history.state == "predicted" else ""
 
 
 def fitted_rate(history: RunHistory) -> RateFit | None:

@@ -1,23 +1,25 @@
 """Linear speed-up: which configurations of a study it compares, and the figure."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from configs.arrivals import ConstantSteps, LocalSteps, PerWorkerSteps, UniformSteps
 from configs.federated import FederatedExperiment
+from configs.scaling_points import mean_local_steps
 from configs.study import Study
 from tasks.runtime.metrics import Metric
 from tasks.tracking.axes import SEED_AXES, told
 from tasks.tracking.figures import OKABE_ITO, STYLE
 from tasks.tracking.history import RunHistory
-from tasks.tracking.rates import Speedup, mean_square_gradient, speedups
+from tasks.tracking.rates import Speedup, mean_square_gradient, speedups, student
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+_LEAST_FITTED = 2
 _SCALED = ("algorithm.collect", "local_steps")
 _TUNED = ("algorithm.server_lr", "worker.lr")  # the theorems scale the rates with m and K
 
@@ -32,7 +34,7 @@ def measure_speedups(study: Study, histories: Sequence[RunHistory]) -> dict[str,
     Returns:
         What else varies -> its speed-ups, for all that have at least two different m K.
     """
-    scaling = {name for name, axis in study.grid.items() if _scales(name, axis)}
+    scaling = scaling_axes(study)
     finished = [
         history
         for history in histories
@@ -43,27 +45,53 @@ def measure_speedups(study: Study, histories: Sequence[RunHistory]) -> dict[str,
     until = min(_span(history) for history in finished)
     groups: dict[str, dict[tuple[float, float], list[float]]] = {}
     for history in finished:
-        experiment = history.job.experiment
-        if not isinstance(experiment, FederatedExperiment):
-            continue
-        is_real = experiment.arrivals.kind == "slurm"  # then K is a matter of time
-        steps = None if is_real else _mean_steps(experiment.local_steps)
+        configuration = configuration_of(scaling, history)
         series = history.series(Metric.TRAIN_GRAD_SQ_NORM)
         mean_square = mean_square_gradient(series.rounds, series.values, until)
-        if steps is None or mean_square is None:
+        if configuration is None or mean_square is None:
             continue
-        rest = ", ".join(
-            told(name, label)
-            for name, label in history.job.coordinates.items()
-            if name not in scaling | SEED_AXES
-        )
-        configuration = (float(experiment.algorithm.collect), steps)
-        groups.setdefault(rest, {}).setdefault(configuration, []).append(mean_square)
+        rest, size = configuration
+        groups.setdefault(rest, {}).setdefault(size, []).append(mean_square)
     return {
         rest: speedups(measured)
         for rest, measured in groups.items()
         if len({collect * steps for collect, steps in measured}) > 1
     }
+
+
+def scaling_axes(study: Study) -> set[str]:
+    """Return the axes of a study that change m or K, and nothing else but the rates.
+
+    Args:
+        study: The study.
+    """
+    return {name for name, axis in study.grid.items() if _scales(name, axis)}
+
+
+def configuration_of(
+    scaling: set[str], history: RunHistory
+) -> tuple[str, tuple[float, float]] | None:
+    """Return what a run is compared as.
+
+    Args:
+        scaling: Axes that change m or K.
+        history: The run.
+
+    Returns:
+        What else varies, in words, and (m, K); None if it has no K, or is no federated run.
+    """
+    experiment = history.job.experiment
+    if not isinstance(experiment, FederatedExperiment):
+        return None
+    steps = mean_local_steps(experiment)
+    if steps is None:
+        return None
+    rest = ", ".join(
+        told(name, label)
+        for name, label in history.job.coordinates.items()
+        if name not in scaling | SEED_AXES
+    )
+    return rest, (float(experiment.algorithm.collect), steps)
 
 
 def _scales(name: str, axis: Sequence[object] | Mapping[str, Mapping[str, object]]) -> bool:
@@ -81,15 +109,62 @@ def _span(history: RunHistory) -> float:
     return float(rounds[-1] - rounds[0])
 
 
-def _mean_steps(local_steps: LocalSteps) -> float | None:
-    """K of the configuration; None if it follows from the clock."""
-    if isinstance(local_steps, ConstantSteps):
-        return float(local_steps.steps)
-    if isinstance(local_steps, UniformSteps):
-        return (local_steps.low + local_steps.high) / 2
-    if isinstance(local_steps, PerWorkerSteps):
-        return float(np.mean(local_steps.steps))
-    return None
+@dataclass(frozen=True)
+class SpeedupFit:
+    """A power law: the speed-up is the ideal one to the power of the exponent.
+
+    Attributes:
+        exponent: 1 is linear speed-up.
+        low: Lower end of its 95 % confidence interval.
+        high: Upper end.
+        count: Configurations beside the base.
+    """
+
+    exponent: float
+    low: float
+    high: float
+    count: int
+
+
+def fit_speedup(members: Sequence[Speedup]) -> SpeedupFit | None:
+    """Fit the exponent by least squares in logarithms, through the base, where both are 1.
+
+    Args:
+        members: Speed-ups, the base among them.
+
+    Returns:
+        The fit, its interval by Student's t from the residuals; None for fewer than 2
+        configurations beside the base.
+    """
+    others = [one for one in members if one.ideal > 1 and one.measured > 0]
+    if len(others) < _LEAST_FITTED:
+        return None
+    ideal = np.log([one.ideal for one in others])
+    measured = np.log([one.measured for one in others])
+    exponent = float(ideal @ measured / (ideal @ ideal))
+    residuals = measured - exponent * ideal
+    degrees = len(others) - 1
+    half = student(degrees) * float(np.sqrt(residuals @ residuals / degrees / (ideal @ ideal)))
+    return SpeedupFit(exponent, exponent - half, exponent + half, len(others))
+
+
+def fits_of(members: Sequence[Speedup]) -> dict[str, SpeedupFit]:
+    """Fit all configurations, and those that differ from the base in m alone, or in K alone.
+
+    Args:
+        members: Speed-ups, by increasing m K; the first is the base.
+
+    Returns:
+        ``m K``, ``m`` and ``K``, those of which there are enough configurations.
+    """
+    base = members[0]
+    chosen = {
+        "m K": members,
+        "m": [one for one in members if one.local_steps == base.local_steps],
+        "K": [one for one in members if one.collect == base.collect],
+    }
+    fits = {name: fit_speedup(some) for name, some in chosen.items()}
+    return {name: fit for name, fit in fits.items() if fit is not None}
 
 
 def draw_speedup(groups: Mapping[str, Sequence[Speedup]], path: Path) -> None:
@@ -126,6 +201,12 @@ def _draw_speedup_panel(place: "Axes", members: Sequence[Speedup]) -> None:
         ha="right",
         color="#777777",
     )
+    if fit := fit_speedup(members):
+        label = f"fitted, exponent {fit.exponent:.2f}"
+        reached = most**fit.exponent
+        place.plot(
+            [1, most], [1, reached], color="#777777", lw=1, ls=(0, (4, 2)), zorder=1, label=label
+        )
     steps = sorted({one.local_steps for one in members})
     for number, local_steps in enumerate(steps):
         line = [one for one in members if one.local_steps == local_steps]

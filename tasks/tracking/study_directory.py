@@ -43,6 +43,26 @@ class StudyDirectory:
         """Figure: where the time of a train step goes, for studies of trainings."""
         return self.path / "time_split.png"
 
+    @property
+    def scaling(self) -> Path:
+        """Figure: TFLOPS per device and efficiency over sizes, for scaling studies."""
+        return self.path / "scaling.png"
+
+    @property
+    def scaling_split(self) -> Path:
+        """Figure: where the time of a train step goes, measured and predicted, by size."""
+        return self.path / "scaling_split.png"
+
+    @property
+    def scaling_page(self) -> Path:
+        """The same figures to look around in, with a browser; needs no network."""
+        return self.path / "scaling.html"
+
+    @property
+    def scaling_data(self) -> Path:
+        """What they show, as JSON."""
+        return self.path / "scaling.json"
+
     def point(self, index: int, label: str) -> RunDirectory:
         """Return the run directory of a grid point, which need not exist.
 

@@ -66,12 +66,16 @@ def work(directory: RunDirectory) -> Result:
             message = "ranks were started one by one, and not by job.sh; run: sbatch job.sh"
             raise JobError("ranks", message)
     identities = all_ranks(experiment) if identity is None else [identity]
-    _share_cores(len(identities))
+    share_cores(len(identities))
     return _run(directory, job, identities, fence=fence, is_alone=identity is None)
 
 
-def _share_cores(num_ranks: int) -> None:
-    """Deal the cores that this process may use to its ranks; before torch is imported."""
+def share_cores(num_ranks: int) -> None:
+    """Deal the cores that this process may use to its ranks; before torch is imported.
+
+    Args:
+        num_ranks: Ranks that this process starts.
+    """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     given = os.environ.get(_THREADS, "")
     threads = int(given) if given.isdecimal() else cores or 1

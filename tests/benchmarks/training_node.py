@@ -14,12 +14,15 @@ import time
 from pathlib import Path
 
 import torch
+from pydantic import TypeAdapter
 from torch import distributed as dist
 
 from configs.base import Record
+from configs.calibration import Calibration
 from configs.training import TrainingExperiment
 from tasks.runtime.records import Result
 from tasks.runtime.stopping import StopRequest
+from tasks.zero.calibrate import calibrate
 from tasks.zero.engines import build_engine
 from tasks.zero.identity import Identity, all_ranks
 from tasks.zero.local_ranks import run_ranks
@@ -60,6 +63,27 @@ class Order(Record):
         return self.directory / "measured.json"
 
 
+class CalibrationOrder(Record):
+    """What the ranks of a node are to measure, as ``watershed calibrate`` has them do.
+
+    Attributes:
+        calibration: What all ranks measure.
+        node: Which node this is, from 0.
+        num_nodes: How many there are.
+        directory: Where the ranks of all nodes meet, and rank 0 leaves its answer; new.
+    """
+
+    calibration: Calibration
+    node: int
+    num_nodes: int
+    directory: Path
+
+    @property
+    def answer(self) -> Path:
+        """File of what was measured."""
+        return self.directory / "calibrated.json"
+
+
 class Measured(Record):
     """What rank 0 has seen of some train steps.
 
@@ -84,6 +108,9 @@ class Measured(Record):
     loss: float
 
 
+_ORDERS: TypeAdapter[Order | CalibrationOrder] = TypeAdapter(Order | CalibrationOrder)
+
+
 def measure(order: Order, identity: Identity) -> Result:
     """Be a rank: train, and measure.
 
@@ -94,11 +121,8 @@ def measure(order: Order, identity: Identity) -> Result:
     Returns:
         That it went well.
     """
-    experiment, num_ranks = order.experiment, identity.num_ranks
-    torch.set_num_threads(1)
-    # A file: the ranks' talk about how to reach each other is not to cross the links.
-    store = dist.FileStore(str(order.directory / "store"), num_ranks)  # type: ignore[attr-defined]
-    dist.init_process_group("gloo", store=store, rank=identity.rank, world_size=num_ranks)
+    experiment = order.experiment
+    store = _join(order.directory, identity)
     engine = build_engine(experiment, torch.device("cpu"))
     generator = torch.Generator().manual_seed(identity.rank)
     shape = (experiment.accumulation, experiment.micro_batch, experiment.sequence + 1)
@@ -131,9 +155,38 @@ def measure(order: Order, identity: Identity) -> Result:
             loss=reports[-1].loss,
         )
         order.answer.write_text(measured.model_dump_json())
-    # A rank that ends resets its connections, also those that others still read from.
+    return _leave(store, identity)
+
+
+def calibrated(order: CalibrationOrder, identity: Identity) -> Result:
+    """Be a rank: measure the machine.
+
+    Args:
+        order: The order.
+        identity: Of this rank.
+
+    Returns:
+        That it went well.
+    """
+    store = _join(order.directory, identity)
+    found = calibrate(order.calibration, torch.device("cpu"))
+    if identity.rank == 0:
+        order.answer.write_text(found.model_dump_json())
+    return _leave(store, identity)
+
+
+def _join(directory: Path, identity: Identity) -> "dist.FileStore":  # type: ignore[name-defined]  # not in its __all__
+    torch.set_num_threads(1)
+    # A file: the ranks' talk about how to reach each other is not to cross the links.
+    store = dist.FileStore(str(directory / "store"), identity.num_ranks)  # type: ignore[attr-defined]
+    dist.init_process_group("gloo", store=store, rank=identity.rank, world_size=identity.num_ranks)
+    return store
+
+
+def _leave(store: "dist.FileStore", identity: Identity) -> Result:  # type: ignore[name-defined]
+    """Wait for all: a rank that ends resets its connections, also those that others read from."""
     store.add("done", 1)
-    while store.add("done", 0) < num_ranks:
+    while store.add("done", 0) < identity.num_ranks:
         time.sleep(_POLL_S)
     return Result(status="finished")
 
@@ -153,11 +206,16 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # engines print there what nobody here asked for
     for line in sys.stdin:
-        order = Order.model_validate_json(line)
-        importlib.import_module(_MODULES[order.experiment.engine])  # once, for all ranks to come
-        per_node = order.experiment.ranks // order.num_nodes
-        here = all_ranks(order.experiment)[order.node * per_node :][:per_node]
-        end = run_ranks(here, functools.partial(measure, order), StopRequest())
+        order: Order | CalibrationOrder = _ORDERS.validate_json(line)
+        if isinstance(order, Order):
+            importlib.import_module(_MODULES[order.experiment.engine])  # once, for all ranks
+            experiment, work = order.experiment, functools.partial(measure, order)
+        else:
+            experiment = order.calibration.ranks_experiment
+            work = functools.partial(calibrated, order)
+        per_node = experiment.ranks // order.num_nodes
+        here = all_ranks(experiment)[order.node * per_node :][:per_node]
+        end = run_ranks(here, work, StopRequest())
         print(end.result.model_dump_json(), file=answers, flush=True)
 
 

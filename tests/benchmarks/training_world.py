@@ -9,9 +9,11 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from configs.calibration import Calibration
 from configs.training import TrainingExperiment
 from tasks.runtime.records import Result
-from tests.benchmarks.training_node import Measured, Order
+from tasks.zero.calibrate_file import Calibrated
+from tests.benchmarks.training_node import CalibrationOrder, Measured, Order
 from tests.cluster.netns_cluster import INTERFACE, NetnsCluster
 
 _ROOT = Path(__file__).parents[2]
@@ -55,13 +57,41 @@ class World:
             )
             for number in range(len(self.nodes))
         ]
+        self._carry_out(orders)
+        return Measured.model_validate_json(orders[0].answer.read_text())
+
+    def calibrate(self, calibration: Calibration) -> Calibrated:
+        """Measure the machine on all nodes, with new processes.
+
+        Args:
+            calibration: As many nodes as there are.
+
+        Returns:
+            What was measured.
+
+        Raises:
+            RuntimeError: A rank has failed.
+        """
+        directory = Path(tempfile.mkdtemp(dir=self.directory))
+        orders = [
+            CalibrationOrder(
+                calibration=calibration,
+                node=number,
+                num_nodes=len(self.nodes),
+                directory=directory,
+            )
+            for number in range(len(self.nodes))
+        ]
+        self._carry_out(orders)
+        return Calibrated.model_validate_json(orders[0].answer.read_text())
+
+    def _carry_out(self, orders: Sequence[Order | CalibrationOrder]) -> None:
         for node, order in zip(self.nodes, orders, strict=True):
             assert node.stdin is not None
             print(order.model_dump_json(), file=node.stdin, flush=True)
         failures = [result.message for result in map(_answer, self.nodes) if result.message]
         if failures:
             raise RuntimeError("; ".join(failures))
-        return Measured.model_validate_json(orders[0].answer.read_text())
 
 
 def _answer(node: "subprocess.Popen[str]") -> Result:

@@ -7,7 +7,12 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("flows", "tasks", "models", "configs")
-ENTRY_POINTS = ("flows.federated.federated_study", "flows.training.training_run")
+ENTRY_POINTS = (
+    "flows.federated.federated_study",
+    "flows.training.training_run",
+    "flows.scaling.scaling_study",
+    "flows.nightly.nightly",
+)
 """Every flow that can be deployed, by module path."""
 
 
@@ -55,7 +60,7 @@ def test_flows_load_by_module_path() -> None:
         f"print(*(load(one, use_placeholder_flow=False).name for one in {list(ENTRY_POINTS)}))"
     )
 
-    assert names == "federated-study training-run"
+    assert names == "federated-study training-run scaling-study nightly"
 
 
 def test_the_command_line_starts_without_heavy_libraries() -> None:

@@ -21,6 +21,8 @@ def _faults(launcher: dict[str, Any], **experiment: Any) -> list[str]:
     ("launcher", "experiment"),
     [
         ({"nodes": 2, "tasks_per_node": 4}, {"ranks": 8}),
+        ({}, {"ranks": 8}),
+        ({"nodes": 2}, {"ranks": 8}),
         ({"tasks_per_node": 2, "pack": "single"}, {"ranks": 2}),
         (
             {"nodes": 48, "tasks_per_node": 8, "gpus_per_node": 8},
@@ -40,9 +42,14 @@ def test_a_task_for_each_rank_on_whole_nodes_is_right(
     ("launcher", "expected"),
     [
         (
-            {},
+            {"nodes": 1, "tasks_per_node": 1},
             "launcher.nodes: 1 nodes of 1 tasks do not match 8 ranks on nodes of 4 (mini); set "
-            "launcher.nodes: 2 and launcher.tasks_per_node: 4, or change ranks or topology",
+            "launcher.nodes: 2 and launcher.tasks_per_node: 4, or leave both out, or change ranks "
+            "or topology",
+        ),
+        (
+            {"nodes": 1},
+            "launcher.nodes: 1 nodes of 4 tasks do not match 8 ranks on nodes of 4 (mini); set",
         ),
         (
             {"nodes": 1, "tasks_per_node": 8},

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from configs.scaling import ScalingStudy
 from configs.study import Study
 from tasks.runtime.run_directory import RunDirectory
 from tasks.slurm.local import num_cores
@@ -15,6 +16,7 @@ from tasks.steps.launching import (
     SIMULATION,
     TRAINING,
     default_parallel,
+    launch_faults,
     point_plan,
     worker_plans,
 )
@@ -60,3 +62,42 @@ def test_trainings_on_this_machine_run_one_at_a_time(
 ) -> None:
     """The ranks of one share the cores; jobs of one process run one a core."""
     assert default_parallel(_study(experiment)) == expected
+
+
+def test_ranks_of_a_scaling_study_have_as_many_cores_at_all_sizes(tmp_path: Path) -> None:
+    """On this machine one rank of 1 gets what one of 64 gets; of other studies, a fair share."""
+    raw = {"kind": "scaling", "name": "s", "experiment": {"kind": "training"}, "sizes": [1, 64]}
+    compared = ScalingStudy.model_validate(raw).study()
+    alone = compared.model_copy(update={"scaling": None})
+
+    found = {
+        study.scaling is not None: [
+            point_plan(study, job_file(study, point), RunDirectory(tmp_path), None).cpus
+            for point in study.points()
+        ]
+        for study in (compared, alone)
+    }
+
+    each = max(1, num_cores() // 64)
+    assert found == {True: [each, 64 * each], False: [None, None]}
+
+
+def test_nothing_is_asked_of_slurm_for_a_study_without_jobs() -> None:
+    """What is predicted only runs where there is no Slurm; nodes follow from each point's ranks."""
+    raw = {
+        "kind": "scaling",
+        "name": "s",
+        "experiment": {"kind": "training", "topology": "frontier"},
+        "sizes": [4, 16],
+        "launcher": {"kind": "slurm", "partition": "no-such"},
+    }
+    measured = ScalingStudy.model_validate(raw).study()
+    predicted = ScalingStudy.model_validate(raw | {"measure": "none"}).study()
+
+    asked = [
+        point_plan(measured, job_file(measured, point), RunDirectory(Path("/run")), None).resources
+        for point in measured.points()
+    ]
+
+    assert launch_faults(predicted) == []
+    assert [(one.nodes, one.tasks_per_node) for one in asked if one] == [(1, 4), (2, 8)]

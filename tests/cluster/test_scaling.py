@@ -1,0 +1,44 @@
+"""The shipped scaling study on a real cluster: nodes follow from the ranks of each point."""
+
+from pathlib import Path
+
+from tasks.tracking.costs import read_costs
+from tasks.tracking.history import read_history
+from tests.cluster.launching import ROOT
+from tests.cluster.slurm_cluster import SlurmCluster
+from tests.cluster.study_process import logs, only_study, running, user_environment
+
+_SETTINGS = (
+    "launcher={kind: slurm, time_limit: '10'}",
+    "strategies={ZeRO-topo: {partition: zero_topo, transport: zero_topo}}",
+    "topology={name: pairs, levels: [{name: node, ranks: 2}]}",
+    "sizes=[1, 4]",
+    "steps=4",
+    "evaluate_sequences=4",
+)
+
+
+def test_points_of_two_sizes_are_jobs_of_their_own_shape(
+    accounted_cluster: SlurmCluster, tmp_path: Path
+) -> None:
+    """1 rank on one node, 4 on two; the report has the node-hours that Slurm has accounted."""
+    study = ROOT / "configs" / "studies" / "scaling-mini.yaml"
+    arguments = ["run", str(study), *(word for one in _SETTINGS for word in ("--set", one))]
+
+    with running(arguments, tmp_path, user_environment(accounted_cluster, tmp_path)) as process:
+        code = process.wait(300)
+
+    assert code == 0, logs(tmp_path)
+    directory = only_study(tmp_path, "scaling-mini")
+    small, large = directory.points()
+    for run, nodes, tasks in ((small, 1, 1), (large, 2, 2)):
+        script = run.script.read_text()
+        assert f"#SBATCH --nodes={nodes}\n" in script
+        assert f"#SBATCH --ntasks-per-node={tasks}\n" in script
+        assert read_history(run).state == "finished"
+        assert [cost.nodes for cost in read_costs(run)] == [nodes]
+    assert {"bytes/node", "bytes/cluster"} <= set(read_history(large).metrics)
+    text = directory.report.read_text()
+    assert "## Scaling, weak" in text
+    assert "| node-hours |" in text
+    assert "As Slurm accounts for it" in text
