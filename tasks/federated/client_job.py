@@ -1,10 +1,9 @@
 """Run one real worker: ``python -m tasks.federated.client_job <run directory>/job.json``."""
 
 import sys
-from pathlib import Path
 
 from tasks.federated.client import work
-from tasks.runtime.job import run_job
+from tasks.runtime.job import run_from_command_line
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -16,11 +15,7 @@ def main(argv: list[str] | None = None) -> int:
     Returns:
         The exit code, see ``tasks.runtime.job``.
     """
-    arguments = sys.argv[1:] if argv is None else argv
-    if len(arguments) != 1:
-        sys.stderr.write("usage: python -m tasks.federated.client_job RUN_DIRECTORY/job.json\n")
-        return 2
-    return run_job(Path(arguments[0]), work)
+    return run_from_command_line("tasks.federated.client_job", work, argv)
 
 
 if __name__ == "__main__":

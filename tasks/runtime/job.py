@@ -4,7 +4,7 @@ import fcntl
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -32,8 +32,11 @@ __all__ = [
     "ToldByAnother",
     "earlier_result",
     "explained",
+    "run_from_command_line",
     "run_job",
 ]
+
+_EXIT_USAGE = 2
 
 _CODES = {
     "finished": EXIT_FINISHED,
@@ -80,6 +83,35 @@ def run_job(job_path: Path, work: Callable[[RunDirectory], Result]) -> int:
         return EXIT_ALREADY_RUNNING
     except ToldByAnother as end:
         return end.code
+
+
+def run_from_command_line(
+    module: str,
+    work: Callable[[RunDirectory], Result],
+    argv: Sequence[str] | None,
+    *,
+    when_finished: Callable[[RunDirectory], None] | None = None,
+) -> int:
+    """Run the job whose ``job.json`` is the only argument.
+
+    Args:
+        module: Name of the module that was started, for the usage.
+        work: See ``run_job``.
+        argv: The arguments; None for the process's.
+        when_finished: Called when the job has finished and its result is written.
+
+    Returns:
+        The exit code, see ``run_job``; 2 for wrong arguments.
+    """
+    arguments = sys.argv[1:] if argv is None else argv
+    if len(arguments) != 1:
+        sys.stderr.write(f"usage: python -m {module} RUN_DIRECTORY/job.json\n")
+        return _EXIT_USAGE
+    job_path = Path(arguments[0])
+    code = run_job(job_path, work)
+    if code == EXIT_FINISHED and when_finished is not None:
+        when_finished(RunDirectory(job_path.resolve().parent))
+    return code
 
 
 def _run_alone(

@@ -50,9 +50,9 @@ def test_a_night_in_a_maintenance_is_skipped(reserved: SlurmCluster, tmp_path: P
     assert not list((tmp_path / "runs").glob("nights-*"))
     assert reservation.nodes == SlurmCli().nodes()["batch"]
     assert len(reservation.nodes) == 4
-    reserved.run(["sbatch", "--partition=batch", "--time=10", "--output=/dev/null", "--wrap=true"])
+    reserved.run(["sbatch", "--job-name=in-the-way", "--output=/dev/null", "--wrap=true"])
     time.sleep(3)
-    (job,) = SlurmCli().queue()
+    (job,) = (one for one in SlurmCli().queue() if one.name == "in-the-way")
     assert (job.state.name, job.reason[:15]) == ("PENDING", "ReqNodeNotAvail")
 
 

@@ -11,7 +11,8 @@ Each does one thing after the other. What the engine waits for, this waits for:
   update of the others; the lane does them before the first gather of the next forward pass.
 
 A transfer that is hidden beside computation takes computing time: all that quantizing needs, and of
-the moving the share that the links tell. While the computation waits, it loses nothing.
+the moving the share that the links tell. While the computation waits, it loses nothing, as far as
+the device is not at work for what is waited for.
 
 The time starts and ends where nothing is under way: when the norm is known. One middle micro-batch
 stands for all but the first and the last. Every time may be an array, one element a candidate.
@@ -232,14 +233,16 @@ class _Run:
     def finish(self) -> None:
         """Wait until all sums are where the optimizer is, and for the norm."""
         has_sync = sum(unit.moves.sync.seconds for unit in self.costs.units)
-        gap = _positive(self.lanes.reductions.end_s - self.now)
-        self._spend("sync", where_positive(has_sync, gap, 0.0))
-        self._spend("gradients", where_positive(has_sync, 0.0, gap))
+        end = self.lanes.reductions.end_s
+        self._wait(where_positive(has_sync, end, 0.0), "sync")
+        self._wait(end, "gradients")
+        self._pay()
         self._spend("sync", self.costs.norm_s)
 
     def _gather_ahead(self, number: int, cause: str) -> None:
         """Begin the gathers of the visits ahead, and wait for those of this one."""
         awaited = self.units_of[self.visits[number][0]]
+        working_s = 0.0  # of the device, for what is waited for at once
         for stage, _ in self.visits[number : number + 1 + self.costs.prefetch]:
             for unit in self.units_of[stage]:
                 if unit in self.pending or unit in self.here:
@@ -251,7 +254,9 @@ class _Run:
                     ready = self.refreshed[unit].end_s
                     self._wait(where_positive(transfer.seconds, ready, 0.0), "refresh")
                 self.pending[unit] = self.lanes.gather(transfer, self.now)
-                if unit not in awaited:
+                if unit in awaited:
+                    working_s = working_s + transfer.coding_s + transfer.lost_s
+                else:
                     self._owe(transfer)
         for unit in awaited:
             if unit in self.refreshed:
@@ -259,7 +264,7 @@ class _Run:
             if unit in self.pending:
                 ready = self._taken(self.lanes.gathers, self.pending.pop(unit))
                 self._wait(earlier(ready, self.refresh_end_s), "refresh")
-                self._wait(ready, cause)
+                working_s = self._wait(ready, cause, working_s)
             self.here.add(unit)
 
     def _let_leave(self, stage: int, *, is_last: bool) -> None:
@@ -294,13 +299,24 @@ class _Run:
         self._spend("interference", self.owed_lost_s)
         self.owed_coding_s = self.owed_lost_s = 0.0
 
-    def _wait(self, until: float, cause: str) -> None:
-        """Wait; meanwhile the device does what it owes to transfers."""
+    def _wait(self, until: float, cause: str, working_s: float = 0.0) -> float:
+        """Wait; meanwhile the device does what it owes to other transfers.
+
+        Args:
+            until: When what is waited for is done.
+            cause: For the split.
+            working_s: What the device has to do for that itself, and does first.
+
+        Returns:
+            What is left of that.
+        """
         gap = _positive(until - self.now)
         self._spend(cause, gap)
-        rest = _positive(gap - self.owed_lost_s)
-        self.owed_lost_s = _positive(self.owed_lost_s - gap)
+        idle = _positive(gap - working_s)
+        rest = _positive(idle - self.owed_lost_s)
+        self.owed_lost_s = _positive(self.owed_lost_s - idle)
         self.owed_coding_s = _positive(self.owed_coding_s - rest)
+        return _positive(working_s - gap)
 
     def _spend(self, cause: str, seconds: float) -> None:
         self.times[cause] = self.times.get(cause, 0.0) + seconds

@@ -5,7 +5,6 @@ import json
 import multiprocessing
 import re
 from collections import Counter
-from collections.abc import Callable
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
@@ -16,7 +15,8 @@ from tasks.runtime.records import Exit, Started
 from tasks.runtime.run_directory import RunDirectory
 from tasks.runtime.signs import beat
 
-_CONTEXT = multiprocessing.get_context("fork")
+# A fork of this process would take along what other tests have left in it: threads, a server.
+_CONTEXT = multiprocessing.get_context("spawn")
 _NUM_ROUNDS = 400
 
 
@@ -192,7 +192,7 @@ def test_a_run_that_is_not_there_is_not_claimed(tmp_path: Path) -> None:
         claim(RunDirectory(tmp_path / "absent"), job())
 
 
-def race(path: Path, claimants: list[Callable[[int], Claimant]]) -> list[list[tuple[int, int]]]:
+def race(path: Path, claimants: list[Claimant]) -> list[list[tuple[int, int]]]:
     """Let processes claim many runs at once; return each round's (number, claimant) that won."""
     barrier = _CONTEXT.Barrier(len(claimants))
     processes = [
@@ -211,14 +211,14 @@ def race(path: Path, claimants: list[Callable[[int], Claimant]]) -> list[list[tu
     return won
 
 
-def _run(path: Path, barrier: Barrier, which: int, claimant: Callable[[int], Claimant]) -> None:
+def _run(path: Path, barrier: Barrier, which: int, claimant: Claimant) -> None:
     won = []
     for number in range(_NUM_ROUNDS):
         directory = RunDirectory(path / f"run-{number}")
         directory.path.mkdir(exist_ok=True)
         barrier.wait(30)
         try:
-            won.append((number, claim(directory, claimant(number))))
+            won.append((number, claim(directory, claimant)))
         except Refused:
             continue
     (path / f"{which}.json").write_text(json.dumps(won))
@@ -226,7 +226,7 @@ def _run(path: Path, barrier: Barrier, which: int, claimant: Callable[[int], Cla
 
 def test_of_duplicates_that_race_exactly_one_wins(tmp_path: Path) -> None:
     """Four processes claim the same runs at the same moment, many times: one attempt a run."""
-    claimants = [lambda _: job(slurm_job="7")] * 3 + [lambda _: job(slurm_job="8")]
+    claimants = [job(slurm_job="7")] * 3 + [job(slurm_job="8")]
 
     won = race(tmp_path, claimants)
 
@@ -241,9 +241,9 @@ def test_of_duplicates_that_race_exactly_one_wins(tmp_path: Path) -> None:
 def test_of_submissions_that_race_none_comes_after_a_later_one(tmp_path: Path) -> None:
     """Three submissions at once: those that win do so in their order, and the last one wins."""
     claimants = [
-        lambda _: job(submission=1, slurm_job="1"),
-        lambda _: job(submission=2, slurm_job="2"),
-        lambda _: job(submission=3, slurm_job="3"),
+        job(submission=1, slurm_job="1"),
+        job(submission=2, slurm_job="2"),
+        job(submission=3, slurm_job="3"),
     ]
 
     won = race(tmp_path, claimants)

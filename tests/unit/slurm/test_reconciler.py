@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from configs.launchers import SlurmLauncherConfig
+from configs.launchers import SlurmLauncherConfig, SlurmResources
 from tasks.runtime.records import Costs, Started
 from tasks.runtime.run_directory import RunDirectory
 from tasks.slurm.agenda import Agenda
@@ -498,7 +498,7 @@ def test_sbatch_says_why_it_refuses(tmp_path: Path) -> None:
     config = SINGLE.model_copy(update={"pack": "array", "partition": "nowhere"})
     world = World(tmp_path, config=config)
     plans = [
-        world.plan(name).model_copy(update={"resources": SlurmLauncherConfig(partition="nowhere")})
+        world.plan(name).model_copy(update={"resources": SlurmResources(partition="nowhere")})
         for name in "ab"
     ]
     world.register(plans)
@@ -515,7 +515,7 @@ def test_sbatch_says_why_it_refuses(tmp_path: Path) -> None:
 def test_a_lost_node_is_avoided(tmp_path: Path) -> None:
     """The job, which may not be requeued, is submitted again without that node."""
     world = World(tmp_path, size=Size(num_nodes=2), work=lambda _: DAY)
-    plan = world.plan("a").model_copy(update={"resources": SlurmLauncherConfig(requeue=False)})
+    plan = world.plan("a").model_copy(update={"resources": SlurmResources(requeue=False)})
     world.register([plan])
     world.run(lambda: _is(world, "a", LedgerState.RUNNING), 60)
     world.slurm.controller.fail_node("node01")
