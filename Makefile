@@ -17,7 +17,7 @@ help:  ## Say what can be made
 run: $(STAMP)  ## Run the main study: anarchic federated averaging on handwritten digits (90 s)
 	@$(BIN)/watershed run configs/studies/digits.yaml $(ARGS)
 
-test: $(STAMP)  ## Check style, types and import contracts, and run all tests (12 minutes)
+test: $(STAMP)  ## Check style, types and import contracts, and run all tests (15 minutes)
 	@tests/cluster/install-packages.sh || test "$$REQUIRE_SLURM" != 1
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

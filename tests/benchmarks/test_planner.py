@@ -17,7 +17,7 @@ _REPEATS = 3
 def test_a_plan_takes_about_a_second(
     devices: int, topology: str, report: Callable[[str], None], benchmark: BenchmarkFixture
 ) -> None:
-    """Print the fastest of five times; 10,080 has far more divisors than 10,000."""
+    """Print the fastest of three times; 10,080 has far more divisors than 10,000."""
     base = TrainingExperiment.model_validate(
         {
             "kind": "training",

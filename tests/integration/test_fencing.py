@@ -35,7 +35,10 @@ def replaced(path: Path, before: int) -> int:
     return number()
 
 
-@pytest.mark.parametrize("name", ["memory, delays", "event-driven, scaffold"])
+@pytest.mark.parametrize(
+    "name",
+    ["memory, delays", pytest.param("event-driven, scaffold", marks=pytest.mark.slow)],
+)
 def test_an_old_incarnation_that_wakes_up_changes_nothing(tmp_path: Path, name: str) -> None:
     """No file of the run changes once the newer incarnation has begun; its bits are undisturbed."""
     undisturbed = prepare(tmp_path / "undisturbed", EXPERIMENTS[name] | LONG)

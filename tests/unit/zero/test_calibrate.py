@@ -264,6 +264,7 @@ def test_the_command_refuses_before_it_measures(
     assert (tmp_path / "here.yaml").read_text() == "mine"
 
 
+@pytest.mark.slow  # tests/cluster/test_calibrate.py measures one as well
 def test_four_ranks_measure_a_machine(tmp_path: Path) -> None:
     """The job measures both levels of a node and the device; nothing but its files is left."""
     calibration = Calibration.model_validate({"topology": BARE, "ranks": 4, **TINY})
