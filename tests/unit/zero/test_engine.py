@@ -175,6 +175,18 @@ def test_in_float32_it_is_so_to_its_rounding(ranks: Ranks, by_hand: Callable[...
     assert ours.losses == others.losses
 
 
+def test_in_bfloat16_gradients_add_up_in_float32_wherever_they_are(ranks: Ranks) -> None:
+    """Summed where they are made, or sent away each micro-batch: the same sums, to rounding."""
+    fields = {"dtype": "bfloat16", "accumulation": 3, "steps": 3}
+    stay, leave = (
+        ranks(8).run(train, tiny(partition=row, **fields))[0] for row in ("zero1", "zero2")
+    )
+
+    assert stay.norms == pytest.approx(leave.norms, rel=1e-3)
+    assert stay.norms[0] == pytest.approx(leave.norms[0], rel=1e-6)
+    assert stay.losses == pytest.approx(leave.losses, rel=1e-3)
+
+
 @pytest.mark.parametrize(
     ("row", "transport", "accumulation"),
     [
