@@ -191,12 +191,14 @@ def _varied(raw: dict[str, Any]) -> Iterator[tuple[str, str]]:
             yield "sizes", "ranks"  # of the others, a field of the study has the name of theirs
         strategies = raw.get("strategies")
         for overrides in strategies.values() if isinstance(strategies, dict) else ():
-            yield from (("strategies", path) for path in overrides or () if isinstance(path, str))
+            paths = overrides if isinstance(overrides, dict) else ()
+            yield from (("strategies", path) for path in paths if isinstance(path, str))
     grid = raw.get("grid")
     for name, axis in grid.items() if isinstance(grid, dict) else ():
         if isinstance(axis, dict):
             for overrides in axis.values():
-                yield from ((name, path) for path in overrides or () if isinstance(path, str))
+                paths = overrides if isinstance(overrides, dict) else ()
+                yield from ((name, path) for path in paths if isinstance(path, str))
         elif isinstance(name, str):
             yield name, name
 

@@ -114,7 +114,8 @@ class ScalingStudy(Record):
     def _expands(self) -> "ScalingStudy":
         faults = list(self._faults())
         strong = list(self._faults_of_strong())
-        if not any(fault.path.partition(".")[0] in _FIELDS.values() for fault in faults):
+        unusable = {*_FIELDS.values(), "local_steps"}
+        if not any(fault.path.partition(".")[0] in unusable for fault in faults):
             checked = self.model_copy(update={"mode": "weak"}) if strong else self
             faults += checked._faults_of_study()
         raise_faults("ScalingStudy", faults + strong)
@@ -207,7 +208,10 @@ class ScalingStudy(Record):
         first = min(self.sizes)
         batch = first * base.micro_batch * base.accumulation
         if left := [size for size in self.sizes if batch % size]:
-            divisors = [n for n in range(1, batch + 1) if batch % n == 0 and n >= first]
+            per_node = base.topology.ranks_per_node
+            divisors = [
+                n for n in _divisors(batch) if n >= first and (n <= per_node or n % per_node == 0)
+            ]
             some = ", ".join(map(str, divisors[:_MOST_DIVISORS]))
             more = ", ..." if len(divisors) > _MOST_DIVISORS else ""
             yield Fault(
@@ -238,11 +242,11 @@ class ScalingStudy(Record):
         if self.repeats > 1:
             taken.append(SEED)
         for label, overrides in self.strategies.items():
-            for path in overrides:
-                if clash := [one for one in taken if path == one or path.startswith(f"{one}.")]:
+            for path, value in overrides.items():
+                if clash := [one for one in taken if _sets(path, value, one)]:
                     field = "repeats" if clash[0] == SEED else "sizes"
                     remedy = "use server_rate: constant" if clash[0] == _RATE else "remove it here"
-                    message = f"sets {path}, which the {field} set; {remedy}"
+                    message = f"sets {clash[0]}, which the {field} set; {remedy}"
                     yield Fault(path=f"strategies.{label}", message=message)
 
     def _faults_of_published(self) -> Iterator[Fault]:
@@ -252,6 +256,10 @@ class ScalingStudy(Record):
                     known = ", ".join(self.strategies) or "none"
                     message = f"'{label}' is no strategy; known: {known}"
                     yield Fault(path=f"published.{number}.{field}", message=message)
+            if one.size not in self.sizes:
+                known = ", ".join(map(str, self.sizes))
+                message = f"{one.size} is none of the sizes {known}; add it there"
+                yield Fault(path=f"published.{number}.size", message=message)
 
     def _faults_of_study(self) -> list[Fault]:
         """Find what is wrong with the points, said in terms of this file."""
@@ -286,6 +294,11 @@ class ScalingStudy(Record):
         return faults
 
 
+def _divisors(number: int) -> list[int]:
+    low = [n for n in range(1, math.isqrt(number) + 1) if number % n == 0]
+    return sorted({*low, *(number // n for n in low)})
+
+
 def _is_training(raw: Mapping[str, Any]) -> bool:
     try:
         TrainingExperiment.model_validate(raw)
@@ -309,6 +322,19 @@ def strong_batch(base: TrainingExperiment, first: int, ranks: int) -> dict[str, 
     per_rank = first * base.micro_batch * base.accumulation // ranks
     micro_batch = next(n for n in range(base.micro_batch, 0, -1) if per_rank % n == 0)
     return {"micro_batch": micro_batch, "accumulation": per_rank // micro_batch}
+
+
+def _sets(path: str, value: object, taken: str) -> bool:
+    """Whether an override sets a field: by its name, below it, or with all of a record above it.
+
+    A whole algorithm brings a server's rate of its own, named or not.
+    """
+    if path == taken or path.startswith(f"{taken}."):
+        return True
+    if not taken.startswith(f"{path}."):
+        return False
+    below = taken.removeprefix(f"{path}.")
+    return taken == _RATE or (isinstance(value, Mapping) and below in value)
 
 
 def _steps_of(base: FederatedExperiment) -> str:

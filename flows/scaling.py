@@ -1,5 +1,6 @@
 """The flow of a scaling study: predict all points, reuse what is known, run the rest, report."""
 
+from functools import partial
 from pathlib import Path
 
 from prefect import State, flow
@@ -56,7 +57,7 @@ def scaling_study(
         study.experiment.kind,
         follow_training if is_training else follow_federated,
         prepare=None if is_training else prepare_workers,
-        arrange=_arrange,
+        arrange=partial(_arrange, num_parallel=num_parallel),
         runs_dir=runs_dir,
         study_dir=study_dir,
         num_parallel=num_parallel,
@@ -64,7 +65,7 @@ def scaling_study(
     )
 
 
-def _arrange(study_dir: Path) -> None:
+def _arrange(study_dir: Path, num_parallel: int | None) -> None:
     """Predict, then take over what is finished."""
     predict_points(study_dir)
-    reuse_points(study_dir)
+    reuse_points(study_dir, num_parallel)

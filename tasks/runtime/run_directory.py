@@ -57,6 +57,11 @@ class RunDirectory:
         return self.path / "predicted_only.json"
 
     @property
+    def conditions(self) -> Path:
+        """What its speed depends on beside its configuration, as it was when it was submitted."""
+        return self.path / "conditions.json"
+
+    @property
     def reused(self) -> Path:
         """From which earlier run the result was taken over; absent for what has run itself."""
         return self.path / "reused.json"

@@ -152,16 +152,23 @@ def point_plan(study: Study, job: JobFile, run: RunDirectory, code_dir: Path | N
         name=f"{study.name} {job.point}",
         module=module,
         run_dir=run.path.resolve(),
-        cpus=_cores_of(study, job.experiment),
+        cpus=cores_of(study, job.experiment),
     )
     nodes, tasks_per_node = nodes_and_tasks(job.experiment)
     return _on_slurm(study, plan, code_dir, nodes=nodes, tasks_per_node=tasks_per_node)
 
 
-def _cores_of(study: Study, experiment: Experiment) -> int | None:
+def cores_of(study: Study, experiment: Experiment) -> int | None:
     """Give every rank of a scaling study as many cores of this machine, at all sizes.
 
     A fair share of the machine would make a lone rank faster than one of many, which is no scaling.
+
+    Args:
+        study: The study.
+        experiment: One of its points.
+
+    Returns:
+        Cores of the point's job; None for a fair share.
     """
     is_compared = study.scaling is not None and study.launcher.kind == "local"
     if not is_compared or not isinstance(experiment, TrainingExperiment):

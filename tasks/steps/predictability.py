@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from configs.base import Fault
+from configs.measuring import why_not_run
 from configs.study import Study
 from configs.training import TrainingExperiment
 from tasks.zero.cost_model import machine_faults
@@ -44,11 +45,12 @@ def predictability(study: Study) -> Predictability:
         found = machine_faults(experiment)
         if not found:
             continue
-        num_unpredicted += 1
         machines[experiment.topology.name] = None
         missing |= dict.fromkeys(fault.path for fault in found)
-        if not study.scaling.is_asked_for(experiment):
+        if why_not_run(study, experiment):
             faults |= dict.fromkeys(map(_unmeasured, found))
+        else:
+            num_unpredicted += 1
     notes = []
     if missing and not faults:
         notes.append(

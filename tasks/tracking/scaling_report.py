@@ -8,6 +8,7 @@ from configs.scaling_points import Published, Scaling
 from tasks.tracking.scaling_rows import (
     ScalingPoint,
     Spread,
+    base_sizes,
     efficiencies,
     measured_tflops,
     predicted_tflops,
@@ -16,11 +17,12 @@ from tasks.tracking.tables import markdown_table, number, percent, scaled
 
 _NOTE = (
     "Measured values are medians over repeats, with the smallest and the largest in brackets; "
-    "TFLOPS are of one device. Efficiency is TFLOPS per device over those of the smallest size of "
-    "the same strategy. ~ marks what the cost model says and nobody has measured; bytes are what a "
-    "rank gets from others in a train step. Measured memory is that of a GPU, or of a whole "
-    "process. Node-hours and energy are of one run: as Slurm accounts for them, else nodes times "
-    "wall time, else predicted for the train steps alone."
+    "TFLOPS are of one device. Efficiency is TFLOPS per device over those of the same strategy at "
+    "its base: the smallest size that was measured, else predicted. ~ marks what the cost model "
+    "says and nobody has measured; bytes are what a rank gets from others in a train step. "
+    "Measured memory is that of a GPU, or of a whole process. Node-hours and energy are of one "
+    "run: as Slurm accounts for them, else nodes times wall time, else predicted for the train "
+    "steps alone."
 )
 _UNPREDICTED = (
     "Nothing could be predicted: the machine's file lacks numbers. `watershed calibrate` measures "
@@ -72,6 +74,7 @@ def scaling_section(
 def _columns(points: Sequence[ScalingPoint]) -> list[tuple[str, _Text]]:
     measured = efficiencies(points, measured_tflops)
     predicted = efficiencies(points, predicted_tflops)
+    bases = base_sizes(points)
     levels = dict.fromkeys(level for point in points for level in point.levels)
     has_strategies = len({point.strategy for point in points}) > 1
     return [
@@ -81,8 +84,8 @@ def _columns(points: Sequence[ScalingPoint]) -> list[tuple[str, _Text]]:
         ("TFLOPS", lambda point: spread_text(point.spread("tflops"))),
         ("predicted", _predicted_speed),
         ("step, predicted / measured", _error),
-        ("efficiency", lambda point: number(measured.get((point.strategy, point.size)), 3)),
-        ("predicted eff.", lambda point: number(predicted.get((point.strategy, point.size)), 3)),
+        ("efficiency", _compared_with_base(measured, bases)),
+        ("predicted eff.", _compared_with_base(predicted, bases)),
         ("MFU", _either("mfu", lambda p: p.prediction.mfu if p.prediction else None, percent)),
         (
             "tokens/s",
@@ -105,6 +108,16 @@ def _columns(points: Sequence[ScalingPoint]) -> list[tuple[str, _Text]]:
         ("energy", _energy),
         ("reused from", lambda point: ", ".join(point.reused_from)),
     ]
+
+
+def _compared_with_base(
+    found: Mapping[tuple[str, float], float], bases: Mapping[str, float]
+) -> _Text:
+    def text(point: ScalingPoint) -> str:
+        value = number(found.get((point.strategy, point.size)), 3)
+        return f"{value} (base)" if value and point.size == bases.get(point.strategy) else value
+
+    return text
 
 
 def _predicted_speed(point: ScalingPoint) -> str:

@@ -287,13 +287,38 @@ def efficiencies(
         speed: Of one device at a point, such as ``measured_tflops``.
 
     Returns:
-        Strategy and size -> efficiency; the smallest size of each strategy that has a speed has 1.
+        Strategy and size -> efficiency; it is 1 at the strategy's size of ``base_sizes``.
     """
+    base_of = base_sizes(points)
     found: dict[tuple[str, float], float] = {}
-    base: dict[str, float] = {}
+    base = {
+        point.strategy: speed(point)
+        for point in points
+        if point.size == base_of.get(point.strategy)
+    }
     for point in points:
-        value = speed(point)
-        if value:
-            base.setdefault(point.strategy, value)
-            found[point.strategy, point.size] = value / base[point.strategy]
+        value, reference = speed(point), base.get(point.strategy)
+        if value and reference:
+            found[point.strategy, point.size] = value / reference
     return found
+
+
+def base_sizes(points: Sequence[ScalingPoint]) -> dict[str, float]:
+    """Return the size that each strategy's efficiencies are compared with, measured or predicted.
+
+    Args:
+        points: The points.
+
+    Returns:
+        Strategy -> the smallest size that was measured; where none was, that was predicted.
+    """
+    found: dict[str, float] = {}
+    for speed in (measured_tflops, predicted_tflops):
+        known = [point for point in points if speed(point)]
+        smallest = {point.strategy: point.size for point in sorted(known, key=_size, reverse=True)}
+        found = smallest | found
+    return found
+
+
+def _size(point: ScalingPoint) -> float:
+    return point.size

@@ -207,6 +207,36 @@ def test_a_federated_rate_may_stay() -> None:
             {"experiment": FEDERATED, "strategies": {"a": {"algorithm.server_lr": 1.0}}},
             ["strategies.a: sets algorithm.server_lr, which the sizes set; use server_rate: const"],
         ),
+        (
+            {"experiment": FEDERATED, "strategies": {"a": {"algorithm": "fadas"}}},
+            ["strategies.a: sets algorithm.server_lr, which the sizes set; use server_rate: const"],
+        ),
+        (
+            {
+                "experiment": FEDERATED,
+                "server_rate": "constant",
+                "strategies": {"a": {"algorithm": {"name": "afa_cs", "collect": 3}}},
+            },
+            ["strategies.a: sets algorithm.collect, which the sizes set; remove it here"],
+        ),
+        ({"experiment": FEDERATED, "local_steps": [-1]}, ["local_steps: -1 is none; use 1 or"]),
+        (
+            {
+                "experiment": TRAINING | {"micro_batch": 10_000, "accumulation": 10_000},
+                "sizes": [8, 56],
+                "mode": "strong",
+            },
+            ["sizes: 56 do not divide the 800000000 sequences of a train step"],
+        ),
+        (
+            {
+                "published": [
+                    {"quantity": "tflops", "strategy": "a", "size": 64, "value": 1, "source": "y"}
+                ],
+                "strategies": {"a": {"partition": "hsdp"}},
+            },
+            ["published.0.size: 64 is none of the sizes 8, 16; add it there"],
+        ),
         ({"experiment": FEDERATED, "sizes": [21]}, ["sizes: algorithm.collect: 21 is more than"]),
     ],
 )
@@ -348,3 +378,15 @@ def test_frontier_is_predicted_as_it_was_calibrated() -> None:
 
     assert speeds["ZeRO-topo"] / speeds["ZeRO-3"] == pytest.approx(1.405 * 1.707, rel=0.01)
     assert speeds["ZeRO-3"] < speeds["ZeRO++"] < speeds["ZeRO-topo"]
+
+
+def test_settings_do_not_hide_what_is_wrong_with_a_strategy(tmp_path: Path) -> None:
+    """A strategy that is no mapping is a fault of the file, whatever is set besides."""
+    path = tmp_path / "s.yaml"
+    path.write_text(
+        "kind: scaling\nexperiment: {kind: training, topology: frontier}\nsizes: [8]\n"
+        "strategies: {a: 5}\n"
+    )
+
+    with pytest.raises(ConfigError, match=r"strategies\.a: 5 is not allowed"):
+        load_study(path, ["steps=3"])

@@ -1,6 +1,6 @@
 """What an earlier study has finished is taken over, and nothing else."""
 
-import os
+import shutil
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,10 @@ from tasks.runtime.atomic_files import write_json
 from tasks.runtime.journal import Journal
 from tasks.runtime.records import Exit, PredictedOnly, Result, Started
 from tasks.runtime.run_directory import RunDirectory
+from tasks.steps import launching
 from tasks.steps.creation import create_study_directory
 from tasks.steps.predictability import predictability
-from tasks.steps.reusing import Finished, take_over
+from tasks.steps.reusing import Finished, note_conditions, reuse_points, take_over
 from tasks.tracking.history import read_history, read_state
 from tasks.tracking.study_directory import StudyDirectory
 
@@ -27,18 +28,20 @@ def _study(**fields: Any) -> Study:
     return ScalingStudy.model_validate(raw | fields).study()
 
 
-def _create(tmp_path: Path, number: int = 0, **fields: Any) -> StudyDirectory:
+def _create(
+    tmp_path: Path, number: int = 0, num_parallel: int | None = None, **fields: Any
+) -> StudyDirectory:
     moment = NOW + timedelta(seconds=number)
-    return create_study_directory(_study(**fields), tmp_path / "runs", moment)
+    directory = create_study_directory(_study(**fields), tmp_path / "runs", moment)
+    note_conditions(directory, num_parallel)
+    return directory
 
 
-def _finish(
-    run: RunDirectory, *, status: str = "finished", host: str = os.uname().nodename
-) -> None:
+def _finish(run: RunDirectory, *, status: str = "finished") -> None:
     """Write what a job leaves."""
     attempt = run.attempt(1)
     attempt.mkdir(parents=True)
-    write_json(attempt / "started.json", Started(pid=1, host=host, timestamp_ms=1).model_dump())
+    write_json(attempt / "started.json", Started(pid=1, host="here", timestamp_ms=1).model_dump())
     write_json(attempt / "exit.json", Exit(code=0, timestamp_ms=1000).model_dump())
     with Journal(run.journal) as journal:
         journal.write(1, {"speed/tflops": 2.5})
@@ -91,35 +94,102 @@ def test_what_was_cut_off_and_is_gone_runs_itself(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "host", "fields"),
+    ("status", "fields"),
     [
-        ("failed", None, {}),
-        ("finished", "another-machine", {}),
-        ("finished", None, {"launcher": "slurm"}),
-        ("finished", None, {"experiment": {"kind": "training", "steps": 7}}),
+        ("failed", {}),
+        ("finished", {"launcher": "slurm"}),
+        ("finished", {"experiment": {"kind": "training", "steps": 7}}),
+        ("finished", {"num_parallel": 2}),
+        ("finished", {"sizes": [1, 2, 16]}),
     ],
-    ids=["failed", "another machine", "on Slurm", "another configuration"],
+    ids=["failed", "on Slurm", "another configuration", "beside others", "fewer cores a rank"],
 )
 def test_what_cannot_stand_for_it_is_not_taken(
-    tmp_path: Path, status: str, host: str | None, fields: dict[str, Any]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: str, fields: dict[str, Any]
 ) -> None:
-    """Only what has finished, with this configuration, on this machine, by this launcher."""
+    """Only what has finished, with this configuration, by this launcher, with as many cores."""
+    monkeypatch.setattr(launching, "num_cores", lambda: 16)
     earlier, later = _create(tmp_path, **fields), _create(tmp_path, 1)
-    _finish(earlier.points()[0], status=status, host=host or os.uname().nodename)
+    _finish(earlier.points()[0], status=status)
 
     assert take_over(later.points()[0], Finished(later)) is None
 
 
-def test_a_slurm_study_reuses_what_asked_for_the_same(tmp_path: Path) -> None:
-    """The account may differ, the partition may not."""
+def test_another_machine_is_another_measurement(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was measured elsewhere, or with other threads, does not stand for it."""
+    earlier = _create(tmp_path)
+    _finish(earlier.points()[0])
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    later = _create(tmp_path, 1)
+
+    assert take_over(later.points()[0], Finished(later)) is None
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"partition": "slow"},
+        {"extra": ["--hint=nomultithread"]},
+        {"nodelist": "node1"},
+        {"memory": "1G"},
+    ],
+    ids=str,
+)
+def test_a_slurm_study_reuses_what_asked_for_the_same(
+    tmp_path: Path, other: dict[str, Any]
+) -> None:
+    """The account and the limits may differ; what may change the speed may not."""
     fast = {"kind": "slurm", "partition": "fast"}
     earlier = _create(tmp_path, launcher=fast | {"account": "a"})
     same = _create(tmp_path, 1, launcher=fast | {"account": "b", "time_limit": "2-0"})
-    other = _create(tmp_path, 2, launcher=fast | {"partition": "slow"})
-    _finish(earlier.points()[0], host="node17")
+    different = _create(tmp_path, 2, launcher=fast | other)
+    _finish(earlier.points()[0])
 
     assert take_over(same.points()[0], Finished(same)) is not None
-    assert take_over(other.points()[0], Finished(other)) is None
+    assert take_over(different.points()[0], Finished(different)) is None
+
+
+def test_a_point_that_was_submitted_takes_nothing_over(tmp_path: Path) -> None:
+    """Its job may begin at any moment; what it writes is not to be mixed with a copy."""
+    earlier, later = _create(tmp_path), _create(tmp_path, 1)
+    run = later.points()[0]
+    _finish(earlier.points()[0])
+    run.script.touch()
+
+    assert take_over(run, Finished(later)) is None
+
+
+def test_points_that_only_predictions_tell_apart_are_not_taken_over(tmp_path: Path) -> None:
+    """Two bandwidths in the file of one machine: a measurement cannot stand for both."""
+    level = {"name": "node", "ranks": 2}
+    machines = {
+        str(rate): {"topology": {"name": "m", "levels": [level], "network": {"gb_per_s": rate}}}
+        for rate in (1, 10)
+    }
+    earlier = _create(tmp_path, strategies=machines)
+    later = _create(tmp_path, 1, strategies=machines)
+    for run in earlier.points():
+        _finish(run)
+
+    reuse_points.fn(later.path, None)
+
+    assert [run for run in later.points() if run.reused.exists()] == []
+
+
+def test_an_earlier_run_that_vanishes_is_not_taken_over(tmp_path: Path) -> None:
+    """Removed between the look and the copy: the point runs itself, and the study goes on."""
+    earlier, later = _create(tmp_path), _create(tmp_path, 1)
+    run, source = later.points()[0], earlier.points()[0]
+    _finish(source)
+    found = Finished(later)
+    assert found.newest(run) == source
+    shutil.rmtree(earlier.path)
+
+    assert take_over(run, found) is None
+    assert run.attempts() == []
+    assert run.read_reused() is None
 
 
 def test_what_was_taken_over_is_no_source(tmp_path: Path) -> None:

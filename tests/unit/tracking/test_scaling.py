@@ -138,6 +138,24 @@ def test_efficiency_is_against_the_smallest_size(build_scaling: BuildScaling) ->
     assert foreseen["ZeRO-3", 16] == pytest.approx(4**-0.1)
 
 
+def test_predictions_are_compared_with_the_size_that_was_measured(
+    build_scaling: BuildScaling,
+) -> None:
+    """Where the smallest size has failed, both curves begin at the next one."""
+    directory = build_scaling(repeats=1)
+    for run in directory.points():
+        if run.read_job().coordinates["ranks"] == "4":
+            run.journal.unlink()
+    points = _points(directory)
+
+    measured = efficiencies(points, measured_tflops)
+    foreseen = efficiencies(points, predicted_tflops)
+
+    assert ("ZeRO-3", 4) not in measured
+    assert measured["ZeRO-3", 8] == foreseen["ZeRO-3", 8] == 1
+    assert foreseen["ZeRO-3", 4] == pytest.approx(2**0.1)
+
+
 def test_what_does_not_fit_begins_no_curve(build_scaling: BuildScaling) -> None:
     """It is shown, but efficiencies begin at the smallest size that fits."""
     directory = build_scaling(measure="none", sizes=[16, 32], repeats=1)
