@@ -1,7 +1,7 @@
 """The flow of a night: run a study, compare it with the nights before, fail on a regression."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Annotated
@@ -25,7 +25,7 @@ from tasks.steps.creation import create_study_directory
 from tasks.steps.flow_record import read_flow_record
 from tasks.steps.launching import default_parallel
 from tasks.steps.night_lock import night_lock, study_lock
-from tasks.steps.night_schedule import lateness, read_schedule, time_zone_faults
+from tasks.steps.night_schedule import cron_faults, lateness, read_schedule, time_zone_faults
 from tasks.steps.nightly import Criteria, judge_night, maintenance
 from tasks.tracking.nightly_comparison import Outcome
 from tasks.tracking.nightly_metrics import metric_faults, metrics_for
@@ -41,7 +41,7 @@ SKIPPED = "Skipped"
 def nightly(
     study: str,
     settings: list[str] = [],  # noqa: B006  Prefect copies it
-    nights: Annotated[int, Field(ge=1, le=365)] = 10,
+    nights: Annotated[int, Field(ge=2, le=365)] = 10,
     metrics: list[str] = [],  # noqa: B006
     least_effect: Annotated[float, Field(ge=0, le=10)] = 0.02,
     confidence: Annotated[float, Field(ge=0.5, lt=1)] = 0.95,
@@ -59,7 +59,7 @@ def nightly(
         study: Path of the study's YAML file, or the name of a shipped one, such as nightly.
         settings: Changes of the study, each PATH=VALUE.
         nights: Earlier nights to compare with, at most: the newest of the same configuration and
-            machine.
+            machine. Fewer than two tell nothing.
         metrics: What to compare by, such as tokens_per_s, step_s or loss. Default: tokens_per_s and
             loss of trainings, wall_s and train_loss of federated studies.
         least_effect: A smaller change is none; 0.02 is 2 %.
@@ -86,7 +86,7 @@ def nightly(
         return _misconfigured(error.faults)
     except LookupError as error:
         return _misconfigured([Fault(path="study", message=str(error.args[0]))])
-    faults = [*metric_faults(loaded, metrics), *time_zone_faults(time_zone)]
+    faults = [*metric_faults(loaded, metrics), *time_zone_faults(time_zone), *cron_faults(cron)]
     if faults := [*faults, *check_study(loaded).faults]:
         return _misconfigured(faults)
     due = _due(night, ZoneInfo(time_zone))
@@ -102,7 +102,13 @@ def nightly(
         num_nights=nights,
         rule=Rule(least_effect=least_effect, confidence=confidence),
     )
-    with night_lock(runs_dir, loaded.name, str(flow_run.get_name())) as holder:
+    with ExitStack() as stack:
+        try:
+            lock = night_lock(runs_dir, loaded.name, str(flow_run.get_name()))
+            holder = stack.enter_context(lock)
+        except OSError as error:
+            message = f"{runs_dir} cannot be used: {error.strerror}; use a directory of your own"
+            return _misconfigured([Fault(path="runs_dir", message=message)])
         if holder:
             return _skipped(f"a night of {loaded.name} runs already: {holder}")
         if blocked := maintenance(loaded):

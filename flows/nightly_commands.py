@@ -45,7 +45,7 @@ def nightly(
     parallel: Parallel = None,
     *,
     nights: Annotated[
-        int, typer.Option(min=1, max=365, help="Earlier nights to compare with, at most.")
+        int, typer.Option(min=2, max=365, help="Earlier nights to compare with, at most.")
     ] = 10,
     metric: Annotated[
         list[str],

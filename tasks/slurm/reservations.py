@@ -150,6 +150,9 @@ def blocking(
     Returns:
         Of those in the way the one that ends last; None if the job can start as far as
         maintenances go.
+
+    Raises:
+        Unreadable: What the job asks for names no nodes.
     """
     until_s = now_s + time_limit_s(resources.time_limit)
     in_the_way = [
@@ -161,9 +164,11 @@ def blocking(
         and one.end_s > now_s
     ]
     required = frozenset(node_names(resources.nodelist or ""))
+    excluded = frozenset(node_names(resources.exclude or ""))
     worst: Reservation | None = None
     for partition in (resources.partition or default_partition).split(","):
-        found = _blocking(nodes.get(partition, frozenset()), required, resources.nodes, in_the_way)
+        usable = nodes.get(partition, frozenset()) - excluded
+        found = _blocking(usable, required, resources.nodes, in_the_way)
         if found is None:
             return None
         worst = found if worst is None else max(worst, found, key=lambda one: one.end_s)

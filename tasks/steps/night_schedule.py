@@ -18,6 +18,7 @@ from prefect.client.schemas.objects import State
 from prefect.client.schemas.schedules import CronSchedule
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.exceptions import PrefectException
+from pydantic import ValidationError
 
 from configs.base import Fault
 from tasks.tracking.nightly_history import UnusedNight
@@ -55,6 +56,21 @@ def time_zone_faults(time_zone: str) -> list[Fault]:
     except (ZoneInfoNotFoundError, ValueError, OSError):
         message = f"{time_zone!r} is no time zone; use an IANA name, such as Europe/Berlin or UTC"
         return [Fault(path="time_zone", message=message)]
+    return []
+
+
+def cron_faults(cron: str) -> list[Fault]:
+    """Find what is no cron expression.
+
+    Args:
+        cron: The expression; empty for none.
+    """
+    try:
+        if cron:
+            CronSchedule(cron=cron)
+    except ValidationError:
+        message = f"{cron!r} is no cron expression; use five fields, such as '0 2 * * *'"
+        return [Fault(path="cron", message=message)]
     return []
 
 
@@ -132,12 +148,13 @@ def missed_nights(
 
     Returns:
         The nights from the first that is known of on, at most two months back, the newest first.
+        What is known ends with the nights that are compared with: before them none is missed.
     """
     earliest = scheduled - _LOOKED_BACK
-    seen = [one for one in (*known, *schedule.reasons) if one < tonight]
+    seen = [one for one in known or schedule.reasons if one < tonight]
     if not seen:
         return ()
-    expected = set(schedule.reasons)
+    expected = {one for one in schedule.reasons if one >= min(seen)}
     if schedule.cron:
         zone = ZoneInfo(schedule.time_zone)
         first = datetime.combine(min(seen), datetime.min.time(), zone)

@@ -1,5 +1,6 @@
 """Steps of a night: whether it can run, and what came out of it."""
 
+import math
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -27,6 +28,7 @@ from tasks.tracking.nightly_comparison import (
     PointComparison,
     compare_points,
     outcome_of,
+    unmeasured,
 )
 from tasks.tracking.nightly_figure import draw_nights
 from tasks.tracking.nightly_history import read_nights
@@ -91,18 +93,18 @@ def maintenance(study: Study, now_s: float | None = None) -> str:
             return ""
         nodes = cli.nodes()
         default = next((one.name for one in cli.partitions() if one.is_default), "")
+        found = [
+            blocking(
+                resources,
+                reservations,
+                nodes,
+                default_partition=default,
+                now_s=time.time() if now_s is None else now_s,
+            )
+            for resources in asked_for(study, study.launcher)
+        ]
     except SlurmError:
         return ""
-    found = [
-        blocking(
-            resources,
-            reservations,
-            nodes,
-            default_partition=default,
-            now_s=time.time() if now_s is None else now_s,
-        )
-        for resources in asked_for(study, study.launcher)
-    ]
     in_the_way = [one for one in found if one is not None]
     if not in_the_way:
         return ""
@@ -180,7 +182,8 @@ def judge_night(
         late=late,
         missed=missed_nights(schedule, history.dates(), scheduled, record.night),
     )
-    outcome = outcome_of(groups, compared)
+    missing = unmeasured(groups, criteria.metrics)
+    outcome = outcome_of(groups, compared, missing)
     has_figure = draw_nights(compared, record.night, study_dir / FIGURE)
     report = study_dir / REPORT
     text = night_report(
@@ -190,10 +193,11 @@ def judge_night(
         failures(groups),
         history,
         criteria.rule,
+        missing=missing,
         figure=FIGURE if has_figure else "",
     )
     write_atomically(report, text.encode())
-    message = headline(outcome, compared, failures(groups))
+    message = headline(outcome, compared, failures(groups), missing)
     create_markdown_artifact(
         key=artifact_key(f"nightly-{study.name}"),
         markdown=with_figures(text, study_dir),
@@ -235,7 +239,7 @@ def _store(
                 0,
             )
             for one in compared
-            if (ratio := one.result.ratio) is not None
+            if (ratio := one.result.ratio) is not None and math.isfinite(ratio)
         ],
     )
     runs = {group.label: [one.run_id for one in group.finished if one.run_id] for group in groups}

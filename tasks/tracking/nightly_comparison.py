@@ -1,5 +1,6 @@
 """Tonight against the nights before: every point by every metric, and what is to be said of it."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -134,8 +135,10 @@ def _was_worse(night: PastNight, repeats: Sequence[Repeat], metric: str) -> bool
 
 
 def _has(night: PastNight, repeats: Sequence[Repeat], metric: str) -> bool:
+    """Whether a night has a value above zero of each repeat: others have no logarithm."""
     runs = [night.runs.get(one.config_hash) for one in repeats]
-    return all(run is not None and metric in run.values for run in runs)
+    values = [run.values.get(metric, math.nan) if run is not None else math.nan for run in runs]
+    return all(0 < value < math.inf for value in values)
 
 
 def _values(night: PastNight, repeats: Sequence[Repeat], metric: str) -> tuple[float, ...]:
@@ -180,18 +183,41 @@ def _origin(
     return Origin(None, since, of)
 
 
-def outcome_of(groups: Sequence[PointGroup], compared: Sequence[PointComparison]) -> Outcome:
+def unmeasured(groups: Sequence[PointGroup], metrics: Sequence[str]) -> list[str]:
+    """List what was to be compared, and what tonight has not measured though it has finished.
+
+    Args:
+        groups: Tonight's points.
+        metrics: What is compared.
+
+    Returns:
+        Such as ``mfu of zero3``.
+    """
+    return [
+        f"{metric} of {group.label}"
+        for group in groups
+        for metric in metrics
+        if group.finished and not all(metric in one.values for one in group.finished)
+    ]
+
+
+def outcome_of(
+    groups: Sequence[PointGroup], compared: Sequence[PointComparison], missing: Sequence[str]
+) -> Outcome:
     """Say what a night amounts to.
 
     Args:
         groups: Its points.
         compared: Their comparisons.
+        missing: What was to be compared, and was not measured.
     """
     verdicts = {one.result.verdict for one in compared}
     if Verdict.WORSE in verdicts:
         return Outcome.REGRESSION
-    if failures(groups) or not compared:
+    if failures(groups):
         return Outcome.FAILED
+    if missing or not compared:
+        return Outcome.CANNOT_TELL
     if not any(one.nights for one in compared):
         return Outcome.FIRST
     if Verdict.BETTER in verdicts:

@@ -27,6 +27,8 @@ _RESULT = "result/"
 _NIGHTS = f"tags.`{NIGHT_TAG}` LIKE '%' AND tags.`watershed.study_directory` LIKE '%'"
 _MOST_SCANNED = 400
 """Nights that are looked at, more than a year of them."""
+_LOOKED_AT = 3
+"""Nights that are read for each one that is wanted."""
 _NOT_FINISHED = {
     "FAILED": "a point failed",
     "KILLED": "it was stopped before its end",
@@ -114,6 +116,9 @@ def read_nights(
 ) -> History:
     """Look for nights until every point has so many that were not worse, or there are no more.
 
+    A point that is new, or worse for long, never has so many: three times as many nights are looked
+    at, not more.
+
     A night that failed or was stopped is not used, even if some of its points have finished: what
     stopped it may have slowed them. Of several runs for one date the newest that finished counts.
 
@@ -197,11 +202,12 @@ class _Wanted:
         }
         self._groups = [{one.config_hash for one in group.finished} for group in groups]
         self._missing = [num_nights if hashes else 0 for hashes in self._groups]
+        self._left = _LOOKED_AT * num_nights
         self._allocation = allocation
 
     def is_met(self) -> bool:
-        """Say whether every point has its nights."""
-        return not any(self._missing)
+        """Say whether every point has its nights, or enough of them were looked at."""
+        return not any(self._missing) or self._left <= 0
 
     def take(
         self, children: Iterator[StoredRun], *, has_our_marks: bool
@@ -219,6 +225,7 @@ class _Wanted:
                 others[f"{machine or 'machine not known'} ({allocation})"] = None
                 continue
             taken.setdefault(config_hash, _past_run(child, has_marks=has_our_marks))
+        self._left -= bool(taken)
         for number, hashes in enumerate(self._groups):
             marks = {mark for one in hashes & taken.keys() for mark in taken[one].marks.values()}
             if hashes and hashes <= taken.keys() and Verdict.WORSE not in marks:

@@ -60,6 +60,7 @@ def night_report(
     history: History,
     rule: Rule,
     *,
+    missing: Sequence[str],
     figure: str,
 ) -> str:
     """Write the report of a night.
@@ -71,6 +72,7 @@ def night_report(
         failed: Its runs that have not finished.
         history: The nights before.
         rule: What counts as a change.
+        missing: What was to be compared, and was not measured.
         figure: Name of the figure's file; empty without one.
 
     Returns:
@@ -78,19 +80,22 @@ def night_report(
     """
     sections = [
         f"# {tonight.study}, night of {tonight.night}: {outcome}",
-        headline(outcome, compared, failed) + ".",
+        headline(outcome, compared, failed, missing) + ".",
         _regressions(tonight, compared),
         _table(compared, rule),
         f"![The nights before]({figure})" if figure else "",
         _failures(failed),
-        _nights(tonight, history),
+        _nights(tonight, history, compared),
         _reading(rule) if any(one.nights for one in compared) else "",
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
 
 
 def headline(
-    outcome: Outcome, compared: Sequence[PointComparison], failed: Sequence[Repeat]
+    outcome: Outcome,
+    compared: Sequence[PointComparison],
+    failed: Sequence[Repeat],
+    missing: Sequence[str],
 ) -> str:
     """Say in one line what a night amounts to.
 
@@ -98,6 +103,7 @@ def headline(
         outcome: What it amounts to.
         compared: Its comparisons.
         failed: Its runs that have not finished.
+        missing: What was to be compared, and was not measured.
     """
     told = []
     worse = [one for one in compared if one.result.verdict is Verdict.WORSE]
@@ -107,10 +113,13 @@ def headline(
         told.append(
             f"regression: {worst.metric} of {worst.label} {change(worst.result.ratio)}{more}"
         )
-    if failed or outcome is Outcome.FAILED:
-        label = f" ({failed[0].label}: {failed[0].message or failed[0].state})" if failed else ""
+    if failed:
+        label = f" ({failed[0].label}: {failed[0].message or failed[0].state})"
         runs = "1 run has" if len(failed) == 1 else f"{len(failed)} runs have"
         told.append(f"points failed: {runs} not finished{label}")
+    if missing or not (compared or failed):
+        what = _some_words(missing) or "anything: no point has run"
+        told.append(f"cannot tell: nobody has measured {what}")
     if outcome is Outcome.FIRST:
         told.append("no earlier night of this configuration on this machine to compare with")
     if not told:
@@ -243,14 +252,14 @@ def _failures(failed: Sequence[Repeat]) -> str:
     return "## What went wrong\n\n" + _some(told) if told else ""
 
 
-def _nights(tonight: Tonight, history: History) -> str:
+def _nights(tonight: Tonight, history: History, compared: Sequence[PointComparison]) -> str:
     dirty = ", with uncommitted changes" if tonight.is_dirty else ""
     told = [f"- Tonight: {tonight.directory}, {_commit(tonight.commit)}{dirty}"]
     if tonight.late:
         told.append(f"- {tonight.late}")
-    if history.nights:
-        dates = [str(one.night) for one in history.nights]
-        told.append(f"- Compared with: {_some_words(dates)}")
+    used = {night for one in compared for night, _ in one.nights}
+    if used:
+        told.append(f"- Compared with: {_some_words([str(one) for one in sorted(used)[::-1]])}")
     if tonight.missed:
         missed = [f"{one.night} ({one.why})" for one in tonight.missed]
         told.append(f"- Missed: {_some_words(missed)}")

@@ -297,13 +297,16 @@ def test_the_nightly_is_deployed_as_it_is_written(server: PrefectServer, tmp_pat
     assert deployment["global_concurrency_limit"]["limit"] == 1
     assert deployment["concurrency_options"]["collision_strategy"] == "CANCEL_NEW"
     assert deployment["entrypoint"] == "flows.nightly.nightly"
+    assert deployment["pull_steps"] == [
+        {"prefect.deployments.steps.set_working_directory": {"directory": str(_ROOT)}}
+    ]
     assert deployment["parameters"]["time_zone"] == schedule["schedule"]["timezone"]
     assert deployment["tags"] == ["watershed", "nightly"]
     assert deployment["version"]
     assert "{{" not in deployment["version"]
     properties = deployment["parameter_openapi_schema"]["properties"]
     assert set(deployment["parameters"]) <= set(properties)
-    assert properties["nights"]["minimum"] == 1
+    assert properties["nights"]["minimum"] == 2
     assert "2 %" in properties["least_effect"]["description"]
     _assert_missed_nights_are_known(server, str(deployment["id"]))
 

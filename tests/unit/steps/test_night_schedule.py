@@ -7,6 +7,7 @@ import pytest
 
 from tasks.steps.night_schedule import (
     NightSchedule,
+    cron_faults,
     lateness,
     missed_nights,
     night_of,
@@ -80,6 +81,25 @@ def test_without_a_schedule_nothing_is_missed_but_what_prefect_tells() -> None:
     assert missed(NightSchedule("", "UTC", cancelled), set()) == [
         "2026-11-22: Cancelled in Prefect"
     ]
+
+
+def test_nights_before_those_that_are_compared_with_are_not_missed() -> None:
+    """Prefect remembers two months of good nights; MLflow was asked for the newest ten."""
+    scheduled = datetime(2026, 11, 23, 2, 0, tzinfo=UTC)
+    days = [date(2026, 11, 23) - timedelta(days=number) for number in range(1, 31)]
+    reasons = dict.fromkeys(days, "Completed in Prefect: no regression: 4 same")
+    schedule = NightSchedule("0 2 * * *", "UTC", reasons)
+
+    assert missed_nights(schedule, set(days[:10]), scheduled, date(2026, 11, 23)) == ()
+
+
+@pytest.mark.parametrize("cron", ["abc", "0 2 * *", "99 2 * * *"])
+def test_what_is_no_cron_is_a_fault(cron: str) -> None:
+    """With what is allowed, before anything runs."""
+    (fault,) = cron_faults(cron)
+
+    assert str(fault).startswith(f"cron: '{cron}' is no cron expression; use five fields")
+    assert cron_faults("") == cron_faults("0 2 * * 1-5") == []
 
 
 def test_a_late_night_says_so() -> None:

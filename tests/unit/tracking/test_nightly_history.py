@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from tasks.tracking.nightly_comparison import Outcome, compare_points, outcome_of
+from tasks.tracking.nightly_comparison import Outcome, compare_points, outcome_of, unmeasured
 from tasks.tracking.nightly_history import History, read_nights
 from tasks.tracking.nightly_points import PointGroup, Repeat
 from tasks.tracking.nightly_report import Tonight, headline, night_report
@@ -193,7 +193,7 @@ def test_a_regression_is_told_until_it_is_mended(client: MlflowClient, experimen
     assert one.origin.commit == "c2026-11-21"
     assert one.origin.good is not None
     assert one.reference_run_id == one.origin.good.runs["h0"].run_id
-    assert outcome_of([group], compared) is Outcome.REGRESSION
+    assert outcome_of([group], compared, []) is Outcome.REGRESSION
     text = _report(client, group, history)
     assert "80 instead of 100, -20.0 %" in text
     assert "Since the night of 2026-11-21 (commit c2026-11-21)" in text
@@ -232,8 +232,8 @@ def _report(client: MlflowClient, group: PointGroup, history: History) -> str:
         [group], history, ["tokens_per_s"], Rule(), tonight=_TONIGHT, commit="new", num_nights=5
     )
     tonight = Tonight("x", _TONIGHT, "x-1", "new", False, client.tracking_uri, "1")  # noqa: FBT003
-    outcome = outcome_of([group], compared)
-    return night_report(tonight, outcome, compared, [], history, Rule(), figure="")
+    outcome = outcome_of([group], compared, [])
+    return night_report(tonight, outcome, compared, [], history, Rule(), missing=[], figure="")
 
 
 def test_a_night_that_cannot_be_judged_says_why(client: MlflowClient, experiment: str) -> None:
@@ -246,9 +246,9 @@ def test_a_night_that_cannot_be_judged_says_why(client: MlflowClient, experiment
         [group], history, ["tokens_per_s"], Rule(), tonight=_TONIGHT, commit="", num_nights=5
     )
 
-    outcome = outcome_of([group], compared)
+    outcome = outcome_of([group], compared, [])
     assert outcome is Outcome.CANNOT_TELL
-    assert headline(outcome, compared, []) == (
+    assert headline(outcome, compared, [], []) == (
         "cannot tell: one earlier night does not tell by how much nights differ"
     )
 
@@ -257,12 +257,45 @@ def test_failed_points_are_no_regression() -> None:
     """What failed, why, and that nothing could be compared."""
     group = _group(1.0, state="failed")
 
-    outcome = outcome_of([group], [])
+    outcome = outcome_of([group], [], [])
 
     assert outcome is Outcome.FAILED
-    assert headline(outcome, [], list(group.repeats)) == (
+    assert headline(outcome, [], list(group.repeats), []) == (
         "points failed: 1 run has not finished (seed=0: no space left)"
     )
+
+
+def test_what_nobody_has_measured_is_told() -> None:
+    """A metric that vanishes is no success, and no failed point either."""
+    group = _group(1.0)
+
+    missing = unmeasured([group], ["tokens_per_s", "mfu"])
+
+    assert missing == [f"mfu of {group.label}"]
+    outcome = outcome_of([group], [], missing)
+    assert outcome is Outcome.CANNOT_TELL
+    assert headline(outcome, [], [], missing) == f"cannot tell: nobody has measured {missing[0]}"
+
+
+def test_a_value_without_a_logarithm_is_no_reference(client: MlflowClient, experiment: str) -> None:
+    """One zero among good nights does not hide that tonight is half as fast."""
+    for day in range(10, 18):
+        speed = 0.0 if day == 15 else 100.0 + day % 3
+        _night(client, experiment, f"2026-11-{day}", speed)
+    group = _group(50.0)
+
+    (one,) = compare_points(
+        [group],
+        _read(client, experiment, group),
+        ["tokens_per_s"],
+        Rule(),
+        tonight=_TONIGHT,
+        commit="",
+        num_nights=10,
+    )
+
+    assert one.result.verdict == "worse"
+    assert len(one.nights) == 7
 
 
 def test_an_empty_mlflow_has_no_nights(

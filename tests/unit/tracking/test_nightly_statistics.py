@@ -235,9 +235,10 @@ def test_a_speed_and_its_inverse_are_marked_alike(rows: list[list[float]]) -> No
 
     assert speed.ratio is not None
     assert time.ratio is not None
-    # The bootstrap draws the inverse in another order, so a mark on the edge may differ.
     assert speed.ratio * time.ratio == pytest.approx(1.0)
-    assert _MARKS | {speed.verdict} == _MARKS | {time.verdict} or (speed.confidence or 0) > 0.5
+    # The bootstrap draws the inverse in another order, so a mark on the edge may be on one side
+    # only; never is one of the two worse and the other better.
+    assert len({speed.verdict, time.verdict} & _MARKS) < 2
 
 
 @settings(max_examples=40)
