@@ -105,6 +105,19 @@ class Device(Record):
         default=None, description="Power while it trains, watts, its share of the node included."
     )
 
+    @model_validator(mode="after")
+    def _rates_ascend(self) -> "Device":
+        raise_faults("Device", list(self._faults()))
+        return self
+
+    def _faults(self) -> Iterator[Fault]:
+        for dtype, rates in self.rates.items():
+            for number, (before, after) in enumerate(itertools.pairwise(rates), start=1):
+                if after.gflops <= before.gflops:
+                    message = f"{after.gflops:g} is not above {before.gflops:g}, the size before; "
+                    message += "list the sizes ascending, each once"
+                    yield Fault(path=f"rates.{dtype}.{number}.gflops", message=message)
+
 
 class Topology(Record):
     """A machine: its levels from the innermost to the node, and its devices."""

@@ -1,8 +1,11 @@
 """The command that measures a machine: ``watershed calibrate``."""
 
 import shlex
+import signal
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -28,8 +31,11 @@ from flows.arguments import (
 from flows.console import make_console
 from tasks.slurm.errors import SlurmError
 from tasks.slurm.ledger_file import LedgerError
+from tasks.slurm.local import num_cores
 from tasks.steps.calibrating import CalibrationError, calibrate_locally, calibrate_on_slurm
 from tasks.zero.calibrate_file import Calibrated, topology_text, write_topology
+
+_RANKS_PER_CORE = 16
 
 
 def calibrate(  # one option each, as typer wants it
@@ -83,10 +89,16 @@ def calibrate(  # one option each, as typer wants it
     }
     calibration = _calibration(asked, ranks)
     config = None if launcher is None else _launcher(launcher)
+    most = _RANKS_PER_CORE * num_cores()
+    if config is None and calibration.ranks > most:
+        message = f"calibrate: ranks: {calibration.ranks:,} processes of {num_cores()} cores would "
+        message += f"measure their turns; use {most} at most, or a cluster: --launcher FILE"
+        give_up(message, EXIT_CONFIGURATION)
     output = output or Path(f"{calibration.topology.name}-measured.yaml")
     _check_output(output, force=force)
     try:
-        found = _measured(calibration, config, runs_dir)
+        with _ended_by_signals():
+            found = _measured(calibration, config, runs_dir)
         command = shlex.join(["watershed", *sys.argv[1:]])
         text = topology_text(found, calibration, name=output.stem, command=command)
         write_topology(output, text, force=force)
@@ -101,10 +113,22 @@ def calibrate(  # one option each, as typer wants it
     typer.echo(f"Wrote {output}; use it with: topology: {_as_named(output)}")
 
 
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """End by SIGTERM and SIGHUP as by Ctrl-C: the job is in a session of its own."""
+    signums = (signal.SIGTERM, signal.SIGHUP)
+    before = {signum: signal.signal(signum, signal.default_int_handler) for signum in signums}
+    try:
+        yield
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+
+
 def _calibration(asked: dict[str, Any], ranks: int | None) -> Calibration:
     """Return what to measure; of one node, if the user does not say."""
     raw = {name: value for name, value in asked.items() if value is not None}
-    faults = faults_in(Calibration, {**raw, "ranks": ranks or 1})
+    faults = faults_in(Calibration, {**raw, "ranks": 1 if ranks is None else ranks})
     if not faults and ranks is None:
         ranks = Calibration.model_validate({**raw, "ranks": 1}).topology.ranks_per_node
     if faults:
@@ -119,9 +143,9 @@ def _launcher(path: Path) -> SlurmLauncherConfig:
         give_up(f"{path}: cannot be read: {error.strerror}", EXIT_CONFIGURATION)
     except (UnicodeDecodeError, yaml.YAMLError) as error:
         give_up(f"{path}: is no valid YAML: {error}", EXIT_CONFIGURATION)
+    raw = raw.get("launcher", raw) if isinstance(raw, dict) else raw
     if not isinstance(raw, dict):
         give_up(f"{path}: holds no mapping of keys to values", EXIT_CONFIGURATION)
-    raw = raw.get("launcher", raw)
     if faults := faults_in(SlurmLauncherConfig, raw):
         _give_up(str(path), faults)
     return SlurmLauncherConfig.model_validate(raw)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from configs.topology import CLUSTER, Device, Level, Link, Rate, Topology
+from tasks.zero.costs.moves import REACHED_SHARE
 
 _GIGA = 1e9
 _MICRO = 1e-6
@@ -231,7 +232,8 @@ def calibrated(
             "name": topology.device.name or device.name,
             "memory_bytes": device.memory_bytes,
             "rates": topology.device.model_dump()["rates"] | {device.dtype: rates},
-            "memory_gb_per_s": rounded(device.copy_bytes_per_s / _GIGA),
+            # The model takes a share of it for what kernels reach, and a copy is one.
+            "memory_gb_per_s": rounded(device.copy_bytes_per_s / REACHED_SHARE / _GIGA),
             "quantize_gb_per_s": rounded(device.quantize_bytes_per_s / _GIGA),
             "optimizer_gb_per_s": rounded(device.optimizer_bytes_per_s / _GIGA),
         }

@@ -1,7 +1,6 @@
 """What one rank computes, while all others of its node do the same.
 
-Blocks run as the engine runs them: each on a detached input, forward through all, then backward,
-where each gradient is made one vector.
+Blocks run as the engine runs them: each on a detached input, forward through all, then backward.
 Small blocks show what small kernels and Python cost.
 """
 
@@ -18,6 +17,7 @@ from configs.training import AdamW
 from models.gpt import GptStages
 from tasks.zero.calibrate_fit import MeasuredDevice
 from tasks.zero.calibrate_times import Clock
+from tasks.zero.costs.computing import update_bytes
 from tasks.zero.engine import DTYPES
 from tasks.zero.lanes import Exposed, make_lane
 from tasks.zero.optimizer import UnitOptimizer
@@ -36,8 +36,6 @@ _NUM_ROWS, _NUM_PIECES = 4, 4
 _GIGA, _TERA = 1e9, 1e12
 _PASSES = 3
 """A backward pass counts as two forward ones."""
-_UPDATE_ITEMS = 7
-"""Weight, two moments and gradient are read; all but the gradient are written."""
 
 
 class RateMeter:
@@ -103,7 +101,8 @@ class RateMeter:
                 torch.autograd.backward(outputs.pop(), gradient)
                 grad = inputs.pop().grad
                 gradient = first if grad is None else grad
-                unit.take_gradient()
+                for _, parameter in unit.parameters:
+                    parameter.grad = None  # its copy into one vector is priced by its bytes
 
         return once
 
@@ -179,7 +178,7 @@ class RateMeter:
         optimizer = UnitOptimizer(AdamW(), unit, unit.buffer, 0)
         gradient = torch.randn_like(unit.buffer)
         seconds = self._clock.mean_s(lambda: optimizer.step(gradient, 1e-3))
-        return _UPDATE_ITEMS * gradient.nbytes / seconds
+        return update_bytes(gradient.numel(), gradient.itemsize) / seconds
 
     def _name(self) -> str:
         if self._device.type == "cuda":

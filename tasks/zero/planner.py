@@ -9,7 +9,7 @@ prediction.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from tasks.runtime.prediction import Prediction
 from tasks.zero.cost_model import machine_faults, predict
 from tasks.zero.planning.search import Candidates, Found, Search, skyline
 from tasks.zero.planning.space import (
+    MOST_ACCUMULATION,
     PREFETCHES,
     all_passes,
     expressible,
@@ -193,6 +194,7 @@ def _plan(
     named = _named_choices(wish, search, rows, found.whole)
     best = _best(search, found.whole, [one.choice.step_s for one in named])
     prediction = predict(best.experiment)
+    best = replace(best, step_s=prediction.step_s)
     if faster := [one for one in named if one.prediction.step_s < prediction.step_s]:
         first = min(faster, key=lambda one: one.prediction.step_s)  # by rounding alone
         best, prediction = first.choice, first.prediction
@@ -230,6 +232,11 @@ def _faults(wish: Wish) -> Iterator[Fault]:
         message = f"{wish.batch_tokens:,} tokens are less than a sequence of {base.sequence:,} "
         message += f"tokens for each of {base.ranks:,} devices; use {least:,} or more, or fewer "
         yield Fault(path="batch_tokens", message=f"{message}devices")
+    if wish.sequences > MOST_ACCUMULATION:
+        most = MOST_ACCUMULATION * least
+        message = f"{wish.batch_tokens:,} tokens are {wish.sequences:,} sequences for each device; "
+        yield Fault(path="batch_tokens", message=f"{message}use {most:,} tokens at most")
+        return
     lean = base.model_copy(update=_LEANEST)
     if predicted_memory(lean).total > wish.memory_bytes:
         yield _memory_fault(wish)
@@ -292,8 +299,10 @@ def _named_choices(
     for number, choice in enumerate(_choices(search, best, len(best))):
         same = next(names for names, one in rows.items() if one == choice.experiment.partition)
         name = named[best.transport[number] - len(search.searched)]
-        chosen.append(NamedChoice(same, name, choice, predict(choice.experiment)))
-    return chosen
+        prediction = predict(choice.experiment)
+        told = replace(choice, step_s=prediction.step_s)
+        chosen.append(NamedChoice(same, name, told, prediction))
+    return sorted(chosen, key=lambda one: one.choice.step_s)
 
 
 def _best(search: Search, whole: Candidates, rows_s: Sequence[float]) -> Choice:

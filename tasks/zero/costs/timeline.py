@@ -121,7 +121,8 @@ def device_s(costs: StepCosts, accumulation: int) -> float:
     for unit in costs.units:
         moves = unit.moves
         firsts = 1 if costs.reuses else accumulation
-        again = accumulation - firsts + (accumulation if unit.stage < last else 0)
+        backward = 2 if unit.is_shared else int(unit.stage < last)  # a tied head gathers it, too
+        again = accumulation - firsts + backward * accumulation
         for transfer, times in (
             (moves.forward_gather, firsts),
             (moves.kept_gather, again),

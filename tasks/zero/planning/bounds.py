@@ -81,9 +81,11 @@ def _forward(gather: Floats, demands: Demands, work: Work, layers: int) -> Float
     """Bound a forward pass: from its first gather to the end of the head's."""
     forward = work.forward[demands.passes].T
     total = _all(gather, layers)
-    num_ahead = np.minimum(work.prefetch[demands.passes], layers)
+    prefetch = work.prefetch[demands.passes]
+    num_ahead = np.minimum(prefetch, layers)
     # What is issued beside the first gather is coded while that is waited for.
-    beside = (layers - num_ahead) * gather[1, _BUSY] + gather[2, _BUSY]
+    beside = (layers - num_ahead) * gather[1, _BUSY]
+    beside = beside + np.where(prefetch <= layers, gather[2, _BUSY], 0.0)
     alone = layers * gather[1, _SECONDS] + gather[2, _SECONDS]
     device = forward[0] + layers * forward[1] + forward[2]
     device = device + gather[0, _SECONDS] + np.where(num_ahead > 0, beside, alone)

@@ -240,6 +240,19 @@ def test_a_level_that_does_not_divide_the_next_is_refused(ranks: int) -> None:
     )
 
 
+def test_rates_that_do_not_ascend_are_refused() -> None:
+    """Interpolated as they stand they would give any number."""
+    rates = [{"gflops": size, "tflops": 1.0} for size in (100, 10, 10)]
+
+    faults = _faults(_raw(device={"rates": {"bfloat16": rates}}))
+
+    assert faults == [
+        f"device.rates.bfloat16.{number}.gflops: 10 is not above {before}, the size before; list "
+        "the sizes ascending, each once"
+        for number, before in ((1, 100), (2, 10))
+    ]
+
+
 def test_all_faults_of_a_file_are_told_at_once(tmp_path: Path) -> None:
     """Two bandwidths and a misspelt key: with the file's name, and in plain words."""
     path = tmp_path / "mine.yaml"

@@ -240,6 +240,13 @@ def test_ranks_fill_nodes(num_ranks: int, message: str) -> None:
     ("arguments", "code", "words"),
     [
         (["mini", "--ranks", "6"], 2, "calibrate: ranks: 6 ranks do not fill nodes of 4 (mini)"),
+        (
+            ["mini", "--ranks", "0"],
+            2,
+            "calibrate: ranks: 0 is not allowed; use a whole number from 1",
+        ),
+        (["mini", "--ranks", "1000000"], 2, "would measure their turns; use"),
+        (["mini", "--launcher", "list.yaml"], 2, "list.yaml: holds no mapping of keys to values"),
         (["nowhere"], 2, "'nowhere' is no topology; use"),
         (["mini", "--hidden", "wide"], 2, "write numbers with commas"),
         (["mini", "--launcher", "none.yaml"], 2, "none.yaml: cannot be read"),
@@ -258,6 +265,7 @@ def test_the_command_refuses_before_it_measures(
     """What cannot become a file is refused at once, in words."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "here.yaml").write_text("mine")
+    (tmp_path / "list.yaml").write_text("launcher: [1]")
 
     assert main(["calibrate", *arguments]) == code
     assert words in capsys.readouterr().err
@@ -301,8 +309,11 @@ def measure_alone(rank: int, num_ranks: int) -> tuple[object, object, int]:
     return topology.link("node"), topology.network, len(topology.device.rates["float32"])
 
 
-def test_an_interrupt_leaves_nothing(tmp_path: Path) -> None:
-    """Ctrl-C ends the command with 130, all its processes, and its temporary files."""
+@pytest.mark.parametrize(
+    "signum", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
+)
+def test_an_interrupt_leaves_nothing(tmp_path: Path, signum: signal.Signals) -> None:
+    """Ctrl-C, or a time-out, ends the command with 130, its processes, and temporary files."""
     (tmp_path / "tmp").mkdir()
     argv = [sys.executable, "-m", "flows.command_line", "calibrate", "mini", "--ranks", "2"]
     command = subprocess.Popen(
@@ -318,7 +329,7 @@ def test_an_interrupt_leaves_nothing(tmp_path: Path) -> None:
         time.sleep(0.05)
     run = RunDirectory(next((tmp_path / "tmp").iterdir()))
 
-    command.send_signal(signal.SIGINT)
+    command.send_signal(signum)
     _, words = command.communicate(timeout=30)
 
     assert command.returncode == 130

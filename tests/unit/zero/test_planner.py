@@ -322,6 +322,15 @@ def test_a_batch_that_is_too_small_is_refused_with_the_least_one() -> None:
     assert f"use {384 * 2048:,} or more" in faults["batch_tokens"]
 
 
+@pytest.mark.parametrize("num_tokens", [160 * 10**9, 10**15])
+def test_a_batch_that_is_too_large_is_refused_with_the_largest_one(num_tokens: int) -> None:
+    """At once, whatever its size, and not as a model that is too large."""
+    faults = faults_of(Wish(training(**FRONTIER | {"ranks": 8}), num_tokens, GB_64))
+
+    assert faults.keys() == {"batch_tokens"}
+    assert faults["batch_tokens"].endswith(f"use {8 * 2048 * 10**6:,} tokens at most")
+
+
 def test_a_model_that_is_too_large_is_refused_with_the_devices_that_would_do() -> None:
     """The number of devices that is told does, and a node less does not."""
     has = 12 * 10**9
