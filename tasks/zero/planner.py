@@ -20,7 +20,8 @@ from configs.training_memory import least_ranks, predicted_memory
 from configs.transport import TRANSPORTS, Transport, named_transport
 from tasks.runtime.prediction import Prediction
 from tasks.zero.cost_model import machine_faults, predict
-from tasks.zero.planning.search import Candidates, Found, Search, skyline
+from tasks.zero.planning.candidates import Candidates, skyline
+from tasks.zero.planning.search import Found, Search
 from tasks.zero.planning.space import (
     MOST_ACCUMULATION,
     PREFETCHES,
