@@ -97,6 +97,15 @@ class Device(Record):
         default=None,
         description="Bytes that the quantizers read and write, GB/s. Default: 0.8 of the memory's.",
     )
+    quantize_us: Weight = Field(
+        default=0.0,
+        description="Fixed time of quantizing, or of its reverse, microseconds: each call pays it.",
+    )
+    visit_us: Weight = Field(
+        default=0.0,
+        description="What the engine itself costs each time that it visits a stage of the model, "
+        "forward or backward, microseconds.",
+    )
     optimizer_gb_per_s: PositiveFloat | None = Field(
         default=None,
         description="Bytes that the update reads and writes, GB/s. Default: 0.8 of the memory's.",

@@ -14,10 +14,11 @@ from tasks.runtime.fence import Fence
 from tasks.runtime.output import say
 from tasks.runtime.records import Result
 from tasks.runtime.run_directory import RunDirectory
+from tasks.zero.calibrate_engine import visit_s
 from tasks.zero.calibrate_file import RECORD, Calibrated
-from tasks.zero.calibrate_fit import calibrated
+from tasks.zero.calibrate_fit import calibrated, with_visit
 from tasks.zero.calibrate_links import LinkMeter
-from tasks.zero.calibrate_rates import WIDTHS, RateMeter
+from tasks.zero.calibrate_rates import TOKENS, WIDTHS, RateMeter
 from tasks.zero.calibrate_times import Clock
 from tasks.zero.identity import Identity
 from tasks.zero.preparation import device_of
@@ -92,9 +93,20 @@ def calibrate(
     tell("measuring blocks, memory, quantizers and the update")
     local_ranks = topology.node_ranks(calibration.ranks)
     measured = rates.measure(widths, calibration.tokens, local_ranks=local_ranks)
+    made = calibrated(topology, links, measured, algorithm=_ALGORITHM[device.type])
+    tell("measuring the engine itself")
+    engine_s = visit_s(
+        made,
+        device,
+        clock,
+        ranks=calibration.ranks,
+        dtype=measured.dtype,
+        width=widths[0],
+        tokens=calibration.tokens or TOKENS[device.type],
+    )
     uname = platform.uname()
     return Calibrated(
-        topology=calibrated(topology, links, measured, algorithm=_ALGORITHM[device.type]),
+        topology=with_visit(made, engine_s),
         host=f"{uname.node} ({uname.system} {uname.release}, {uname.machine})",
         device=measured.name,
         dtype=measured.dtype,

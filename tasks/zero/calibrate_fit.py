@@ -8,7 +8,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from configs.topology import CLUSTER, Device, Level, Link, Rate, Topology
+from configs.topology import CLUSTER, Device, Dtype, Level, Link, Rate, Topology
 from tasks.zero.costs.moves import REACHED_SHARE
 
 _GIGA = 1e9
@@ -191,16 +191,16 @@ class MeasuredDevice:
         dtype: Of the blocks.
         rates: GFLOPs of a block's forward pass, TFLOPS of its passes.
         copy_bytes_per_s: Read and written by a copy.
-        quantize_bytes_per_s: Read and written by the quantizers.
+        quantize: Bytes that a call of the quantizers reads and writes, and what it takes.
         optimizer_bytes_per_s: Read and written by the update.
     """
 
     name: str
     memory_bytes: int
-    dtype: str
+    dtype: Dtype
     rates: Sequence[tuple[float, float]]
     copy_bytes_per_s: float
-    quantize_bytes_per_s: float
+    quantize: Line
     optimizer_bytes_per_s: float
 
 
@@ -234,12 +234,24 @@ def calibrated(
             "rates": topology.device.model_dump()["rates"] | {device.dtype: rates},
             # The model takes a share of it for what kernels reach, and a copy is one.
             "memory_gb_per_s": rounded(device.copy_bytes_per_s / REACHED_SHARE / _GIGA),
-            "quantize_gb_per_s": rounded(device.quantize_bytes_per_s / _GIGA),
+            "quantize_gb_per_s": rounded(device.quantize.bytes_per_s / _GIGA),
+            "quantize_us": rounded(device.quantize.latency_s / _MICRO),
             "optimizer_gb_per_s": rounded(device.optimizer_bytes_per_s / _GIGA),
         }
     )
     network = made.get(CLUSTER, topology.network)
     return topology.model_copy(update={"levels": levels, "network": network, "device": measured})
+
+
+def with_visit(topology: Topology, visit_s: float) -> Topology:
+    """Put the engine's own time into a topology.
+
+    Args:
+        topology: As measured so far.
+        visit_s: Of each visit of a stage.
+    """
+    device = topology.device.model_copy(update={"visit_us": rounded(visit_s / _MICRO)})
+    return topology.model_copy(update={"device": device})
 
 
 def _link(found: MeasuredLink, algorithm: str) -> Link:

@@ -15,7 +15,7 @@ from configs.gpt import Gpt
 from configs.topology import Dtype
 from configs.training import AdamW
 from models.gpt import GptStages
-from tasks.zero.calibrate_fit import MeasuredDevice
+from tasks.zero.calibrate_fit import MeasuredDevice, Sample, fit_line
 from tasks.zero.calibrate_times import Clock
 from tasks.zero.costs.computing import update_bytes
 from tasks.zero.engine import DTYPES
@@ -33,6 +33,8 @@ _NUM_VALUES = {"cpu": 2**20, "cuda": 2**27}
 _HEAD_WIDTH = 64
 _BLOCK_SIZE = 256
 _NUM_ROWS, _NUM_PIECES = 4, 4
+_CALLS = 4
+"""Of the quantizers, for a gather and a reduction."""
 _GIGA, _TERA = 1e9, 1e12
 _PASSES = 3
 """A backward pass counts as two forward ones."""
@@ -64,13 +66,16 @@ class RateMeter:
         tokens = tokens or TOKENS[self._device.type]
         widths = widths or WIDTHS[self._device.type]
         middle = widths[len(widths) // 2]
+        narrow = widths[: len(widths) // 2 + 1] if len(widths) > 1 else (middle, 2 * middle)
         return MeasuredDevice(
             name=self._name(),
             memory_bytes=self._memory_bytes(local_ranks),
             dtype=self._dtype,
             rates=[self._rate(width, tokens) for width in widths],
             copy_bytes_per_s=self._copy(),
-            quantize_bytes_per_s=self._quantize(middle, self.passes(middle, tokens)),
+            quantize=fit_line(
+                [self._quantize(width, self.passes(width, tokens)) for width in narrow]
+            ),
             optimizer_bytes_per_s=self._update(middle),
         )
 
@@ -133,8 +138,8 @@ class RateMeter:
         target = torch.empty_like(source)
         return 2 * source.nbytes / self._clock.mean_s(lambda: target.copy_(source))
 
-    def _quantize(self, width: int, compute: Callable[[], object]) -> float:
-        """Return bytes read and written a second, of a gather's coding and of a reduction's.
+    def _quantize(self, width: int, compute: Callable[[], object]) -> Sample:
+        """Return bytes and time of a call, the mean of a gather's coding and of a reduction's.
 
         A gather packs a shard in INT8 and unpacks the shards of all; a reduction packs everybody's
         piece in INT4 and adds up what came. Each into memory of its own, as there. Where computing
@@ -170,8 +175,9 @@ class RateMeter:
             )
         finally:
             lane.close()
+        calls = _NUM_PIECES * _CALLS
         num_bytes = _NUM_PIECES * (gather_bytes + reduce_bytes)
-        return num_bytes / max(found.work_s, found.lost_s)
+        return Sample(num_bytes / calls, max(found.work_s, found.lost_s) / calls)
 
     def _update(self, width: int) -> float:
         _, (unit,) = self._blocks(width, 2, 1, torch.float32)

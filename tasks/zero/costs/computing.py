@@ -12,6 +12,7 @@ from configs.training import TrainingExperiment
 from configs.training_memory import ITEM_BYTES
 from tasks.zero.costs.moves import memory_rate
 
+_MICRO = 1e-6
 _GIGA = 1e9
 _TERA = 1e12
 _BACKWARD_PASSES = 2
@@ -27,8 +28,9 @@ class StageCompute:
     """Computing time of one stage and micro-batch; all seconds.
 
     Attributes:
-        forward_s: Forward pass.
-        backward_s: Backward pass, and the copy of the gradient into one vector.
+        forward_s: Forward pass, and what the engine does for a visit.
+        backward_s: Backward pass, the copy of the gradient into one vector, and the visit's share.
+            The last stage's belongs to the same visit as its forward pass.
         recompute_s: Forward pass that the backward pass repeats.
     """
 
@@ -62,9 +64,10 @@ def block_compute(experiment: TrainingExperiment, length: int) -> StageCompute:
     """
     flops = _tokens(experiment) * experiment.model.block_flops_per_token(experiment.sequence)
     forward = flops / rate_flops(experiment.topology.device, experiment.dtype, flops)
+    visit = _visit_s(experiment)
     return StageCompute(
-        forward_s=forward,
-        backward_s=_BACKWARD_PASSES * forward + _copy_s(experiment, length),
+        forward_s=forward + visit,
+        backward_s=_BACKWARD_PASSES * forward + _copy_s(experiment, length) + visit,
         recompute_s=forward if experiment.recompute else 0.0,
     )
 
@@ -79,7 +82,8 @@ def head_compute(experiment: TrainingExperiment, length: int) -> StageCompute:
     model = experiment.model
     flops = 2 * _tokens(experiment) * model.hidden * model.vocabulary
     forward = flops / rate_flops(experiment.topology.device, experiment.dtype, flops)
-    return StageCompute(forward, _BACKWARD_PASSES * forward + _copy_s(experiment, length))
+    backward = _BACKWARD_PASSES * forward + _copy_s(experiment, length)
+    return StageCompute(forward + _visit_s(experiment), backward)
 
 
 def embedding_compute(experiment: TrainingExperiment, length: int) -> StageCompute:
@@ -93,7 +97,8 @@ def embedding_compute(experiment: TrainingExperiment, length: int) -> StageCompu
     rows = _touching_s(
         experiment, _ITEMS_OF_LOOKUP * _tokens(experiment) * experiment.model.hidden * item
     )
-    return StageCompute(rows, rows + _copy_s(experiment, length))
+    visit = _visit_s(experiment)
+    return StageCompute(rows + visit, rows + _copy_s(experiment, length) + visit)
 
 
 def optimizer_rate(device: Device) -> float | None:
@@ -131,6 +136,19 @@ def update_s(device: Device, elements: int, item: int) -> float:
     if rate is None:
         raise ValueError("no rate of the optimizer; cost_model.machine_faults says so")
     return update_bytes(elements, item) / rate
+
+
+def num_visits(layers: int) -> int:
+    """Return how often the engine visits a stage in a micro-batch: the last one only once.
+
+    Args:
+        layers: Blocks, between embedding and head.
+    """
+    return 2 * (layers + 2) - 1
+
+
+def _visit_s(experiment: TrainingExperiment) -> float:
+    return _MICRO * experiment.topology.device.visit_us
 
 
 def _tokens(experiment: TrainingExperiment) -> int:

@@ -2,7 +2,7 @@
 
 A collective is encoded, moved hop by hop, and decoded, one after the other, in its lane. Encoding
 and decoding are work of the device: bytes that are read and written over the rate of its quantizers
-(of its memory, where sums are added that are not quantized).
+(of its memory, where sums are added that are not quantized), and a fixed time of each call.
 """
 
 from collections.abc import Sequence
@@ -14,6 +14,7 @@ from tasks.zero.costs.links import Algorithm, HopCost, Network
 from tasks.zero.traffic import Move, Moves
 
 _GIGA = 1e9
+_MICRO = 1e-6
 REACHED_SHARE = 0.8
 """Of the bandwidth of memory, where a device does not say what its kernels reach."""
 
@@ -221,7 +222,7 @@ class MoveCosts:
         rate = quantize_rate(self.moves.topology.device)
         if rate is None:
             raise ValueError("no rate of quantizers; cost_model.machine_faults says so")
-        return num_bytes / rate
+        return _MICRO * self.moves.topology.device.quantize_us + num_bytes / rate
 
     def _adding_s(self, num_bytes: float) -> float:
         rate = memory_rate(self.moves.topology.device)

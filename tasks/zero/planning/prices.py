@@ -249,12 +249,13 @@ class Prices:
 
     @cached_property
     def _lengths(self) -> list[int]:
-        """Whole blocks on every rank; a single one where there are no latencies."""
+        """Whole blocks on every rank; a single one where nothing has a fixed time."""
         topology = self.base.topology
         links = [topology.link(level) for level in topology.level_names()]
         unit = self.base.ranks * max(one.block_size for one in self.transports)
         short = -(-self.base.model.block_parameters // unit) * unit
-        if any(link is not None and link.latency_us > 0 for link in links):
+        has_latency = any(link is not None and link.latency_us > 0 for link in links)
+        if has_latency or topology.device.quantize_us > 0:
             return [short, 2 * short]
         return [short]
 

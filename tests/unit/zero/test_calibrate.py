@@ -46,7 +46,7 @@ DEVICE = MeasuredDevice(
     dtype="float32",
     rates=[(0.2, 0.01), (0.01, 0.002)],
     copy_bytes_per_s=5e9,
-    quantize_bytes_per_s=2e9,
+    quantize=Line(3e-4, 2e9),
     optimizer_bytes_per_s=4e9,
 )
 TINY: dict[str, Any] = {"hidden": [32, 64], "tokens": 16, "least_s": 0.005, "device": "cpu"}

@@ -66,6 +66,8 @@ def machines(draw: st.DrawFn) -> Topology:
         network=draw(links(0.1)),
         device={
             "memory_gb_per_s": 10 * 100 ** draw(floats),
+            "quantize_us": draw(st.sampled_from([0.0, 20.0])),
+            "visit_us": draw(st.sampled_from([0.0, 50.0])),
             "rates": {
                 dtype: [{"gflops": 1.0, "tflops": 0.1 * 1000 ** draw(floats)}]
                 for dtype in ("bfloat16", "float32")
@@ -399,6 +401,22 @@ def test_a_device_works_for_every_collective(*, tied: bool, reuses: bool) -> Non
         expected += unit.update_s + sum(n * (one.coding_s + one.lost_s) for one, n in moved)
 
     assert device_s(costs, 3) == pytest.approx(expected, rel=1e-12)
+
+
+def test_each_call_of_the_quantizers_and_each_visit_has_its_time() -> None:
+    """Three micro-batches of ZeRO++ with INT8 gathers and INT4 reductions, on five stages."""
+    device = machine().device.model_dump()
+    step = {"partition": "zeropp", "transport": "zeropp", "accumulation": 3}
+
+    def work_s(**times: float) -> float:
+        slower = machine(device=device | times)
+        return device_s(step_costs(training(topology=slower, **step)), 3)
+
+    # 5 gathers are quantized, and back; the 4 for the backward pass come from what stays as it
+    # came over the wire. 5 reductions stop at the node: quantized and added up on both hops.
+    calls = 3 * (2 * 5 + 4 + 4 * 5)
+    assert work_s(quantize_us=1e6) - work_s() == pytest.approx(calls)
+    assert work_s(visit_us=1e6) - work_s() == pytest.approx(3 * (5 + 4))
 
 
 @pytest.mark.parametrize("case", DEEP)

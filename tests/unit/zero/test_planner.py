@@ -74,6 +74,8 @@ def bases(draw: st.DrawFn) -> TrainingExperiment:
         network=draw(links(0.1)),
         device={
             "memory_gb_per_s": 10 * 100 ** draw(floats),
+            "quantize_us": draw(st.sampled_from([0.0, 20.0])),
+            "visit_us": draw(st.sampled_from([0.0, 50.0])),
             "rates": {
                 dtype: [{"gflops": 1.0, "tflops": 0.1 * 1000 ** draw(floats)}]
                 for dtype in ("bfloat16", "float32")
