@@ -3,7 +3,8 @@
 #   make run ARGS="--set rounds=50"         further arguments for watershed, pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help run test proof-slurm proof-zero check bench setup cluster-packages constraints clean distclean
+.PHONY: help run up test screenshots proof-slurm proof-zero check bench setup cluster-packages \
+    browser-packages database-packages constraints clean distclean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -17,14 +18,24 @@ help:  ## Say what can be made
 run: $(STAMP)  ## Run the main study: anarchic federated averaging on handwritten digits (90 s)
 	@$(BIN)/watershed run configs/studies/digits.yaml $(ARGS)
 
+up: $(STAMP)  ## Start the Prefect and MLflow servers and a worker (ARGS="--data DIR"); Ctrl-C ends them
+	@$(BIN)/watershed up $(ARGS)
+
 test: $(STAMP)  ## Check style, types and import contracts, and run all tests (15 minutes)
-	@tests/cluster/install-packages.sh || test "$$REQUIRE_SLURM" != 1
+	@tests/cluster/install-packages.sh cluster || test "$$REQUIRE_SLURM" != 1
+	@tests/cluster/install-packages.sh browser || test "$$REQUIRE_BROWSER" != 1
+	@tests/cluster/install-packages.sh database || true
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadfile --no-loadscope-reorder \
 	    --benchmark-disable $(ARGS)
+
+screenshots: $(STAMP)  ## Take the pictures of docs/images in a browser (2 minutes)
+	@tests/cluster/install-packages.sh browser
+	REQUIRE_BROWSER=1 OMP_NUM_THREADS=1 $(BIN)/pytest -p no:xdist tests/browser \
+	    --screenshots docs/images $(ARGS)
 
 proof-slurm: $(STAMP)  ## Kill and disturb studies on a real Slurm cluster (needs root; 20 minutes)
 	@tests/cluster/install-packages.sh
@@ -44,7 +55,13 @@ bench: $(STAMP)  ## Measure the speed beside a plain loop over the workers
 setup: $(STAMP)  ## Make the virtual environment in .venv and install
 
 cluster-packages:  ## Install Slurm and MariaDB for tests/cluster (as root, on Debian or Ubuntu)
-	@tests/cluster/install-packages.sh
+	@tests/cluster/install-packages.sh cluster
+
+browser-packages:  ## Install Chromium for tests/browser (as root, on Debian)
+	@tests/cluster/install-packages.sh browser
+
+database-packages:  ## Install PostgreSQL for its tests (as root, on Debian or Ubuntu)
+	@tests/cluster/install-packages.sh database
 
 $(STAMP):
 	@set -e; \

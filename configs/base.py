@@ -1,18 +1,96 @@
 """What every configuration record has in common: frozen, unknown keys refused, finite numbers."""
 
+from dataclasses import dataclass
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Strict
-from pydantic_core import InitErrorDetails, PydanticCustomError, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    Strict,
+)
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import (
+    CoreSchema,
+    InitErrorDetails,
+    PydanticCustomError,
+    ValidationError,
+    core_schema,
+)
+
+from configs.titles import title_of
 
 
 class Record(BaseModel):
     """A frozen configuration record: unknown keys are refused, NaN and infinity too."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        allow_inf_nan=False,
+        field_title_generator=lambda name, _: title_of(name),
+    )
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        """Title a record of a tagged union by its tag, and show the tag first."""
+        named = handler(core_schema)
+        schema = handler.resolve_ref_schema(named)
+        fields: dict[str, JsonSchemaValue] = schema.get("properties", {})
+        for name, field in fields.items():
+            field.setdefault("title", title_of(name))  # Pydantic gives none to a reference
+        tags = {
+            name: field for name, field in fields.items() if isinstance(field.get("const"), str)
+        }
+        for field in tags.values():
+            field.setdefault("description", "Chooses this record.")
+        if tags:
+            schema["properties"] = tags | fields
+            if schema.get("title") == cls.__name__:
+                schema["title"] = next(iter(tags.values()))["const"]
+        return named
 
 
-def tagged_by(tag: str, default: str) -> BeforeValidator:
+@dataclass(frozen=True)
+class Tagged:
+    """Lets a bare word stand for a record of a tagged union, and a tag be left out.
+
+    Attributes:
+        tag: Name of the discriminating field.
+        default: Its value in a mapping without it.
+    """
+
+    tag: str
+    default: str
+
+    def __get_pydantic_core_schema__(
+        self, source: object, handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        return core_schema.no_info_before_validator_function(self._expand, handler(source))
+
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        # Prefect's form shows oneOf, and a discriminator, as raw JSON; anyOf as one tab a record.
+        shown = handler(schema)
+        if "oneOf" in shown:
+            shown["anyOf"] = shown.pop("oneOf")
+            shown.pop("discriminator", None)
+        return shown
+
+    def _expand(self, value: Any) -> Any:  # noqa: ANN401  raw YAML: any type arrives here
+        if isinstance(value, str):
+            return {self.tag: value}
+        if isinstance(value, dict) and self.tag not in value:
+            return {self.tag: self.default, **value}
+        return value
+
+
+def tagged_by(tag: str, default: str) -> Tagged:
     """Let a bare word stand for a record with that tag, and a tag be left out.
 
     ``model: logistic`` is the logistic model with its defaults; ``worker: {lr: 0.5}`` is the
@@ -23,17 +101,9 @@ def tagged_by(tag: str, default: str) -> BeforeValidator:
         default: Its value in a mapping without it.
 
     Returns:
-        A validator to put beside ``Field(discriminator=tag)`` in an ``Annotated`` union.
+        An annotation to put beside ``Field(discriminator=tag)`` in an ``Annotated`` union.
     """
-
-    def expand(value: Any) -> Any:  # noqa: ANN401  raw YAML: any type arrives here
-        if isinstance(value, str):
-            return {tag: value}
-        if isinstance(value, dict) and tag not in value:
-            return {tag: default, **value}
-        return value
-
-    return BeforeValidator(expand)
+    return Tagged(tag, default)
 
 
 class Fault(Record):

@@ -3,11 +3,13 @@
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import yaml
 
 from configs.base import Fault
+from configs.choices import Choices, choose
 from configs.data import may_be_hub_name
 from configs.faults import faults_in
 from configs.overrides import OverrideError, set_path
@@ -39,7 +41,9 @@ class ConfigError(Exception):
         super().__init__("\n".join(f"{source}: {fault}" for fault in faults))
 
 
-def load_study(path: Path, settings: Sequence[str] = ()) -> Study:
+def load_study(
+    path: Path, settings: Sequence[str] = (), chosen: Choices = MappingProxyType({})
+) -> Study:
     """Read and validate a study, a scaling study, or a single experiment.
 
     A scaling study is a file of ``kind: scaling``; a single experiment, one without ``experiment``.
@@ -49,6 +53,7 @@ def load_study(path: Path, settings: Sequence[str] = ()) -> Study:
     Args:
         path: The YAML file.
         settings: Overrides ``dotted.path=value`` of the base experiment; values are YAML.
+        chosen: What a form has chosen, by dotted path; wins over the grid, see ``choose``.
 
     Returns:
         The study; paths inside it are absolute.
@@ -65,7 +70,13 @@ def load_study(path: Path, settings: Sequence[str] = ()) -> Study:
         raw = {**above, "experiment": raw}
     raw.setdefault("name", path.stem)
     _resolve_files(raw, path.resolve().parent)
-    faults = [fault for setting in settings for fault in _set(raw, setting)]
+    faults = [
+        fault
+        for key, values in chosen.items()
+        if isinstance(root := _root(raw, key), dict)
+        for fault in choose(raw, root, key, values)
+    ]
+    faults += [fault for setting in settings for fault in _set(raw, setting)]
     for fault in faults_in(record, raw):
         shown = fault.path.removeprefix("experiment.")
         if fault not in faults:
@@ -173,14 +184,19 @@ def _set(raw: dict[str, Any], setting: str) -> Iterator[Fault]:
         value = yaml.load(text, Loader=_StrictLoader)  # noqa: S506  safe
         if key in _FILE_FIELDS:
             value = _absolute(key, value, Path.cwd())
-        of_study = _OF_SCALING_STUDY if raw.get("kind") == "scaling" else _OF_STUDY
-        root = raw if key.partition(".")[0] in of_study else raw.get("experiment")
+        root = _root(raw, key)
         if isinstance(root, dict):  # else that is a fault of the file, reported as such
             set_path(root, key, value)
     except yaml.YAMLError as error:
         yield Fault(path=key, message=f"{text!r} {_yaml_problem(error)}")
     except OverrideError as error:
         yield Fault(path=key, message=str(error))
+
+
+def _root(raw: dict[str, Any], key: str) -> object:
+    """Return what a path begins at: the study, or its experiment."""
+    of_study = _OF_SCALING_STUDY if raw.get("kind") == "scaling" else _OF_STUDY
+    return raw if key.partition(".")[0] in of_study else raw.get("experiment")
 
 
 def _varied(raw: dict[str, Any]) -> Iterator[tuple[str, str]]:

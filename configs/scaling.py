@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError, field_serializer, model_validator
+from pydantic import ConfigDict, Field, ValidationError, field_serializer, model_validator
 
 from configs.base import Fault, Record, Whole, raise_faults
 from configs.faults import faults_in
@@ -37,6 +37,8 @@ _MOST_DIVISORS = 12
 
 class ScalingStudy(Record):
     """Strategies over sizes, measured, predicted, or both."""
+
+    model_config = ConfigDict(title="Whole scaling study")
 
     kind: Literal["scaling"] = Field(description="Tells this file from a study with a grid.")
     name: str = Field(

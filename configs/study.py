@@ -21,7 +21,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from pydantic import Field, JsonValue, field_serializer, model_validator
+from pydantic import ConfigDict, Field, JsonValue, field_serializer, model_validator
 
 from configs.base import Fault, Record, raise_faults, tagged_by
 from configs.faults import faults_in
@@ -91,6 +91,8 @@ def _seen_by_jobs(topology: Topology) -> dict[str, JsonValue]:
 
 class Study(Record):
     """A base experiment and the grid of what varies."""
+
+    model_config = ConfigDict(title="Whole study")
 
     name: str = Field(
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$",

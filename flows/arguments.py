@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from configs.allowed import leaf_paths
 from configs.base import Fault
 from configs.checks import check_study
+from configs.directories import RUNS_DIR_VARIABLE, runs_directory
 from configs.federated import FederatedExperiment
 from configs.launchers import SlurmLauncherConfig
 from configs.loading import ConfigError, load_study
@@ -32,7 +33,7 @@ def _complete_setting(incomplete: str) -> list[str]:
 
 
 def _complete_run(context: typer.Context, incomplete: str) -> list[str]:
-    runs_dir = Path(context.params.get("runs_dir") or "runs")
+    runs_dir = runs_directory(context.params.get("runs_dir"))
     names = [run.path.name for run in known_runs(runs_dir)]
     return [name for name in reversed(names) if name.startswith(incomplete)]
 
@@ -63,7 +64,13 @@ Run = Annotated[
     ),
 ]
 RunsDir = Annotated[
-    Path, typer.Option("--runs-dir", metavar="DIR", help="Directory of all runs, and of MLflow's.")
+    Path,
+    typer.Option(
+        "--runs-dir",
+        metavar="DIR",
+        envvar=RUNS_DIR_VARIABLE,
+        help="Directory of all runs, and of MLflow's.",
+    ),
 ]
 Parallel = Annotated[
     int | None,

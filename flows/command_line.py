@@ -33,13 +33,17 @@ from flows.arguments import (
 )
 from flows.bench_commands import bench
 from flows.calibrate_commands import calibrate
+from flows.compare_commands import COMPARE_EXAMPLE, compare
 from flows.console import make_console
+from flows.deploy_commands import deploy_deployments
 from flows.finding import is_complete
 from flows.job_commands import add_to
 from flows.nightly_commands import nightly
 from flows.plan_training_commands import PLAN_EXAMPLE, plan_training
+from flows.register_commands import REGISTER_EXAMPLE, register
 from flows.running import run_in_background, run_to_the_end, say_how_to_resume
 from flows.summary import print_run, print_summary
+from flows.up_commands import up
 from tasks.runtime.run_directory import RunDirectory
 from tasks.slurm.liveness import is_alive
 from tasks.steps.creation import create_study_directory
@@ -159,9 +163,15 @@ def show(name: Run = None, runs_dir: RunsDir = Path("runs")) -> None:
 
 add_to(app)
 app.command(epilog="Example:  watershed nightly configs/studies/nightly.yaml")(nightly)
+app.command(epilog="Example:  watershed up --data runs")(up)
+app.command("deploy", epilog="Example:  watershed deploy --pool hpc --pool-type slurm")(
+    deploy_deployments
+)
 app.command(epilog="Example:  watershed calibrate mini --ranks 8")(calibrate)
 app.add_typer(bench)
 app.command(epilog=PLAN_EXAMPLE)(plan_training)
+app.command(epilog=COMPARE_EXAMPLE)(compare)
+app.command(epilog=REGISTER_EXAMPLE)(register)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -1,11 +1,20 @@
-"""The environment of the process that runs a flow: Prefect with nothing to start beforehand."""
+"""The environment of the process that runs a flow: Prefect with nothing to start beforehand.
 
+Whose Prefect it is: the user's own by their variables or profile; else that of ``watershed up``
+with the same runs directory, if it is up; else a temporary one. MLflow alike, by
+MLFLOW_TRACKING_URI.
+"""
+
+import tomllib
 from collections.abc import Mapping
 from pathlib import Path
+
+from tasks.services.state import Services, find_services
 
 _CHOICES = ("PREFECT_API_URL", "PREFECT_HOME", "PREFECT_PROFILE", "PREFECT_PROFILES_PATH")
 """Variables by which a user has chosen a Prefect of their own."""
 
+_MLFLOW = "MLFLOW_TRACKING_URI"
 _DEFAULTS = {
     "DO_NOT_TRACK": "1",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -26,11 +35,43 @@ def has_own_prefect(environment: Mapping[str, str]) -> bool:
     return any(environment.get(name) for name in _CHOICES) or profiles.exists()
 
 
+def chosen_api(environment: Mapping[str, str]) -> str | None:
+    """Return the address of the Prefect server that the user has chosen; None if there is none.
+
+    Args:
+        environment: Environment variables.
+    """
+    if api := environment.get("PREFECT_API_URL"):
+        return api
+    home = Path(environment.get("PREFECT_HOME") or Path(environment.get("HOME", "/"), ".prefect"))
+    path = Path(environment.get("PREFECT_PROFILES_PATH") or home / "profiles.toml")
+    try:
+        written = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    active = environment.get("PREFECT_PROFILE") or written.get("active")
+    profile = written.get("profiles", {}).get(active, {})
+    api = profile.get("PREFECT_API_URL") if isinstance(profile, dict) else None
+    return str(api) if api else None
+
+
+def servers_up(runs_dir: Path) -> Services | None:
+    """Return the servers of ``watershed up`` that a flow with these runs can use.
+
+    Args:
+        runs_dir: Directory of all runs.
+    """
+    services = find_services(runs_dir)
+    if services is None or services.phase != "up" or not services.is_reachable:
+        return None
+    return services
+
+
 def flow_environment(runs_dir: Path, environment: Mapping[str, str]) -> dict[str, str]:
     """Return the environment for the process that runs a flow.
 
-    Where the user has no Prefect of their own, its database is kept beside the runs, and Prefect
-    starts a server for the time of the flow.
+    Where the user has no Prefect of their own, its database is kept beside the runs, and, unless
+    ``watershed up`` is up there, Prefect starts a server for the time of the flow.
 
     Args:
         runs_dir: Directory of all runs.
@@ -40,7 +81,13 @@ def flow_environment(runs_dir: Path, environment: Mapping[str, str]) -> dict[str
         The whole environment.
     """
     defaults = dict(_DEFAULTS)
-    if not has_own_prefect(environment):
+    services = servers_up(runs_dir)
+    if services is not None and not services.is_external:
+        defaults[_MLFLOW] = services.mlflow
+    if services is not None and not services.is_external and _may_use(environment):
+        defaults["PREFECT_HOME"] = str(runs_dir.resolve() / "prefect")
+        defaults["PREFECT_API_URL"] = services.prefect_api
+    elif not has_own_prefect(environment):
         defaults["PREFECT_HOME"] = str(runs_dir.resolve() / "prefect")
         defaults["PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS"] = _STARTUP_S
     unproxied = {  # the temporary server is on this machine, where a proxy does not find it
@@ -48,3 +95,38 @@ def flow_environment(runs_dir: Path, environment: Mapping[str, str]) -> dict[str
         for name in ("NO_PROXY", "no_proxy")
     }
     return defaults | dict(environment) | unproxied
+
+
+def _may_use(environment: Mapping[str, str]) -> bool:
+    """Whether nothing of the user's own speaks against the Prefect server of ``up``.
+
+    A profile that names no server does not: whoever has once typed ``prefect`` has one.
+    """
+    return not any(environment.get(name) for name in _CHOICES) and chosen_api(environment) is None
+
+
+def prefect_api(environment: Mapping[str, str]) -> str | None:
+    """Return the address of the Prefect server that a flow will use; None for a temporary one.
+
+    Args:
+        environment: From ``flow_environment``.
+    """
+    return chosen_api(environment)
+
+
+def told_servers(runs_dir: Path, environment: Mapping[str, str]) -> str:
+    """Say in one line whose servers a flow will use; empty for temporary ones.
+
+    Args:
+        runs_dir: Directory of all runs.
+        environment: Environment variables of this process.
+    """
+    services = servers_up(runs_dir)
+    if services is None or services.is_external:
+        return ""
+    used = []
+    if _may_use(environment):
+        used.append(f"Prefect {services.prefect_ui}")
+    if not environment.get(_MLFLOW):
+        used.append(f"MLflow {services.mlflow}")
+    return f"Uses the servers of `watershed up`: {', '.join(used)}" if used else ""

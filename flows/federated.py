@@ -7,12 +7,15 @@ from prefect import State, flow
 from prefect.futures import PrefectFuture
 from prefect.task_runners import ThreadPoolTaskRunner
 
+from configs.directories import runs_directory
+from configs.forms import FederatedInput
 from configs.study import Study
-from flows.points import run_points
+from flows.parameters import NumParallel, Points, RunsDir, StudyDir
+from flows.points import NUM_FOLLOWED, run_points
+from flows.resolving import refused, resolved
 from tasks.runtime.clients import make_client_directories
 from tasks.runtime.run_directory import RunDirectory
 from tasks.slurm.launcher import JobId, Launcher
-from tasks.slurm.local import num_cores
 from tasks.slurm.plan import JobPlan
 from tasks.steps.anarchic import blocks_of, follow_rounds, run_workers
 from tasks.steps.launching import is_anarchic, worker_plans
@@ -21,14 +24,14 @@ from tasks.steps.points import run_point
 
 @flow(
     name="federated-study",
-    task_runner=ThreadPoolTaskRunner(max_workers=num_cores()),  # type: ignore[arg-type]  # generic
+    task_runner=ThreadPoolTaskRunner(max_workers=NUM_FOLLOWED),  # type: ignore[arg-type]  # generic
 )
 def federated_study(
-    study: Study,
-    runs_dir: Path = Path("runs"),
-    study_dir: Path | None = None,
-    num_parallel: int | None = None,
-    points: list[int] | None = None,
+    study: FederatedInput,
+    runs_dir: RunsDir = None,
+    study_dir: StudyDir = None,
+    num_parallel: NumParallel = None,
+    points: Points = None,
 ) -> State[str]:
     """Run every point of a federated study that has not finished, and report.
 
@@ -37,21 +40,25 @@ def federated_study(
     interrupted, the flow stops its jobs.
 
     Args:
-        study: The study.
-        runs_dir: Where a new study's directory is made.
-        study_dir: A directory that was made for this study before. Default: a new one.
-        num_parallel: Most local jobs at a time. Default: one a core.
-        points: Numbers of the points to run, from 0. Default: all that have not finished.
+        study: What to run: a preset with changes, or a whole study.
+        runs_dir: Where a new study's directory is made. Empty: WATERSHED_RUNS_DIR, else runs.
+        study_dir: A directory that was made for this study before. Empty: a new one.
+        num_parallel: Most local jobs at a time. 0: one a core.
+        points: Numbers of the points to run, from 0. Empty: all that have not finished.
 
     Returns:
-        Completed, Failed (some points have; the message names them) or Cancelled.
+        Completed, Failed (the study is faulty, and nothing was made; or some points have failed;
+        the message says what) or Cancelled.
     """
+    found = resolved(study, is_new=study_dir is None)
+    if isinstance(found, list):
+        return refused(found)
     return run_points(
-        study,
+        found,
         "federated",
         follow_federated,
         prepare=prepare_workers,
-        runs_dir=runs_dir,
+        runs_dir=runs_directory(runs_dir),
         study_dir=study_dir,
         num_parallel=num_parallel,
         points=points,

@@ -30,12 +30,13 @@ from flows.arguments import (
 )
 from flows.console import make_console
 from flows.following import find_points, number_of, output_of
-from flows.jobs import jobs_of, print_jobs, print_why, slurm_output_of, stop, take_over
+from flows.jobs import jobs_of, print_jobs, print_why, stop, take_over
 from flows.plans import planned_batches, print_plan
 from flows.running import run_to_the_end
 from tasks.runtime.atomic_files import write_json
 from tasks.runtime.run_directory import RunDirectory
 from tasks.slurm.errors import NotScriptable, SlurmError
+from tasks.slurm.explaining import slurm_output_of
 from tasks.slurm.ledger_file import LedgerError
 from tasks.slurm.liveness import is_alive
 from tasks.slurm.states import FailureClass

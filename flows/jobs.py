@@ -5,7 +5,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
@@ -19,12 +19,11 @@ from tasks.runtime.run_directory import RunDirectory
 from tasks.slurm.adopting import adopt, strays
 from tasks.slurm.commands import SlurmCli
 from tasks.slurm.entries import Entry, LedgerState
+from tasks.slurm.explaining import explain, ledgers
 from tasks.slurm.launcher import id_of
 from tasks.slurm.ledger import Ledger
-from tasks.slurm.ledger_file import LedgerFile, ledgers_here, state_directory
+from tasks.slurm.ledger_file import LedgerFile, state_directory
 from tasks.slurm.liveness import is_alive
-from tasks.slurm.redaction import redact
-from tasks.slurm.results import slurm_output
 from tasks.slurm.slurm_launcher import LEDGER_NAME, SlurmLauncher
 from tasks.slurm.waiting import PATIENCE, why_waiting
 from tasks.steps.creation import job_file
@@ -33,24 +32,6 @@ from tasks.tracking.study_directory import StudyDirectory
 
 _STOPPED_WITHIN_S = 30.0
 _POLL_S = 0.2
-_LAST_LINES = 15
-
-
-def ledgers() -> Iterator[Ledger]:
-    """Open the ledgers of all clusters that jobs were submitted to from here.
-
-    Yields:
-        Each ledger; it is closed afterwards.
-
-    Raises:
-        LedgerError: One of them cannot be used.
-    """
-    for path in ledgers_here(LEDGER_NAME):
-        file = LedgerFile(path)
-        try:
-            yield Ledger(file)
-        finally:
-            file.close()
 
 
 def jobs_of(study_dir: Path | None) -> list[Entry]:
@@ -224,45 +205,15 @@ def print_why(console: Console, run: RunDirectory) -> None:
         OSError: A file of the run cannot be read.
         ValidationError: A file of the run is not what it should be.
     """
-    result = run.read_result()
-    state = result.status if result else "no result yet"
-    console.print(Text.assemble((run.read_job().point, "bold"), f"  {state}"))
-    for ledger in ledgers():
-        for one in ledger.submissions(str(run.path)):
-            words = one.words or (
-                "finished" if one.ended_s is not None else _how_it_goes(ledger, run)
-            )
-            head = f"submission {one.submission}, job {one.slurm_job or '(no id)'}"
-            head += f" [{one.failure}]" * bool(one.failure)
-            console.print(Text.assemble((head, "bold"), f": {words}"), soft_wrap=True)
-    if result and result.message:
-        console.print(Text(redact(result.message)), soft_wrap=True)
-    for path in (slurm_output_of(run), run.stdout):
-        if path.exists():
-            lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-            console.print(Text(f"{os.path.relpath(path)}, last lines:", "dim"))
-            for line in lines[-_LAST_LINES:]:
-                console.print(Text(f"  {redact(line)}"), soft_wrap=True)
-
-
-def _how_it_goes(ledger: Ledger, run: RunDirectory) -> str:
-    entry = ledger.entry(str(run.path))
-    if entry is None or entry.state is not LedgerState.SUBMITTED:
-        return "still going"
-    waiting = why_waiting(entry.reason, entry.slurm_job)
-    return f"{waiting.detail} {waiting.resolution}"
-
-
-def slurm_output_of(run: RunDirectory) -> Path:
-    """Return where Slurm's own words on a run are, and those of its batch script.
-
-    Args:
-        run: The run, absolute.
-
-    Raises:
-        LedgerError: A ledger cannot be used.
-    """
-    for ledger in ledgers():
-        if entry := ledger.entry(str(run.path)):
-            return slurm_output(entry)
-    return run.slurm_output
+    told = explain(run)
+    console.print(Text.assemble((told.label, "bold"), f"  {told.state}"))
+    for head, words in told.submissions:
+        console.print(Text.assemble((head, "bold"), f": {words}"), soft_wrap=True)
+    if told.message:
+        console.print(Text(told.message), soft_wrap=True)
+    if told.local is not None:
+        console.print(Text(told.local.resolution), soft_wrap=True)
+    for path, lines in told.outputs:
+        console.print(Text(f"{os.path.relpath(path)}, last lines:", "dim"))
+        for line in lines:
+            console.print(Text(f"  {line}"), soft_wrap=True)

@@ -15,18 +15,22 @@ from prefect.states import Cancelled, Cancelling, Completed, Failed
 from pydantic import Field
 
 from configs.base import Fault
-from configs.checks import check_study
+from configs.directories import runs_directory
+from configs.form_base import Setting
 from configs.loading import ConfigError, load_study
 from configs.presets import study_path
 from configs.study import Study
 from flows.choosing import flow_of
+from flows.parameters import NamedStudy, NumParallel, RunsDir, titled
+from flows.resolving import checked
 from tasks.steps.cancelling import cancelled_by_prefect
 from tasks.steps.creation import create_study_directory
 from tasks.steps.flow_record import read_flow_record
 from tasks.steps.launching import default_parallel
-from tasks.steps.night_lock import night_lock, study_lock
+from tasks.steps.night_lock import night_lock
 from tasks.steps.night_schedule import cron_faults, lateness, read_schedule, time_zone_faults
 from tasks.steps.nightly import Criteria, judge_night, maintenance
+from tasks.steps.study_lock import study_lock
 from tasks.tracking.nightly_comparison import Outcome
 from tasks.tracking.nightly_metrics import metric_faults, metrics_for
 from tasks.tracking.nightly_record import NightRecord, write_night
@@ -39,25 +43,26 @@ SKIPPED = "Skipped"
 
 @flow(name="nightly")
 def nightly(
-    study: str,
-    settings: list[str] = [],  # noqa: B006  Prefect copies it
-    nights: Annotated[int, Field(ge=2, le=365)] = 10,
-    metrics: list[str] = [],  # noqa: B006
-    least_effect: Annotated[float, Field(ge=0, le=10)] = 0.02,
-    confidence: Annotated[float, Field(ge=0.5, lt=1)] = 0.95,
-    runs_dir: Path = Path("runs"),
-    time_zone: str = "UTC",
-    cron: str = "",
-    since: date | None = None,
-    night: date | None = None,
-    machine: str = "",
-    num_parallel: int | None = None,
+    study: Annotated[NamedStudy, titled("Study")] = "nightly",
+    settings: Annotated[list[Setting], titled("Settings")] = [],  # noqa: B006  Prefect copies it
+    nights: Annotated[int, Field(ge=2, le=365), titled("Nights to compare with")] = 10,
+    metrics: Annotated[list[str], titled("Metrics")] = [],  # noqa: B006
+    least_effect: Annotated[float, Field(ge=0, le=10), titled("Least effect")] = 0.02,
+    confidence: Annotated[float, Field(ge=0.5, lt=1), titled("Confidence")] = 0.95,
+    runs_dir: RunsDir = None,
+    time_zone: Annotated[str, titled("Time zone")] = "UTC",
+    cron: Annotated[str, titled("Cron of the nights")] = "",
+    since: Annotated[date | None, titled("Compare since")] = None,
+    night: Annotated[date | None, titled("Night")] = None,
+    machine: Annotated[str, titled("Machine")] = "",
+    num_parallel: NumParallel = None,
 ) -> State[str]:
     """Run a study for one night, and compare it with the nights before.
 
     Args:
-        study: Path of the study's YAML file, or the name of a shipped one, such as nightly.
-        settings: Changes of the study, each PATH=VALUE.
+        study: A shipped study, by its name, or the path of a YAML file.
+        settings: Changes of the study, each PATH=VALUE, such as steps=100 or launcher.kind=slurm;
+            the value is YAML.
         nights: Earlier nights to compare with, at most: the newest of the same configuration and
             machine. Fewer than two tell nothing.
         metrics: What to compare by, such as tokens_per_s, step_s or loss. Default: tokens_per_s and
@@ -65,7 +70,8 @@ def nightly(
         least_effect: A smaller change is none; 0.02 is 2 %.
         confidence: In nights without any change, a mark better or worse comes up in
             1 - confidence of them at most.
-        runs_dir: Directory of all runs, and of MLflow's database where there is no server.
+        runs_dir: Directory of all runs, and of MLflow's database where there is no server. Empty:
+            WATERSHED_RUNS_DIR, else runs.
         time_zone: IANA name of the zone of the nights' dates; that of the schedule.
         cron: When nights are due, to say which were missed. Default: the deployment's schedule.
         since: Compare with nights from this date on only: the first one after a change that is
@@ -73,7 +79,7 @@ def nightly(
         night: Date of the night. Default: that of the scheduled start.
         machine: Name of the machine, where the host's changes. Default: the host's, or cluster and
             partition.
-        num_parallel: Most local jobs at a time. Default: that of the study.
+        num_parallel: Most local jobs at a time. 0: that of the study.
 
     Returns:
         Completed (no regression; or, with the name Skipped, a night that could not run: a
@@ -87,8 +93,9 @@ def nightly(
     except LookupError as error:
         return _misconfigured([Fault(path="study", message=str(error.args[0]))])
     faults = [*metric_faults(loaded, metrics), *time_zone_faults(time_zone), *cron_faults(cron)]
-    if faults := [*faults, *check_study(loaded).faults]:
+    if faults := [*faults, *checked(loaded)]:
         return _misconfigured(faults)
+    runs_dir = runs_directory(runs_dir)
     due = _due(night, ZoneInfo(time_zone))
     record = NightRecord(
         night=due.date(),

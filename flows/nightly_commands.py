@@ -27,7 +27,7 @@ from flows.arguments import (
     say,
 )
 from flows.console import make_console
-from flows.environment import flow_environment
+from flows.environment import flow_environment, told_servers
 from flows.orchestration import PATIENCE_S, stop_requests
 from tasks.steps.night_lock import night_lock
 
@@ -134,6 +134,8 @@ def _run(parameters: dict[str, object], runs_dir: Path) -> tuple[int, str]:
     Raises:
         OSError: It cannot be started.
     """
+    if told := told_servers(runs_dir, os.environ):
+        typer.echo(told)
     typer.echo(f"The night runs; what Prefect says is in {runs_dir / LOG_NAME}.")
     with stop_requests() as stops, (runs_dir / LOG_NAME).open("ab") as log:
         process = subprocess.Popen(

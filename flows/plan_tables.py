@@ -14,16 +14,18 @@ from tasks.runtime.prediction import Prediction
 from tasks.zero.planner import Choice, NamedChoice, Plan, Wish, num_rounded
 
 _WIRES = {"full": "-", "bfloat16": "16", "int8": "8", "int4": "4"}
-_LEGEND = (
+LEGEND = (
     "Over how many ranks forward weights, backward weights, gradients and optimizer are split; "
     "bits on the wire of weights, gradients in a node, sums across nodes and refreshed weights, - "
     "as they are; micro-batch x accumulation; reuse: later micro-batches gather from the backward "
     "copy."
 )
-_ROUNDS = (
+ROUNDS = (
     "It rounds on the wire, which the training has to bear (docs/convergence.md); --exact plans "
     "without."
 )
+_COLUMNS = ("f | b | g | o", "w|g|s|r", "batch", "besides")
+_NUMBERS = ("tokens/s", "step, s", "TFLOPS", "GB")
 _MOST_REASONS = 3
 _NOTABLE_SHARE = 1e-3
 """Of the step time: what is less is no reason."""
@@ -44,13 +46,12 @@ def print_training_plan(console: Console, wish: Wish, plan: Plan) -> None:
         shown = Text(text, style)
         console.print(Padding(shown, (0, 0, 0, indent), expand=False) if text else "")
 
-    for text in _head(wish, plan):
+    for text in headlines(wish, plan):
         line(text)
-    line(_searched(plan))
     line()
     line("The fastest, best of each partition", "bold")
-    line(_LEGEND)
-    console.print(_ranking([plan.best, *_others(plan)]))
+    line(LEGEND)
+    console.print(_ranking(ranked(plan)))
     line("Named rows on the same batch, each with its best named formats and passes", "bold")
     console.print(_named_rows(plan))
     if plan.too_large:
@@ -63,7 +64,7 @@ def print_training_plan(console: Console, wish: Wish, plan: Plan) -> None:
         line(text.lstrip(), indent=4 if text.startswith(" ") else 2)
     if num_rounded(plan.best.experiment.transport):
         line()
-        line(_ROUNDS)
+        line(ROUNDS)
 
 
 def reasons(plan: Plan) -> list[str]:
@@ -138,6 +139,35 @@ def _choice_json(choice: Choice) -> dict[str, Any]:
     }
 
 
+def headlines(wish: Wish, plan: Plan) -> list[str]:
+    """Say what was planned, and what was searched for it.
+
+    Args:
+        wish: What was planned.
+        plan: What was found.
+    """
+    return [*_head(wish, plan), _searched(plan)]
+
+
+def ranked(plan: Plan) -> list[Choice]:
+    """List the best of each partition, the fastest first.
+
+    Args:
+        plan: What was found.
+    """
+    return [plan.best, *_others(plan)]
+
+
+def as_cells(choice: Choice) -> dict[str, str]:
+    """Return a choice as a row of a table: column -> text.
+
+    Args:
+        choice: One way to train.
+    """
+    texts = zip(_COLUMNS, _how(choice), strict=True)
+    return dict(texts) | dict(zip(_NUMBERS, _measures(choice), strict=True))
+
+
 def _head(wish: Wish, plan: Plan) -> Iterator[str]:
     base, best = wish.base, plan.best.experiment
     size = base.model.num_parameters / 1e9
@@ -172,7 +202,7 @@ def _others(plan: Plan) -> list[Choice]:
 
 
 def _ranking(choices: Sequence[Choice]) -> Table:
-    table = _table("f | b | g | o", "w|g|s|r", "batch", "besides")
+    table = _table(*_COLUMNS)
     for choice in choices:
         table.add_row(*_how(choice), *_measures(choice))
     return table
@@ -190,7 +220,7 @@ def _table(*texts: str) -> Table:
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for text in texts:
         table.add_column(text, overflow="fold")
-    for number in ("tokens/s", "step, s", "TFLOPS", "GB"):
+    for number in _NUMBERS:
         table.add_column(number, justify="right", no_wrap=True)
     return table
 

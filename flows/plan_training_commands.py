@@ -2,18 +2,16 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
 from configs.base import Fault
-from configs.faults import faults_in
-from configs.quantities import bytes_of, count_of
-from configs.training import TrainingExperiment
 from flows.arguments import EXIT_CONFIGURATION, EXIT_FAILED, give_up, leave, say
 from flows.console import make_console
 from flows.plan_files import plan_text, write_plan
 from flows.plan_tables import as_json, print_training_plan
+from flows.plan_wishes import read_wish
 from tasks.zero.planner import Plan, PlanError, Wish, plan
 
 PLAN_EXAMPLE = (
@@ -88,8 +86,8 @@ def plan_training(
     }
     if write is not None and write.exists() and not force:
         give_up(_there(write), EXIT_FAILED)
-    wish = _wish(raw, batch_tokens, memory, is_exact=exact, top=top)
     try:
+        wish = read_wish(raw, batch_tokens, memory, is_exact=exact, top=top)
         found = plan(wish)
     except PlanError as error:
         _refuse(error.faults)
@@ -113,32 +111,6 @@ def _write(path: Path, topology: str, wish: Wish, found: Plan, *, force: bool) -
 
 def _there(path: Path) -> str:
     return f"{path} is there already; name another file, or add --force"
-
-
-def _wish(
-    raw: dict[str, Any], batch_tokens: str, memory: str | None, *, is_exact: bool, top: int
-) -> Wish:
-    """Read the options; say all that is wrong with them, and exit, if anything is."""
-    raw = {"kind": "training", "data": "arithmetic", "partition": "zero3", **raw}
-    faults = faults_in(TrainingExperiment, raw)
-    tokens = memory_bytes = None
-    try:
-        tokens = count_of(batch_tokens)
-    except ValueError as error:
-        faults.append(Fault(path="batch_tokens", message=str(error)))
-    try:
-        memory_bytes = None if memory is None else bytes_of(memory)
-    except ValueError as error:
-        faults.append(Fault(path="memory", message=str(error)))
-    if faults or tokens is None:
-        _refuse(faults)
-    base = TrainingExperiment.model_validate(raw)
-    memory_bytes = memory_bytes or base.topology.device.memory_bytes
-    if memory_bytes is None:
-        message = f"how much memory a device of {base.topology.name} has is not known; say it "
-        message += "here, such as 16GB, or write device.memory_bytes in its file"
-        _refuse([Fault(path="memory", message=message)])
-    return Wish(base, tokens, memory_bytes, is_exact=is_exact, num_best=top)
 
 
 def _refuse(faults: list[Fault]) -> NoReturn:

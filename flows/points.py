@@ -4,25 +4,41 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 
-from prefect import State
+from prefect import State, get_run_logger
+from prefect.exceptions import Pause, TerminationSignal
 from prefect.futures import PrefectFuture
 from prefect.runtime import flow_run
-from prefect.states import Cancelled, Completed, Failed
+from prefect.states import Failed
 
 from configs.study import Study
 from tasks.runtime.run_directory import RunDirectory
+from tasks.slurm.errors import SlurmError
 from tasks.slurm.launcher import JobId, Launcher
-from tasks.steps.cancelling import cancelled_by_prefect
+from tasks.slurm.ledger_file import LedgerError
+from tasks.slurm.slurm_launcher import SlurmLauncher
+from tasks.steps.cancelling import Wish, cancelled_by_prefect, state_of
 from tasks.steps.creation import create_study_directory
-from tasks.steps.flow_record import FlowRecord, write_flow_record
-from tasks.steps.following import comparison_address, followed
+from tasks.steps.ending import (
+    final_state,
+    needs_no_job,
+    pause_in_words,
+    termination_in_words,
+    wait_for_prefect,
+)
+from tasks.steps.flow_record import begin_flow_record, directory_of, write_flow_record
+from tasks.steps.following import followed
 from tasks.steps.launching import copy_code, launch_faults, make_launcher, point_plan
+from tasks.steps.links import StudyLink, with_comparison
 from tasks.steps.reporting import report_study
-from tasks.tracking.history import GOOD, read_state
+from tasks.steps.stale_tasks import close_stale_tasks
+from tasks.steps.study_lock import study_lock
+from tasks.tracking.report import write_report
 from tasks.tracking.store import default_tracking_uri
 from tasks.tracking.study_directory import StudyDirectory
 from tasks.tracking.tracker import StudyTracker
 
+NUM_FOLLOWED = 32
+"""Points whose tasks run at a time. They only wait for jobs, of which a cluster runs many."""
 _PATIENCE_S = 15.0
 """How long the end of a study waits for an MLflow that does not answer."""
 
@@ -34,6 +50,8 @@ Follow = Callable[
     [Study, RunDirectory, Path | None, Launcher, JobId], list[PrefectFuture[State[str]]]
 ]
 """Follows a point: its study, its run directory, the copy of the code, the launcher, the job."""
+Stop = KeyboardInterrupt | TerminationSignal | Pause
+"""What ends a flow before its jobs have ended."""
 
 
 def run_points(
@@ -50,6 +68,10 @@ def run_points(
 ) -> State[str]:
     """Run what has not finished, and report; to be called by a flow.
 
+    A flow run that Prefect runs again (Retry, Resume) goes on in the directory that it has made:
+    what has finished stays, jobs that still run are followed, the others continue from their
+    checkpoints.
+
     Args:
         study: The study.
         kind: Kind of the experiments that the flow runs.
@@ -57,12 +79,17 @@ def run_points(
         prepare: Called for each point before the jobs are submitted.
         arrange: Called for the study's directory before anything else is done in it.
         runs_dir: Where a new study's directory is made.
-        study_dir: A directory that was made for this study before; None for a new one.
+        study_dir: A directory that was made for this study before; None for that of this flow run,
+            or a new one.
         num_parallel: Most local jobs at a time; None for the launcher's default.
         points: Numbers of the points to run, from 0; None for all that have not finished.
 
     Returns:
         Completed, Failed (some points have; the message names them) or Cancelled.
+
+    Raises:
+        Pause: Somebody has paused the flow run in Prefect; its jobs have stopped.
+        TerminationSignal: The process is to end; its jobs have stopped, or Slurm keeps them.
     """
     if study.experiment.kind != kind:
         message = (
@@ -72,35 +99,103 @@ def run_points(
     faults = launch_faults(study)
     if faults:
         return Failed(message="; ".join(map(str, faults)), data="")
-    if study_dir is None:
-        directory = create_study_directory(study, runs_dir, datetime.now().astimezone())
-    else:
-        directory = StudyDirectory(study_dir)
+    flow_run_id = str(flow_run.get_id())
+    known = study_dir or directory_of(flow_run_id, runs_dir)
+    try:
+        if known is None:
+            directory = create_study_directory(study, runs_dir, datetime.now().astimezone())
+        else:
+            directory = StudyDirectory(known)
+            study = directory.read_study()
+    except OSError as error:
+        where = error.filename or runs_dir
+        return Failed(message=f"runs_dir: {where} cannot be used: {error.strerror}", data="")
+    get_run_logger().info("the study's directory is %s", directory.path)
+    if known is not None and study_dir is None:
+        close_stale_tasks(flow_run_id)
+    with study_lock(directory.path) as holder:
+        if holder:
+            return Failed(message=_refusal(directory, holder), data=str(directory.path))
+        return _run_held(
+            study, directory, flow_run_id, follow, prepare, arrange, num_parallel, points
+        )
+
+
+def _refusal(directory: StudyDirectory, holder: str) -> str:
+    path = directory.path
+    return (
+        f"{path} is run already by {holder}, which goes on. See how it stands with: watershed show "
+        f"{path}. To stop it: watershed cancel {path}; then Retry"
+    )
+
+
+def _run_held(
+    study: Study,
+    directory: StudyDirectory,
+    flow_run_id: str,
+    follow: Follow,
+    prepare: Prepare | None,
+    arrange: Arrange | None,
+    num_parallel: int | None,
+    points: list[int] | None,
+) -> State[str]:
+    """Run what has not finished in a directory that nobody else uses.
+
+    Raises:
+        Pause: See ``run_points``.
+    """
+    logger = get_run_logger()
     tracking_uri = default_tracking_uri(directory.path.parent)
-    record = FlowRecord(flow_run_id=str(flow_run.get_id()), tracking_uri=tracking_uri)
-    write_flow_record(directory.path, record)
-    tracker = StudyTracker(directory.path, tracking_uri, flow_run_id=record.flow_run_id)
-    was_interrupted = False
-    with followed(tracker):
+    begin_flow_record(directory.path, flow_run_id, tracking_uri)
+    tracker = StudyTracker(directory.path, tracking_uri, flow_run_id=flow_run_id)
+    link = StudyLink(directory, tracking_uri)
+    wish, stop = Wish(), None
+    with followed(tracker, link):
         if arrange is not None:
             arrange(directory.path)
-        runs = [run for run in _chosen(directory, points) if not _needs_no_job(run)]
+        runs = [run for run in _chosen(directory, points) if not needs_no_job(run)]
         if runs:
-            launcher = make_launcher(study, directory, num_parallel)
-            with cancelled_by_prefect(record.flow_run_id, launcher.close):
-                was_interrupted = _run_jobs(study, directory, launcher, runs, follow, prepare)
-    report_study(directory.path, tracking_uri)
-    sent = tracker.close(0.0 if was_interrupted else _PATIENCE_S)
-    write_flow_record(
-        directory.path,
-        record.model_copy(
-            update={
-                "comparison": comparison_address(directory, tracking_uri),
-                "tracking_error": sent.error or "",
-            }
-        ),
-    )
-    return _final_state(directory)
+            try:
+                launcher = make_launcher(study, directory, num_parallel)
+                with cancelled_by_prefect(flow_run_id, launcher.close) as wish:
+                    stop = _run_jobs(study, directory, launcher, runs, follow, prepare)
+            except (SlurmError, LedgerError) as error:
+                return Failed(message=f"{error}; then Retry", data=str(directory.path))
+    if stop is not None:
+        wish.note(state_of(flow_run_id))
+    if wish.is_pause:
+        write_report(directory.path, tracking_uri=tracking_uri)  # a task would not start any more
+    else:
+        report_study(directory.path, tracking_uri)
+    _finish_tracking(directory, tracker, tracking_uri, patience_s=0.0 if stop else _PATIENCE_S)
+    if wish.is_pause:
+        logger.info(pause_in_words(directory, wish))
+        raise Pause(state=wish.state)
+    if isinstance(stop, TerminationSignal):
+        is_cancelled = wish.is_cancel or _is_cancelled()
+        logger.info(termination_in_words(study, directory, is_cancelled=is_cancelled))
+        raise stop
+    link.finish()
+    wait_for_prefect(flow_run_id, logger)
+    return final_state(directory)
+
+
+def _finish_tracking(
+    directory: StudyDirectory, tracker: StudyTracker, tracking_uri: str, *, patience_s: float
+) -> None:
+    sent = tracker.close(patience_s)
+    record = with_comparison(directory, tracking_uri)
+    if record is None:
+        record = begin_flow_record(directory.path, str(flow_run.get_id()), tracking_uri)
+    if sent.error:
+        get_run_logger().warning(
+            "MLflow has not got everything: %s. The runs are complete on disk; send the rest with: "
+            "watershed resume %s",
+            sent.error,
+            directory.path,
+        )
+    update = {"tracking_error": sent.error or ""}
+    write_flow_record(directory.path, record.model_copy(update=update))
 
 
 def _chosen(directory: StudyDirectory, points: list[int] | None) -> list[RunDirectory]:
@@ -115,10 +210,10 @@ def _run_jobs(
     runs: Sequence[RunDirectory],
     follow: Follow,
     prepare: Prepare | None,
-) -> bool:
-    """Run jobs to their ends; return whether Ctrl-C came before."""
+) -> Stop | None:
+    """Run jobs to their ends; return what has come before, if anything has."""
     futures: list[PrefectFuture[State[str]]] = []
-    was_interrupted = False
+    stop: Stop | None = None
     try:
         code_dir = copy_code(study, directory)
         plans = [point_plan(study, run.read_job(), run, code_dir) for run in runs]
@@ -129,43 +224,32 @@ def _run_jobs(
             futures += follow(study, run, code_dir, launcher, job)
         for future in futures:
             future.wait()
-    except KeyboardInterrupt:
-        was_interrupted = True
+    except (KeyboardInterrupt, TerminationSignal, Pause) as signal:
+        stop = signal
     finally:
-        launcher.close()
+        _release(launcher, stop)
     for future in futures:
-        future.wait()
-    return was_interrupted
+        try:
+            future.wait()
+        except Pause as signal:  # the task has ended, or never began
+            stop = stop or signal
+    return stop
 
 
-def _needs_no_job(run: RunDirectory) -> bool:
-    return read_state(run, run.read_result()) in GOOD
+def _release(launcher: Launcher, stop: Stop | None) -> None:
+    """Stop the jobs; but Slurm keeps them if this process is to end and nobody has cancelled.
+
+    A worker that shuts down, or Slurm that needs the node of a flow, sends SIGTERM too.
+    """
+    is_ended = isinstance(stop, TerminationSignal)
+    if is_ended and isinstance(launcher, SlurmLauncher) and not _is_cancelled():
+        launcher.detach()
+    else:
+        launcher.close()
 
 
-def _final_state(directory: StudyDirectory) -> State[str]:
-    results = {run.read_job().point: run.read_result() for run in directory.points()}
-    failed = [
-        f"{label}: {result.message}"
-        for label, result in results.items()
-        if result is not None and result.status == "failed"
-    ]
-    path = str(directory.path)
-    if failed:
-        return Failed(
-            message=f"{len(failed)} of {len(results)} points failed. " + "; ".join(failed),
-            data=path,
-        )
-    unfinished = [run for run in directory.points() if not _needs_no_job(run)]
-    if unfinished:
-        message = f"stopped with {len(unfinished)} of {len(results)} points to go"
-        return Cancelled(message=message, data=path)
-    return Completed(message=_how_many(directory.points()), data=path)
-
-
-def _how_many(runs: Sequence[RunDirectory]) -> str:
-    """Say how many points have finished, and how: ``12 points finished, 4 of them reused``."""
-    predicted = sum(run.predicted_only.exists() for run in runs)
-    reused = sum(run.reused.exists() for run in runs)
-    told = f"{len(runs) - predicted} points finished"
-    told += f", {reused} of them reused" if reused else ""
-    return told + (f", {predicted} predicted only" if predicted else "")
+def _is_cancelled() -> bool:
+    """Whether somebody has cancelled this flow run, or the one that it is a part of."""
+    asked = dict.fromkeys((flow_run.get_id(), flow_run.get_root_flow_run_id()))
+    wish = Wish()
+    return any(wish.note(state_of(str(one))) and wish.is_cancel for one in asked)

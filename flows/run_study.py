@@ -6,13 +6,10 @@ choosing, not the Prefect server beside it.
 """
 
 import argparse
-import fcntl
-import os
-import socket
 import sys
 from pathlib import Path
 
-from tasks.runtime.run_directory import RunDirectory
+from tasks.steps.study_lock import study_lock
 from tasks.tracking.study_directory import StudyDirectory
 
 EXIT_ALREADY_RUNNING = 75
@@ -35,14 +32,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--points", type=int, nargs="*")
     arguments = parser.parse_args(argv)
     directory = StudyDirectory(arguments.directory.resolve())
-    with RunDirectory(directory.path).lock.open("a+") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+    with study_lock(directory.path) as holder:
+        if holder:
             return EXIT_ALREADY_RUNNING
-        lock.truncate(0)
-        lock.write(f"{socket.gethostname()} {os.getpid()}\n")
-        lock.flush()
         try:
             return _run(directory, arguments.parallel, arguments.points)
         except KeyboardInterrupt:
@@ -51,18 +43,27 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(directory: StudyDirectory, num_parallel: int | None, points: list[int] | None) -> int:
     # Prefect takes seconds to import; the lock is to be held by then.
+    from prefect.exceptions import Pause  # noqa: PLC0415
+
     from flows.choosing import flow_of  # noqa: PLC0415
     from tasks.steps.launching import default_parallel  # noqa: PLC0415
+    from tasks.steps.prefect_check import prefect_fault  # noqa: PLC0415
 
+    if fault := prefect_fault():
+        sys.stderr.write(f"{fault}\n")
+        return 1
     study = directory.read_study()
     num_parallel = num_parallel or default_parallel(study)
-    state = flow_of(study, directory.path.name, num_parallel)(
-        study,
-        study_dir=directory.path,
-        num_parallel=num_parallel,
-        points=points,
-        return_state=True,
-    )
+    try:
+        state = flow_of(study, directory.path.name, num_parallel)(
+            study,
+            study_dir=directory.path,
+            num_parallel=num_parallel,
+            points=points,
+            return_state=True,
+        )
+    except Pause:
+        return EXIT_INTERRUPTED
     if state.is_completed():
         return 0
     return EXIT_INTERRUPTED if state.is_cancelled() else 1

@@ -8,6 +8,7 @@ import typer
 
 from flows.arguments import EXIT_FAILED, EXIT_INTERRUPTED, give_up, leave, say
 from flows.console import make_console, show_lines, show_live
+from flows.environment import told_servers
 from flows.orchestration import last_words, snapshots, start_flow, started_flow, stop_requests
 from flows.summary import print_summary, program
 from tasks.runtime.run_directory import RunDirectory
@@ -30,6 +31,7 @@ def run_to_the_end(
         Exit: Always.
     """
     _refuse_second_flow(directory)
+    _say_servers(directory)
     console = make_console()
     with stop_requests() as stops, started_flow(directory, parallel, points) as process:
         seen = snapshots(directory, process, stops)
@@ -43,8 +45,6 @@ def run_to_the_end(
         leave(0)
     if not stops and not states & {"failed"}:
         say(f"The flow itself has stopped: {last_words(directory, process.returncode)}")
-        if api := os.environ.get("PREFECT_API_URL"):
-            say(f"Is a Prefect server at {api}? Without PREFECT_API_URL a temporary one is used.")
     say_how_to_resume(directory)
     leave(EXIT_INTERRUPTED if stops else EXIT_FAILED)
 
@@ -57,11 +57,17 @@ def run_in_background(directory: StudyDirectory, parallel: int | None) -> None:
         parallel: Most local jobs at a time; None for the default.
     """
     _refuse_second_flow(directory)
+    _say_servers(directory)
     start_flow(directory, parallel)
     name, watershed = directory.path, program("watershed")
     typer.echo(f"{name} runs in the background.")
     typer.echo(f"See how it stands with: {watershed} show {name}")
     typer.echo(f"Stop it with: {watershed} cancel {name}")
+
+
+def _say_servers(directory: StudyDirectory) -> None:
+    if told := told_servers(directory.path.parent, os.environ):
+        typer.echo(told)
 
 
 def _refuse_second_flow(directory: StudyDirectory) -> None:

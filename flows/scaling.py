@@ -4,30 +4,29 @@ from functools import partial
 from pathlib import Path
 
 from prefect import State, flow
-from prefect.states import Failed
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from configs.scaling import ScalingStudy
-from configs.study import Study
+from configs.directories import runs_directory
+from configs.forms import ScalingInput
 from flows.federated import follow_federated, prepare_workers
-from flows.points import run_points
+from flows.parameters import NumParallel, Points, RunsDir, StudyDir
+from flows.points import NUM_FOLLOWED, run_points
+from flows.resolving import refused, resolved
 from flows.training import follow_training
-from tasks.slurm.local import num_cores
-from tasks.steps.predictability import predictability
 from tasks.steps.predicting import predict_points
 from tasks.steps.reusing import reuse_points
 
 
 @flow(
     name="scaling-study",
-    task_runner=ThreadPoolTaskRunner(max_workers=num_cores()),  # type: ignore[arg-type]  # generic
+    task_runner=ThreadPoolTaskRunner(max_workers=NUM_FOLLOWED),  # type: ignore[arg-type]  # generic
 )
 def scaling_study(
-    study: Study | ScalingStudy,
-    runs_dir: Path = Path("runs"),
-    study_dir: Path | None = None,
-    num_parallel: int | None = None,
-    points: list[int] | None = None,
+    study: ScalingInput,
+    runs_dir: RunsDir = None,
+    study_dir: StudyDir = None,
+    num_parallel: NumParallel = None,
+    points: Points = None,
 ) -> State[str]:
     """Measure and predict strategies over sizes, and report both side by side.
 
@@ -38,27 +37,28 @@ def scaling_study(
     continues.
 
     Args:
-        study: The study, or one with a ``scaling`` section and a grid.
-        runs_dir: Where a new study's directory is made.
-        study_dir: A directory that was made for this study before. Default: a new one.
-        num_parallel: Most local jobs at a time. Default: one, since times are measured.
-        points: Numbers of the points to run, from 0. Default: all that have not finished.
+        study: What to run: a preset with changes, or a whole study.
+        runs_dir: Where a new study's directory is made. Empty: WATERSHED_RUNS_DIR, else runs.
+        study_dir: A directory that was made for this study before. Empty: a new one.
+        num_parallel: Most local jobs at a time. 0: one, since times are measured.
+        points: Numbers of the points to run, from 0. Empty: all that have not finished.
 
     Returns:
-        Completed (the message counts what was measured, reused and predicted only), Failed (some
-        points have; the message names them) or Cancelled.
+        Completed (the message counts what was measured, reused and predicted only), Failed (the
+        study is faulty, and nothing was made; or some points have failed; the message says what)
+        or Cancelled.
     """
-    study = study.study() if isinstance(study, ScalingStudy) else study
-    if faults := predictability(study).faults:
-        return Failed(message="; ".join(map(str, faults)), data="")
-    is_training = study.experiment.kind == "training"
+    found = resolved(study, is_new=study_dir is None)
+    if isinstance(found, list):
+        return refused(found)
+    is_training = found.experiment.kind == "training"
     return run_points(
-        study,
-        study.experiment.kind,
+        found,
+        found.experiment.kind,
         follow_training if is_training else follow_federated,
         prepare=None if is_training else prepare_workers,
         arrange=partial(_arrange, num_parallel=num_parallel),
-        runs_dir=runs_dir,
+        runs_dir=runs_directory(runs_dir),
         study_dir=study_dir,
         num_parallel=num_parallel,
         points=points,

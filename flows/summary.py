@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from flows.console import STYLES, duration
-from flows.environment import has_own_prefect
+from flows.environment import chosen_api, flow_environment, has_own_prefect
 from tasks.runtime.run_directory import RunDirectory
 from tasks.steps.flow_record import FlowRecord, read_flow_record
 from tasks.tracking.history import RunHistory, read_history
@@ -233,11 +233,13 @@ def pointers(
         return told
     told += _mlflow_pointers(record)
     address = f"/runs/flow-run/{record.flow_run_id}"
-    if has_own_prefect(environment):
-        api = environment.get("PREFECT_API_URL", f"{PREFECT_ADDRESS}/api")
+    runs_dir = directory.path.resolve().parent
+    used = chosen_api(flow_environment(runs_dir, environment))  # that of `watershed up`, say
+    if used or has_own_prefect(environment):
+        api = used or f"{PREFECT_ADDRESS}/api"
         server = environment.get("PREFECT_UI_URL", api.removesuffix("/").removesuffix("/api"))
         return [*told, ("Prefect", f"{server}{address}")]
-    home = directory.path.resolve().parent / "prefect"
+    home = runs_dir / "prefect"
     return [
         *told,
         ("Prefect", f"PREFECT_HOME={home} {program('prefect')} server start"),

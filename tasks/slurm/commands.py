@@ -56,7 +56,11 @@ _BUSY = re.compile(
 _LASTING_LIMIT = re.compile(r"\b(Assoc|QOS)(?!\w*SubmitJob)\w*(Limit|PerJob|PerUser|PerAccount)\b")
 _NO_ACCOUNTING = re.compile(r"accounting storage is disabled", re.IGNORECASE)
 _OUR_CLUSTER = frozenset({"SLURM_CONF", "SLURM_CLUSTERS", "SLURM_JWT", "SLURM_CONF_SERVER"})
-_OPTIONS = ("SLURM_", "SBATCH_", "SQUEUE_", "SACCT_", "SCANCEL_", "SINFO_", "SCONTROL_")
+_OPTIONS = ("SLURM_", "SLURMD_", "SBATCH_", "SQUEUE_", "SACCT_", "SCANCEL_", "SINFO_", "SCONTROL_")
+_DEVICES = frozenset(
+    {"CUDA_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES"}
+)
+"""What Slurm tells a job of its GPUs; a job that it submits has others, or none."""
 
 
 def run_command(
@@ -121,6 +125,8 @@ def environment(command: str, own: Mapping[str, str]) -> dict[str, str]:
         for name, value in own.items()
         if name in _OUR_CLUSTER or not name.startswith(_OPTIONS)
     }
+    if "SLURM_JOB_ID" in own:
+        kept = {name: value for name, value in kept.items() if name not in _DEVICES}
     if command != "sbatch":
         kept |= {"LC_ALL": "C", "TZ": "UTC", "SLURM_TIME_FORMAT": "%s", "SLURM_BITSTR_LEN": "0"}
     return kept

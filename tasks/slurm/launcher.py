@@ -59,6 +59,18 @@ class Launcher(Protocol):
         """Return where a job is now, without waiting."""
         ...
 
+    def describe(self, job: JobId) -> str:
+        """Say where a job is, for people, with what it is known by outside.
+
+        Args:
+            job: The job.
+
+        Returns:
+            ``job 4711 on batch: PENDING (Priority)``, ``process 812 on 2 cores: running``; empty
+            if nothing is known of it. It changes when there is something new to tell.
+        """
+        ...
+
     def wait(self, job: JobId, timeout_s: float) -> JobState:
         """Wait until a job has ended, or for some time.
 

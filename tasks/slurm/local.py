@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from tasks.runtime.atomic_files import write_json
@@ -50,6 +50,7 @@ class _Job:
         process: Our subprocess; None while it waits, and for a job that was adopted.
         num_attempts: Attempts in its run directory before this one.
         stop_by: When to kill it, on the monotonic clock; None unless it was asked to stop.
+        who: The process, for people; empty before there is one.
     """
 
     plan: JobPlan
@@ -57,6 +58,7 @@ class _Job:
     process: subprocess.Popen[bytes] | None = None
     num_attempts: int = 0
     stop_by: float | None = None
+    who: str = ""
 
     @property
     def directory(self) -> RunDirectory:
@@ -101,6 +103,17 @@ class LocalLauncher:
             self._advance()
             return self._jobs[job].state
 
+    def describe(self, job: JobId) -> str:
+        """Say where a job is: its process and its cores; see ``Launcher``."""
+        with self._lock:
+            entry = self._jobs.get(job)
+            if entry is None:
+                return ""
+            if entry.state is JobState.WAITING:
+                return f"waits until fewer than {self._num_parallel} jobs run here"
+            who = entry.who or "it was never started"
+            return f"{who}: {entry.state.value}"
+
     def wait(self, job: JobId, timeout_s: float) -> JobState:
         """Wait until a job has ended, or for some time; see ``Launcher``."""
         deadline = time.monotonic() + timeout_s
@@ -144,6 +157,7 @@ class LocalLauncher:
             self._adopt(entry)
             return
         plan = entry.plan
+        environment = self._environment(plan)
         try:
             with entry.directory.stdout.open("ab") as output:
                 entry.process = subprocess.Popen(
@@ -151,16 +165,21 @@ class LocalLauncher:
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=subprocess.STDOUT,
-                    env=self._environment(plan),
+                    env=environment,
                     start_new_session=True,
                 )
         except OSError as error:
             self._conclude(entry, None, f"could not be started: {error}")
+        else:
+            entry.who = f"process {entry.process.pid}{_cores_in_words(environment)}"
 
     def _adopt(self, entry: _Job) -> None:
         """Take over a job that runs already: its newest attempt is the one to watch."""
         entry.process = None
         entry.num_attempts = max(0, len(entry.directory.attempts()) - 1)
+        entry.who = "a process that an earlier flow has left"
+        if (started := _started(entry)) is not None:
+            entry.who = f"process {started.pid} on {started.host}, which an earlier flow has left"
 
     def _environment(self, plan: JobPlan) -> dict[str, str]:
         # Safe path: a file named like a library in the working directory would replace it.
@@ -198,10 +217,24 @@ def _send(entry: _Job, signum: signal.Signals) -> None:
     with contextlib.suppress(ProcessLookupError, FileNotFoundError, PermissionError):
         if entry.process is not None:
             os.killpg(entry.process.pid, signum)
-        elif attempts := entry.directory.attempts():
-            started = Started.model_validate_json((attempts[-1] / "started.json").read_bytes())
-            if started.host == socket.gethostname():
-                os.kill(started.pid, signum)
+        elif (started := _started(entry)) and started.host == socket.gethostname():
+            os.kill(started.pid, signum)
+
+
+def _started(entry: _Job) -> Started | None:
+    """Return who has claimed the newest attempt; None if there is none yet."""
+    attempts = entry.directory.attempts()
+    try:
+        path = attempts[-1] / "started.json"
+        return Started.model_validate_json(path.read_bytes())
+    except (IndexError, OSError):
+        return None
+
+
+def _cores_in_words(environment: Mapping[str, str]) -> str:
+    """Say how many threads a job may use: as many as it has cores, if nobody says otherwise."""
+    told = next(filter(None, (environment.get(name) for name in _THREAD_VARIABLES)), "")
+    return f" on {told} core{'s' * (told != '1')}" if told.isdigit() else ""
 
 
 def _recorded_code(entry: _Job) -> int | None:

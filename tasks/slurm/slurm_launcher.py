@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import sqlite3
 import threading
 import time
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from configs.launchers import SlurmLauncherConfig
 from tasks.slurm.background import Background
 from tasks.slurm.calls import Clock
 from tasks.slurm.commands import SlurmCli, run_command
+from tasks.slurm.describing import description
 from tasks.slurm.launcher import JobId, JobState, id_of
 from tasks.slurm.leader import Leadership
 from tasks.slurm.ledger import Ledger
@@ -64,6 +66,7 @@ class SlurmLauncher:
         self._clock = Clock()
         self._closing = threading.Lock()
         self._is_closed = self._is_over = False
+        self._partitions: dict[str, str] = {}
         # A command inherits the leader's lock, see ``leader``.
         cli = slurm or SlurmCli(
             lambda argv, timeout_s: run_command(
@@ -86,6 +89,11 @@ class SlurmLauncher:
         """Queue many jobs; those that can be are submitted as one; see ``Launcher``."""
         with self._closing:
             if plans and not self._is_closed:
+                self._partitions |= {
+                    id_of(plan.run_dir): plan.resources.partition or ""
+                    for plan in plans
+                    if plan.resources is not None
+                }
                 self._ledger.register(self._study_dir, self._config, plans, self._clock.unix())
                 self._background.wake()
         return [id_of(plan.run_dir) for plan in plans]
@@ -104,6 +112,14 @@ class SlurmLauncher:
                 raise
             return JobState.INTERRUPTED
         return JobState.INTERRUPTED if self._is_over and not state.is_final else state
+
+    def describe(self, job: JobId) -> str:
+        """Say where a job is, with Slurm's id, state and reason; see ``Launcher``."""
+        try:
+            entry = self._ledger.entry(job)
+        except sqlite3.Error:  # only told a little later
+            return ""
+        return "" if entry is None else description(entry, self._partitions.get(job, ""))
 
     def wait(self, job: JobId, timeout_s: float) -> JobState:
         """Wait until a job has ended, or for some time; see ``Launcher``.

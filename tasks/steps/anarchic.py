@@ -4,15 +4,8 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import cast
-from uuid import UUID
 
 from prefect import State, get_run_logger, task
-from prefect.artifacts import (
-    create_progress_artifact,
-    create_table_artifact,
-    update_progress_artifact,
-)
 from prefect.cache_policies import NO_CACHE
 from prefect.states import Cancelled, Completed, Failed
 
@@ -21,6 +14,8 @@ from tasks.runtime.returns import read_returns
 from tasks.runtime.run_directory import RunDirectory
 from tasks.slurm.launcher import JobId, JobState, Launcher, id_of
 from tasks.slurm.plan import JobPlan
+from tasks.steps.artifacts import SHOWN
+from tasks.steps.story import JobTeller
 
 _POLL_S = 1.0
 _FAREWELL_S = 20.0
@@ -62,8 +57,8 @@ def follow_rounds(
     """
     logger = get_run_logger()
     directory = RunDirectory(run_dir)
-    # A coroutine it is only where an event loop runs, which is not in a thread of a task.
-    progress = cast("UUID", create_progress_artifact(0.0, description=f"rounds {first} to {last}"))
+    told = f"rounds {first} to {last}"
+    artifact, shown = SHOWN.progress(0.0, told), 0.0
     lines: list[ReturnLine] = []
     offset = 0
     while True:
@@ -86,15 +81,14 @@ def follow_rounds(
                 )
         done = max((line.round for line in lines), default=first - 1)
         share = 100.0 * (done - first + 1) / (last - first + 1)
-        update_progress_artifact(progress, progress=share)
+        if share != shown:
+            artifact, shown = SHOWN.more(artifact, share, told), share
         if has_more or is_over or _has_model_of(directory, last):
             break
         time.sleep(_POLL_S)
     if lines:
-        create_table_artifact(
-            table=[line.model_dump(mode="json") for line in lines[:_MOST_SHOWN]],
-            description=f"Returns of rounds {first} to {last}",
-        )
+        rows = [line.model_dump(mode="json") for line in lines[:_MOST_SHOWN]]
+        SHOWN.table(rows, f"Returns of rounds {first} to {last}")
     told = told_of(lines)
     if done < last:
         return Cancelled(message=f"the server ended at round {done}: {told}", data=told)
@@ -142,6 +136,11 @@ def run_workers(
         How the workers ended.
     """
     workers: dict[JobId, JobPlan] = {id_of(plan.run_dir): plan for plan in plans}
+    logger = get_run_logger()
+    tellers = [
+        JobTeller(launcher, worker, logger, f"worker {plan.run_dir.name}")
+        for worker, plan in workers.items()
+    ]
     was_running = False
     while not (state := launcher.poll(server)).is_final:
         is_running = state is JobState.RUNNING
@@ -154,6 +153,8 @@ def run_workers(
             message = "all workers have ended before the server; see: watershed why"
             return Failed(message=message, data="failed")
         was_running = is_running
+        for teller in tellers:
+            teller.tell()
         time.sleep(_POLL_S)
     left = [worker for worker, plan in workers.items() if _is_live(launcher, plan)]
     deadline = time.monotonic() + _FAREWELL_S
@@ -164,6 +165,8 @@ def run_workers(
         launcher.cancel(worker)
     for worker in left:
         launcher.wait(worker, _FAREWELL_S)
+    for teller in tellers:
+        teller.tell()
     states = Counter(_state(launcher, worker) for worker in workers)
     told = ", ".join(f"{states[state]} {state.value}" for state in JobState if states[state])
     return Completed(message=told, data=told)

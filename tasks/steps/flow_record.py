@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from configs.base import Record
 from tasks.runtime.atomic_files import write_atomically
@@ -12,7 +12,13 @@ class FlowRecord(Record):
     """The newest flow run of a study."""
 
     flow_run_id: str = Field(description="Prefect's id.")
+    earlier_flow_run_ids: tuple[str, ...] = Field(
+        default=(), description="Prefect's ids of the flow runs that worked here before."
+    )
     tracking_uri: str = Field(description="Where MLflow has the study.")
+    experiment_id: str = Field(
+        default="", description="MLflow's id of the study's experiment; empty until it is known."
+    )
     comparison: str = Field(
         default="", description="Address of the comparison, behind that of an MLflow server."
     )
@@ -52,3 +58,50 @@ def write_flow_record(study_dir: Path, record: FlowRecord) -> None:
         OSError: It cannot be written.
     """
     write_atomically(flow_record_path(study_dir), record.model_dump_json(indent=2).encode())
+
+
+def begin_flow_record(study_dir: Path, flow_run_id: str, tracking_uri: str) -> FlowRecord:
+    """Write down that a flow run works in a study's directory, and which ones did before.
+
+    Args:
+        study_dir: The study's directory.
+        flow_run_id: Prefect's id of the flow run.
+        tracking_uri: Where MLflow has the study.
+
+    Returns:
+        The record.
+
+    Raises:
+        OSError: It cannot be written.
+        ValidationError: What is there is no record.
+    """
+    before = read_flow_record(study_dir)
+    earlier = dict.fromkeys((*before.earlier_flow_run_ids, before.flow_run_id)) if before else {}
+    earlier.pop(flow_run_id, None)
+    record = FlowRecord(
+        flow_run_id=flow_run_id, earlier_flow_run_ids=tuple(earlier), tracking_uri=tracking_uri
+    )
+    write_flow_record(study_dir, record)
+    return record
+
+
+def directory_of(flow_run_id: str, runs_dir: Path) -> Path | None:
+    """Find the study's directory that a flow run has worked in before.
+
+    Prefect runs the same flow run again when a person retries or resumes it.
+
+    Args:
+        flow_run_id: Prefect's id of the flow run.
+        runs_dir: Directory of all runs; it need not exist.
+
+    Returns:
+        The directory; None if the flow run has begun none.
+    """
+    for path in runs_dir.glob(f"*/{flow_record_path(Path()).name}"):
+        try:
+            record = read_flow_record(path.parent)
+        except (OSError, ValidationError):  # of another version, or being removed
+            continue
+        if record and flow_run_id in {record.flow_run_id, *record.earlier_flow_run_ids}:
+            return path.parent
+    return None

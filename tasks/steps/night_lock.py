@@ -9,8 +9,6 @@ from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
-from tasks.runtime.run_directory import RunDirectory
-
 
 @contextmanager
 def night_lock(runs_dir: Path, study: str, flow_run: str) -> Iterator[str]:
@@ -45,23 +43,3 @@ def night_lock(runs_dir: Path, study: str, flow_run: str) -> Iterator[str]:
         )
         lock.flush()
         yield ""
-
-
-@contextmanager
-def study_lock(study_dir: Path) -> Iterator[None]:
-    """Hold the lock of a study's directory, by which others see that its flow runs.
-
-    Args:
-        study_dir: A directory that was made just now, so that nobody else can hold it.
-
-    Yields:
-        Nothing.
-
-    Raises:
-        OSError: The lock cannot be had.
-    """
-    with RunDirectory(study_dir).lock.open("w", encoding="utf-8") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        lock.write(f"{socket.gethostname()} {os.getpid()}\n")
-        lock.flush()
-        yield

@@ -3,25 +3,27 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from prefect import State, task
+from prefect import State, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.states import Cancelled, Completed, Failed
 
 from tasks.runtime.run_directory import RunDirectory
 from tasks.runtime.signs import STARTED
 from tasks.slurm.launcher import JobId, JobState, Launcher
-
-_WAIT_S = 60.0
+from tasks.steps.story import failure_shown, follow
 
 
 @task(task_run_name="{label}", cache_policy=NO_CACHE)
 def run_point(
-    label: str,  # noqa: ARG001  names the task run
+    label: str,
     run_dir: Path,
     launcher: Launcher,
     job: JobId,
 ) -> State[str]:
-    """Wait for the job of one grid point.
+    """Wait for the job of one grid point, and tell how it fares.
+
+    The log has the job's id, where it is and why it waits; artifacts have how far it is, its run in
+    MLflow, and why it failed.
 
     Args:
         label: What varies at the point; the task run is named so.
@@ -33,13 +35,15 @@ def run_point(
         The task's state, whose data is how the job ended; a failed one says why.
     """
     directory = RunDirectory(run_dir)
-    while not (state := launcher.wait(job, _WAIT_S)).is_final:
-        pass
+    logger = get_run_logger()
+    state = follow(label, directory, launcher, job, logger)
+    if state is JobState.FAILED:
+        return failure_shown(directory, logger)
     return ended(directory, state)
 
 
 def ended(directory: RunDirectory, state: JobState) -> State[str]:
-    """Put the end of a point's job into Prefect's terms.
+    """Put the end of a point's job into Prefect's terms; of a failure without its story.
 
     Args:
         directory: Its run directory.

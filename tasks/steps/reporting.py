@@ -5,9 +5,9 @@ import re
 from pathlib import Path
 
 from prefect import task
-from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
+from tasks.steps.artifacts import SHOWN
 from tasks.tracking.report import write_report
 from tasks.tracking.study_directory import StudyDirectory
 
@@ -31,11 +31,8 @@ def report_study(study_dir: Path, tracking_uri: str) -> Path:
     """
     report = write_report(study_dir, tracking_uri=tracking_uri)
     name = StudyDirectory(study_dir).read_study().name
-    create_markdown_artifact(
-        key=artifact_key(name),
-        markdown=with_figures(report.read_text(encoding="utf-8"), study_dir),
-        description=f"Report of {study_dir.name}",
-    )
+    text = with_figures(report.read_text(encoding="utf-8"), study_dir)
+    SHOWN.markdown(text, f"Report of {study_dir.name}", artifact_key(name))
     return report
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 
+from tasks.tracking.nightly_metrics import present_name
 from tasks.tracking.nightly_points import PointGroup
 from tasks.tracking.nightly_record import (
     ALLOCATION_TAG,
@@ -238,12 +239,12 @@ def _past_run(run: StoredRun, *, has_marks: bool) -> PastRun:
     return PastRun(
         run_id=run.run_id,
         values={
-            name.removeprefix(_RESULT): value
+            present_name(name.removeprefix(_RESULT)): value
             for name, value in run.metrics.items()
             if name.startswith(_RESULT)
         },
         marks={
-            name.removeprefix(MARK_PREFIX): text
+            present_name(name.removeprefix(MARK_PREFIX)): text
             for name, text in run.tags.items()
             if has_marks and name.startswith(MARK_PREFIX)
         },

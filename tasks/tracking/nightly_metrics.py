@@ -11,14 +11,26 @@ HIGHER_IS_BETTER = frozenset({"tokens_per_s", "tflops", "hardware_tflops", "mfu"
 _KNOWN = {
     "training": (
         *("tokens_per_s", "tflops", "hardware_tflops", "mfu", "step_s", "wall_s", "exposed_share"),
-        *("loss", "validation_loss", "grad_norm", "state_bytes", "peak_bytes"),
+        *("train_loss", "validation_loss", "grad_norm", "state_bytes", "peak_bytes"),
     ),
     "federated": (
         *("wall_s", "train_loss", "test_accuracy", "grad_norm", "mean_delay", "max_delay"),
         "virtual_s",
     ),
 }
-_DEFAULTS = {"training": ("tokens_per_s", "loss"), "federated": ("wall_s", "train_loss")}
+_DEFAULTS = {"training": ("tokens_per_s", "train_loss"), "federated": ("wall_s", "train_loss")}
+
+_EARLIER_NAMES = {"loss": "train_loss"}
+"""Of version 0.1, in which the training loss of a training had a name of its own."""
+
+
+def present_name(name: str) -> str:
+    """Return the name that a measure has today.
+
+    Args:
+        name: That of today, or of an earlier version.
+    """
+    return _EARLIER_NAMES.get(name, name)
 
 
 def metrics_for(study: Study, asked: Sequence[str]) -> tuple[str, ...]:
@@ -31,7 +43,7 @@ def metrics_for(study: Study, asked: Sequence[str]) -> tuple[str, ...]:
     Returns:
         Names without ``result/``, each once.
     """
-    return tuple(dict.fromkeys(asked)) or _DEFAULTS[study.experiment.kind]
+    return tuple(dict.fromkeys(map(present_name, asked))) or _DEFAULTS[study.experiment.kind]
 
 
 def metric_faults(study: Study, asked: Sequence[str]) -> list[Fault]:
@@ -53,5 +65,5 @@ def metric_faults(study: Study, asked: Sequence[str]) -> list[Fault]:
             message=f"{name!r} is unknown{nearest(name, known)}; known: {', '.join(known)}",
         )
         for name in asked
-        if name not in known
+        if present_name(name) not in known
     ]

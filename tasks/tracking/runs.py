@@ -5,7 +5,7 @@ a tag of the run. So a run is found again after a crash, also when the directory
 directories of the same name on different machines never share one.
 """
 
-import subprocess
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from configs.study import Study
@@ -14,15 +14,20 @@ from tasks.runtime.run_directory import RunDirectory
 from tasks.tracking.axes import SEED_AXES
 from tasks.tracking.costs import TotalCost, read_costs, total
 from tasks.tracking.cursor import read_cursor, write_cursor
+from tasks.tracking.descriptions import point_note, report_note, study_note
 from tasks.tracking.history import RunState, read_history
 from tasks.tracking.machine import machine_of
-from tasks.tracking.parameters import flatten, parameters_of
+from tasks.tracking.model_runs import send_model
+from tasks.tracking.parameters import as_yaml, flatten
 from tasks.tracking.rows import Row, row_of
 from tasks.tracking.scaling_runs import send_scaling
 from tasks.tracking.store import MetricPoint, RunStatus, Store
 from tasks.tracking.study_directory import StudyDirectory
-from tasks.tracking.views import CLOCKS, view_tags
+from tasks.tracking.tags import subject_tags
+from tasks.tracking.views import view_tags
 
+CONFIGURATION = "config.yaml"
+"""Artifact of a point's run: its whole experiment."""
 STATUS: dict[RunState, RunStatus] = {
     "waiting": "RUNNING",
     "running": "RUNNING",
@@ -34,7 +39,12 @@ STATUS: dict[RunState, RunStatus] = {
 
 
 def open_study_run(
-    store: Store, directory: StudyDirectory, study: Study, *, tags: dict[str, str]
+    store: Store,
+    directory: StudyDirectory,
+    study: Study,
+    *,
+    tags: dict[str, str],
+    varying: Sequence[str] = (),
 ) -> tuple[str, str]:
     """Find or create the experiment and the parent run of a study.
 
@@ -43,6 +53,7 @@ def open_study_run(
         directory: The study's directory.
         study: The study.
         tags: Tags that all of the study's runs have, see ``common_tags``.
+        varying: Parameters that differ from point to point, for the parallel coordinates.
 
     Returns:
         The experiment's id and the run's.
@@ -60,22 +71,17 @@ def open_study_run(
         name=directory.path.name,
         tags=tags
         | {
-            "mlflow.note.content": f"{study.description}\n\n{_how_to(study)}".strip(),
+            "mlflow.note.content": study_note(study),
+            "watershed.study": study.name,
             "watershed.study_directory": str(directory.path.resolve()),
         },
         parameters=flatten(dict(labels)),
+        files=[directory.study],
     )
-    store.tag_experiment(experiment_id, view_tags(run_id, axes, study.experiment.kind))
+    views = view_tags(run_id, axes, study.experiment.kind, varying)
+    store.tag_experiment(experiment_id, views)
     store.set_status(run_id, "RUNNING")
     return experiment_id, run_id
-
-
-def _how_to(study: Study) -> str:
-    words, metric = next(iter(CLOCKS[study.experiment.kind].items()))
-    return (
-        f"To compare the points by {words}: chart view, settings, X-axis: Metric, `{metric}`. "
-        f"By default the x-axis is the step, which is the {study.experiment.unit}."
-    )
 
 
 def open_point_run(
@@ -85,8 +91,9 @@ def open_point_run(
     experiment_id: str,
     parent_run_id: str,
     tags: dict[str, str],
+    parameters: Mapping[str, str],
 ) -> str:
-    """Find or create the child run of a grid point, with its parameters.
+    """Find or create the child run of a grid point, with its parameters and configuration.
 
     Args:
         store: Where.
@@ -94,6 +101,7 @@ def open_point_run(
         experiment_id: The study's experiment.
         parent_run_id: The study's run.
         tags: Tags that all of the study's runs have.
+        parameters: What varies, see ``varying_parameters``.
 
     Returns:
         The run's id.
@@ -111,11 +119,15 @@ def open_point_run(
         | {f"axis.{name}": label for name, label in job.coordinates.items()}
         | {
             "mlflow.parentRunId": parent_run_id,
+            "watershed.study": job.study,
             "watershed.config_hash": job.config_hash,
             "watershed.run_directory": str(directory.path.resolve()),
         }
+        | subject_tags(job.experiment)
         | _standing(directory),
-        parameters=parameters_of(job.experiment),
+        parameters=parameters,
+        files=[directory.job],
+        configuration=as_yaml(job.experiment),
     )
 
 
@@ -136,7 +148,9 @@ def _open_run(
     *,
     name: str,
     tags: dict[str, str],
-    parameters: dict[str, str],
+    parameters: Mapping[str, str],
+    files: Sequence[Path],
+    configuration: str = "",
 ) -> str:
     cursor = read_cursor(directory, store.tracking_uri)
     if cursor.run_id:
@@ -144,7 +158,10 @@ def _open_run(
         return cursor.run_id
     run_id = store.find_or_create_run(experiment_id, cursor.key, name=name, tags=tags)
     store.log_parameters(run_id, parameters)
-    # Written last: a crash before this line comes here again and completes the parameters.
+    store.log_files(run_id, files)
+    if configuration:
+        store.log_text(run_id, configuration, CONFIGURATION)
+    # Written last: a crash before this line comes here again and completes what is missing.
     write_cursor(directory, cursor.model_copy(update={"run_id": run_id}))
     return run_id
 
@@ -173,12 +190,10 @@ def end_point_run(store: Store, directory: RunDirectory, run_id: str, status: Ru
             if value is not None
         ],
     )
-    notes = [text for text in (row.message, *row.warnings) if text]
     machine = {"watershed.machine": where} if (where := machine_of(directory)) else {}
-    store.log_tags(run_id, {"mlflow.note.content": "\n\n".join(notes), **machine})
-    # The model of a training may be larger than what MLflow's store is made for: it stays there.
-    files = [directory.job, directory.result, *([] if row.training else [directory.model])]
-    store.log_files(run_id, files)
+    store.log_tags(run_id, {"mlflow.note.content": point_note(row), **machine})
+    store.log_files(run_id, [directory.result])
+    send_model(store, directory, history.job, run_id)
     store.set_status(run_id, status)
     cursor = read_cursor(directory, store.tracking_uri)
     num_ended = len(directory.attempts())
@@ -201,8 +216,11 @@ def end_study_run(
     """
     figures = [directory.curves, directory.speedup, directory.time_split]
     figures += [directory.scaling, directory.scaling_split, directory.scaling_page]
-    files = [directory.study, directory.report, *figures, directory.scaling_data]
-    store.log_files(run_id, files)
+    store.log_files(run_id, [directory.report, *figures, directory.scaling_data])
+    if directory.report.is_file():
+        report = directory.report.read_text(encoding="utf-8")
+        note = report_note(directory.read_study(), report, store.experiment_of(run_id), run_id)
+        store.log_tags(run_id, {"mlflow.note.content": note})
     _send_costs(store, directory, run_id)
     send_scaling(store, directory, run_id)
     worst: RunStatus = "FINISHED"
@@ -247,7 +265,7 @@ def result_metrics(row: Row) -> dict[str, float | None]:
         Name -> value; None where it was not measured.
     """
     if row.training:
-        of_all = {"loss": row.loss, "grad_norm": row.grad_norm, "wall_s": row.wall_s}
+        of_all = {"train_loss": row.loss, "grad_norm": row.grad_norm, "wall_s": row.wall_s}
         return of_all | row.training.metrics()
     return {
         "train_loss": row.loss,
@@ -262,35 +280,3 @@ def result_metrics(row: Row) -> dict[str, float | None]:
         "virtual_s": row.virtual_s,
         "wall_s": row.wall_s,
     }
-
-
-def common_tags(flow_run_id: str | None) -> dict[str, str]:
-    """Return the tags that say what made a study's runs: the code's commit and the flow run.
-
-    Args:
-        flow_run_id: Prefect's id, if a flow made them.
-
-    Returns:
-        Tags; without the commit where the code is in no Git repository.
-    """
-    tags = {"prefect.flow_run_id": flow_run_id} if flow_run_id else {}
-    commit = _git("rev-parse", "HEAD")
-    if commit:
-        changed = _git("status", "--porcelain", "--untracked-files=no")
-        tags |= {"mlflow.source.git.commit": commit, "git.dirty": str(bool(changed)).lower()}
-    return tags
-
-
-def _git(*arguments: str) -> str:
-    """Run git where this file lies; empty if there is no git or no repository."""
-    try:
-        ended = subprocess.run(
-            ["git", "-C", str(Path(__file__).parent), *arguments],
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return ""
-    return ended.stdout.strip()

@@ -23,7 +23,7 @@ from tasks.tracking.tables import scaled
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure  # type: ignore[import-untyped]  # it has none
 
-_HEAD = """<!DOCTYPE html>
+PAGE_HEAD = """<!DOCTYPE html>
 <html lang="en">
 <head><meta charset="utf-8"><title>{title}</title>
 <style>body {{ font-family: sans-serif; margin: 1.5em; max-width: 1200px; }}</style></head>
@@ -56,7 +56,7 @@ def write_page(
     """
     if not any(point.measured or point.prediction for point in points):
         return False
-    parts = [_HEAD.format(title=escape(name), description=escape(description))]
+    parts = [PAGE_HEAD.format(title=escape(name), description=escape(description))]
     for number, figure in enumerate((_curves(points, published), _splits(points))):
         parts.append(figure.to_html(full_html=False, include_plotlyjs=number == 0))
     write_atomically(path, "\n".join([*parts, "</body></html>\n"]).encode())
@@ -111,7 +111,7 @@ def write_speedup_page(
     figure.update_xaxes(type="log", title="ideal speed-up: m K relative to the base")
     figure.update_yaxes(type="log", title="measured speed-up (G of the base / G)²")
     figure.update_layout(height=620, template="plotly_white")
-    head = _HEAD.format(title=escape(name), description=escape(description))
+    head = PAGE_HEAD.format(title=escape(name), description=escape(description))
     page = figure.to_html(full_html=False, include_plotlyjs=True)
     write_atomically(path, "\n".join([head, page, "</body></html>\n"]).encode())
 

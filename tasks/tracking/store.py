@@ -1,4 +1,4 @@
-"""The only module that knows MLflow. It is imported by the first call, not with this module.
+"""MLflow, which only this module and ``model_store`` know. The first call imports it.
 
 What is sent may arrive twice: metrics are rows with the primary key (key, timestamp, step, run,
 value), and parameters, tags, status and artifacts are overwritten with what they already say.
@@ -101,7 +101,8 @@ class Store:
             os.environ.setdefault(name, value)
 
     @cached_property
-    def _client(self) -> "MlflowClient":
+    def client(self) -> "MlflowClient":
+        """MLflow's client; for this module and ``model_store`` alone."""
         from mlflow import MlflowClient  # noqa: PLC0415  3 s
 
         return MlflowClient(self.tracking_uri)
@@ -119,10 +120,10 @@ class Store:
         Raises:
             TrackingError: MLflow is not there, or the experiment was deleted in MLflow.
         """
-        with _translated(self.tracking_uri):
-            found = self._client.get_experiment_by_name(name)
+        with translated(self.tracking_uri):
+            found = self.client.get_experiment_by_name(name)
             if found is None:
-                return self._client.create_experiment(
+                return self.client.create_experiment(
                     name,
                     artifact_location=_artifact_location(self.tracking_uri),
                     tags={"mlflow.note.content": description},
@@ -145,9 +146,9 @@ class Store:
         Raises:
             TrackingError: MLflow is not there.
         """
-        with _translated(self.tracking_uri):
+        with translated(self.tracking_uri):
             for key, text in tags.items():
-                self._client.set_experiment_tag(experiment_id, _name(key), text)
+                self.client.set_experiment_tag(experiment_id, _name(key), text)
 
     def find_or_create_run(
         self, experiment_id: str, key: str, *, name: str, tags: Mapping[str, str]
@@ -166,19 +167,19 @@ class Store:
         Raises:
             TrackingError: MLflow is not there.
         """
-        with _translated(self.tracking_uri):
+        with translated(self.tracking_uri):
             runs = self._runs_with(experiment_id, key)
             if not runs:
-                self._client.create_run(experiment_id, run_name=name, tags={_KEY_TAG: key, **tags})
+                self.client.create_run(experiment_id, run_name=name, tags={_KEY_TAG: key, **tags})
                 # Asked again: a request that we gave up waiting for may have been carried out.
                 runs = self._runs_with(experiment_id, key)
             for double in runs[1:]:
-                self._client.delete_run(double.info.run_id)
+                self.client.delete_run(double.info.run_id)
             return str(runs[0].info.run_id)
 
     def _runs_with(self, experiment_id: str, key: str) -> "list[Run]":
         return list(
-            self._client.search_runs(
+            self.client.search_runs(
                 [experiment_id],
                 f"tags.`{_KEY_TAG}` = '{key}'",
                 order_by=["attributes.start_time ASC"],
@@ -203,8 +204,8 @@ class Store:
         """
         token: str | None = None
         while True:
-            with _translated(self.tracking_uri):
-                page = self._client.search_runs(
+            with translated(self.tracking_uri):
+                page = self.client.search_runs(
                     [experiment_id],
                     condition,
                     max_results=page_size,
@@ -234,13 +235,13 @@ class Store:
         Raises:
             TrackingError: Not all of them have arrived.
         """
-        with _translated(self.tracking_uri):
+        with translated(self.tracking_uri):
             from mlflow.entities import Metric  # noqa: PLC0415  3 s
 
             for start in range(0, len(points), MAX_METRICS_PER_BATCH):
                 chunk = points[start : start + MAX_METRICS_PER_BATCH]
                 metrics = [Metric(_name(p.key), p.value, p.timestamp_ms, p.step) for p in chunk]
-                self._client.log_batch(run_id, metrics=metrics, synchronous=True)
+                self.client.log_batch(run_id, metrics=metrics, synchronous=True)
 
     def log_parameters(self, run_id: str, parameters: Mapping[str, str]) -> None:
         """Add the parameters that the run does not have yet; MLflow never changes one.
@@ -252,15 +253,15 @@ class Store:
         Raises:
             TrackingError: Not all of them have arrived.
         """
-        with _translated(self.tracking_uri):
+        with translated(self.tracking_uri):
             from mlflow.entities import Param  # noqa: PLC0415  3 s
 
-            present = self._client.get_run(run_id).data.params
+            present = self.client.get_run(run_id).data.params
             named = {_name(key): text for key, text in parameters.items()}
             missing = [Param(key, text) for key, text in named.items() if key not in present]
             for start in range(0, len(missing), _MAX_PARAMS_PER_BATCH):
                 chunk = missing[start : start + _MAX_PARAMS_PER_BATCH]
-                self._client.log_batch(run_id, params=chunk, synchronous=True)
+                self.client.log_batch(run_id, params=chunk, synchronous=True)
 
     def log_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
         """Set tags.
@@ -272,11 +273,11 @@ class Store:
         Raises:
             TrackingError: Not all of them have arrived.
         """
-        with _translated(self.tracking_uri):
+        with translated(self.tracking_uri):
             from mlflow.entities import RunTag  # noqa: PLC0415  3 s
 
             named = [RunTag(_name(key), text) for key, text in tags.items()]
-            self._client.log_batch(run_id, tags=named, synchronous=True)
+            self.client.log_batch(run_id, tags=named, synchronous=True)
 
     def log_files(self, run_id: str, paths: Sequence[Path]) -> None:
         """Upload those files that exist, as artifacts of their own names.
@@ -288,10 +289,36 @@ class Store:
         Raises:
             TrackingError: Not all of them have arrived.
         """
-        with _translated(self.tracking_uri):
+        with translated(self.tracking_uri):
             for path in paths:
                 if path.is_file():
-                    self._client.log_artifact(run_id, str(path))
+                    self.client.log_artifact(run_id, str(path))
+
+    def experiment_of(self, run_id: str) -> str:
+        """Return the id of a run's experiment.
+
+        Args:
+            run_id: The run.
+
+        Raises:
+            TrackingError: MLflow is not there, or does not know the run.
+        """
+        with translated(self.tracking_uri):
+            return str(self.client.get_run(run_id).info.experiment_id)
+
+    def log_text(self, run_id: str, text: str, name: str) -> None:
+        """Upload a text as an artifact.
+
+        Args:
+            run_id: The run.
+            text: The text.
+            name: Of the artifact.
+
+        Raises:
+            TrackingError: It has not arrived.
+        """
+        with translated(self.tracking_uri):
+            self.client.log_text(run_id, text, name)
 
     def set_status(self, run_id: str, status: RunStatus) -> None:
         """Say how a run stands.
@@ -303,11 +330,11 @@ class Store:
         Raises:
             TrackingError: MLflow is not there.
         """
-        with _translated(self.tracking_uri):
+        with translated(self.tracking_uri):
             if status == "RUNNING":
-                self._client.update_run(run_id, status=status)
+                self.client.update_run(run_id, status=status)
             else:
-                self._client.set_terminated(run_id, status)
+                self.client.set_terminated(run_id, status)
 
 
 def _name(text: str) -> str:
@@ -323,7 +350,15 @@ def _artifact_location(tracking_uri: str) -> str | None:
 
 
 @contextmanager
-def _translated(tracking_uri: str) -> Iterator[None]:
+def translated(tracking_uri: str) -> Iterator[None]:
+    """Turn MLflow's exceptions into ours.
+
+    Args:
+        tracking_uri: The store, for the message.
+
+    Raises:
+        TrackingError: MLflow is not there, or refuses.
+    """
     from mlflow.exceptions import MlflowException  # noqa: PLC0415  3 s
     from sqlalchemy.exc import SQLAlchemyError  # noqa: PLC0415  with mlflow
 

@@ -15,9 +15,9 @@ from tasks.tracking.errors import TrackingError
 from tasks.tracking.follower import Followed, RunFollower
 from tasks.tracking.history import read_state
 from tasks.tracking.nightly_record import night_tags
+from tasks.tracking.parameters import chart_axes, varying_parameters
 from tasks.tracking.runs import (
     STATUS,
-    common_tags,
     end_point_run,
     end_study_run,
     open_point_run,
@@ -26,6 +26,7 @@ from tasks.tracking.runs import (
 from tasks.tracking.scaling_runs import end_predicted_run, send_prediction
 from tasks.tracking.store import RunStatus, open_store
 from tasks.tracking.study_directory import StudyDirectory
+from tasks.tracking.tags import common_tags
 
 
 class StudyTracker:
@@ -58,6 +59,7 @@ class StudyTracker:
         self._tags = common_tags(flow_run_id) | night_tags(self._study, study_dir)
         self._backoff = Backoff(clock)
         self._clock, self._sleep = clock, sleep
+        self._parameters: dict[str, dict[str, str]] = {}
         self._opened: tuple[str, str] | None = None
         self._run_ids: dict[Path, str] = {}
         self._refused: dict[Path, TrackingError] = {}
@@ -103,8 +105,13 @@ class StudyTracker:
 
     def _advance(self, *, over: bool) -> int:
         if self._opened is None:
+            self._parameters = self._parameters or varying_parameters(self._study)
             self._opened = open_study_run(
-                self._store, self._directory, self._study, tags=self._tags
+                self._store,
+                self._directory,
+                self._study,
+                tags=self._tags,
+                varying=chart_axes(self._study, self._parameters),
             )
         num_sent = 0
         statuses: set[RunStatus] = set()
@@ -148,12 +155,14 @@ class StudyTracker:
         if self._opened is None:
             raise AssertionError("points are opened after their study")
         experiment_id, parent_run_id = self._opened
+        label = point.read_job().point
         run_id = open_point_run(
             self._store,
             point,
             experiment_id=experiment_id,
             parent_run_id=parent_run_id,
             tags=self._tags,
+            parameters=self._parameters.get(label, {}),
         )
         send_prediction(self._store, point, run_id)
         self._run_ids[point.path] = run_id

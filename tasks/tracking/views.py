@@ -15,15 +15,26 @@ from tasks.runtime.metrics import Metric
 
 _PREFIX = "mlflow.sharedViewState."
 _BY_STEP = "by-step"
+_BY_GRID = "by-grid"
+_MOST_AXES = 10
 CLOCKS: Mapping[str, Mapping[str, Metric]] = {
     "federated": {"virtual time": Metric.VIRTUAL_S},
     "training": {"wall time": Metric.WALL_S, "tokens": Metric.TOKENS_TOTAL},
 }
 """Kind of a study -> what its points are compared by beside steps, most useful first."""
+RESULTS: Mapping[str, Sequence[str]] = {
+    "federated": ("result/train_loss",),
+    "training": ("result/tokens_per_s", "result/train_loss"),
+}
+"""Kind of a study -> the last axes of its parallel coordinates; every run that has ended has them.
+A run that lacks one, such as an accuracy that was not measured, would not be drawn at all."""
 
 
 def view_tags(
-    parent_run_id: str, axes: Sequence[str], kind: Literal["federated", "training"]
+    parent_run_id: str,
+    axes: Sequence[str],
+    kind: Literal["federated", "training"],
+    parameters: Sequence[str] = (),
 ) -> dict[str, str]:
     """Return the experiment tags that keep a study's views.
 
@@ -31,12 +42,14 @@ def view_tags(
         parent_run_id: The study's run in MLflow.
         axes: Names of the grid's axes; points are grouped by the first.
         kind: Of the study's experiment.
+        parameters: What varies from point to point, the axes of the parallel coordinates; without
+            any there is no such view.
 
     Returns:
         Tag -> the view's state in JSON.
     """
     group = f"axis.{axes[0]}" if axes else "watershed.config_hash"
-    state = {
+    state: dict[str, object] = {
         "searchFilter": f"tags.`mlflow.parentRunId` = '{parent_run_id}'",
         "groupBy": {
             "aggregateFunction": "average",
@@ -47,14 +60,54 @@ def view_tags(
         "hideEmptyCharts": True,
     }
     x_axes = {_BY_STEP: _x_axis("step", "")} | {
-        f"by-{words.replace(' ', '-')}": _x_axis("metric", metric)
-        for words, metric in CLOCKS[kind].items()
+        _by(words): _x_axis("metric", metric) for words, metric in CLOCKS[kind].items()
     }
+    views = {name: state | {"globalLineChartConfig": x_axis} for name, x_axis in x_axes.items()}
+    if parameters:
+        views[_BY_GRID] = state | _parallel_coordinates(parameters, kind)
     return {
-        f"{_PREFIX}{_key(parent_run_id, name)}": json.dumps(
-            state | {"globalLineChartConfig": x_axis}
-        )
-        for name, x_axis in x_axes.items()
+        f"{_PREFIX}{_key(parent_run_id, name)}": json.dumps(view) for name, view in views.items()
+    }
+
+
+def _parallel_coordinates(
+    parameters: Sequence[str], kind: Literal["federated", "training"]
+) -> dict[str, object]:
+    """Put one chart above MLflow's own: a line a run, through its parameters and results.
+
+    MLflow draws no such chart of grouped runs once a parameter is a text, and leaves runs out that
+    lack one of its axes: so nothing is grouped here. Runs sorted by a result do not stand
+    folded below their parent, as those sorted by their start do.
+    """
+    metrics = RESULTS[kind]
+    section, chart = "watershed-grid", "watershed-grid-parallel"
+    return {
+        "groupBy": None,
+        "orderByKey": f"metrics.`{metrics[0]}`",
+        "orderByAsc": kind == "federated",  # the best first
+        "compareRunSections": [
+            {
+                "uuid": section,
+                "name": "grid",
+                "display": True,
+                "isReordered": True,
+                "columns": 1,
+                "cardHeight": 420,
+            }
+        ],
+        "compareRunCharts": [
+            {
+                "type": "PARALLEL",
+                "uuid": chart,
+                "metricSectionId": section,
+                "isGenerated": False,
+                "deleted": False,
+                "selectedParams": list(parameters[:_MOST_AXES]),
+                "selectedMetrics": list(metrics),
+                "showAllRuns": True,
+            }
+        ],
+        "isAccordionReordered": True,
     }
 
 
@@ -70,10 +123,31 @@ def view_address(experiment_id: str, parent_run_id: str) -> str:
         parent_run_id: The study's run.
 
     Returns:
-        The view by step; with ``by-virtual-time``, or another, in place of ``by-step``, that view.
+        The view by step; with ``by-virtual-time``, ``by-grid``, or another, in place of
+        ``by-step``, that view.
     """
     key = _key(parent_run_id, _BY_STEP)
     return f"/#/experiments/{experiment_id}/runs?viewStateShareKey={key}&compareRunsMode=CHART"
+
+
+def view_links(
+    experiment_id: str, parent_run_id: str, kind: Literal["federated", "training"]
+) -> str:
+    """Return links to a study's views, in Markdown, for a page of the MLflow server.
+
+    Args:
+        experiment_id: The study's experiment.
+        parent_run_id: The study's run.
+        kind: Of the study's experiment.
+    """
+    names = {"step": _BY_STEP} | {words: _by(words) for words in CLOCKS[kind]}
+    names |= {"grid (parallel coordinates)": _BY_GRID}
+    base = view_address(experiment_id, parent_run_id).removeprefix("/")
+    return ", ".join(f"[{words}]({base.replace(_BY_STEP, name)})" for words, name in names.items())
+
+
+def _by(words: str) -> str:
+    return f"by-{words.replace(' ', '-')}"
 
 
 def _key(parent_run_id: str, name: str) -> str:

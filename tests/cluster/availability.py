@@ -3,8 +3,8 @@
 import os
 import shutil
 from collections.abc import Collection
-from dataclasses import dataclass
 
+from tests.availability import Verdict
 from tests.cluster.daemons import PATH
 
 _PROGRAMS = (
@@ -16,21 +16,6 @@ _PROGRAMS = (
     "mariadbd",
     "mariadb-install-db",
 )
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What is to happen with the tests that need a cluster.
-
-    Attributes:
-        runs: Whether they can run.
-        is_failure: Whether it is a failure that they cannot.
-        message: Why they cannot, and what to do; one line.
-    """
-
-    runs: bool
-    is_failure: bool = False
-    message: str = ""
 
 
 def judge(*, is_root: bool, missing: Collection[str], is_required: bool) -> Verdict:

@@ -28,10 +28,7 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 
 def pytest_runtest_setup() -> None:
     """Skip, or fail, where no cluster can be; pytest folds these skips into one line."""
-    if _VERDICT.is_failure:
-        pytest.fail(_VERDICT.message, pytrace=False)
-    if not _VERDICT.runs:
-        pytest.skip(_VERDICT.message)
+    _VERDICT.carry_out()
 
 
 @pytest.hookimpl(wrapper=True)

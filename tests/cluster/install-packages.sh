@@ -1,20 +1,56 @@
 #!/bin/sh
-# Installs what the tests in this directory need, from the archive of Debian or Ubuntu, as root.
+# Installs what some tests need, from the archive of Debian or Ubuntu, as root.
+#   install-packages.sh [cluster|browser|database]      default: cluster
 # Nothing is done where all is there, and no daemon is started. A failure is told in one line.
 set -eu
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
-packages="slurmctld slurmd slurm-client munge slurmdbd mariadb-server iproute2"
+group=${1:-cluster}
 
 fail() {
-    echo "cluster-packages: $*" >&2
+    echo "$group-packages: $*" >&2
     exit 1
 }
 
-is_complete() {
-    for program in slurmctld slurmd sbatch munged slurmdbd mariadbd mariadb-install-db ip tc; do
+has_all() {
+    for program in "$@"; do
         command -v "$program" >/dev/null || return 1
     done
 }
+
+has_any() {
+    for program in "$@"; do
+        command -v "$program" >/dev/null && return
+    done
+    return 1
+}
+
+case $group in
+    cluster)
+        what="Slurm, munge and MariaDB"
+        packages="slurmctld slurmd slurm-client munge slurmdbd mariadb-server iproute2"
+        is_complete() {
+            has_all slurmctld slurmd sbatch munged slurmdbd mariadbd mariadb-install-db ip tc
+        }
+        ;;
+    browser)
+        what="Chromium"
+        packages="chromium"  # on Ubuntu that is a snap, which apt does not have
+        is_complete() {
+            has_any chromium chromium-browser google-chrome google-chrome-stable
+        }
+        ;;
+    database)
+        what="PostgreSQL"
+        packages="postgresql"
+        is_complete() {  # Debian keeps its programs apart, a directory for each version
+            has_all initdb pg_ctl || has_any /usr/lib/postgresql/*/bin/initdb
+        }
+        ;;
+    *)
+        echo "install-packages.sh: '$group' is none of: cluster browser database" >&2
+        exit 2
+        ;;
+esac
 
 apt() {
     DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=300 "$@" >"$log" 2>&1
@@ -26,8 +62,8 @@ install() {
 }
 
 is_complete && exit
-command -v apt-get >/dev/null || fail "no apt-get here; install Slurm, munge and MariaDB yourself"
-[ "$(id -u)" = 0 ] || fail "needs root: sudo make cluster-packages"
+command -v apt-get >/dev/null || fail "no apt-get here; install $what yourself"
+[ "$(id -u)" = 0 ] || fail "needs root: sudo make $group-packages"
 
 log=$(mktemp)
 policy=/usr/sbin/policy-rc.d

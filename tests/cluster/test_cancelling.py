@@ -1,6 +1,7 @@
 """Cancelling a study cancels its jobs, queued or running, soon, and no others."""
 
 import json
+import os
 import signal
 import subprocess
 import time
@@ -97,3 +98,35 @@ def test_a_cancelled_study_leaves_no_job(
     assert code in {1, 130}, logs(tmp_path)
     results = [run.read_result() for run in only_study(tmp_path, "endless").points()]
     assert {result.status if result else "none" for result in results} <= {"interrupted", "none"}
+
+
+@pytest.mark.slow
+def test_a_flow_that_has_to_end_leaves_its_jobs_to_the_next(
+    tmp_path: Path, cluster: SlurmCluster, prefect: PrefectServer
+) -> None:
+    """SIGTERM without a wish to cancel, as of a worker that shuts down: the jobs go on."""
+    (tmp_path / "endless.yaml").write_text(STUDY)
+    environment = user_environment(cluster, tmp_path, prefect_api=prefect.api)
+
+    def jobs(state: str) -> list[str]:
+        return cluster.run(["squeue", "-h", "-t", state, "-o", "%A"]).stdout.split()
+
+    with running(["run", "endless.yaml"], tmp_path, environment) as process:
+        started_s = _wait_for(lambda: len(jobs("R")) == 1 and len(jobs("PD")) == 2, 90)
+        assert started_s < 90, logs(tmp_path)
+        before = sorted(jobs("R,PD"))
+        study = only_study(tmp_path, "endless")
+        os.kill(int((study.path / ".lock").read_text().split()[-1]), signal.SIGTERM)
+        process.wait(60)
+    left = sorted(jobs("R,PD"))
+
+    with running(["resume", "endless"], tmp_path, environment):
+        following_s = _wait_for(
+            lambda: logs(tmp_path).count(f"job {before[0]} on batch: RUNNING") == 2, 90
+        )
+        followed = sorted(jobs("R,PD"))
+
+    assert left == before, logs(tmp_path)
+    assert "the jobs of Slurm go on. Retry, or watershed resume" in logs(tmp_path)
+    assert following_s < 90, logs(tmp_path)
+    assert followed == before

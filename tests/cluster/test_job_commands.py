@@ -1,5 +1,6 @@
 """The commands for jobs, as a user types them, on a real cluster."""
 
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -8,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from tasks.steps.flow_record import read_flow_record
 from tests.cluster.prefect_server import PrefectServer
 from tests.cluster.slurm_cluster import SlurmCluster
 from tests.cluster.study_process import WATERSHED, logs, only_study, user_environment
+from tests.integration.flow_runs import Person
 
 STUDY = """
 launcher: {kind: slurm, partition: batch, time_limit: "5", setup: ["no-such-command --now"]}
@@ -78,6 +81,7 @@ def test_a_failing_script_is_explained_and_retried(
     assert not (tmp_path / "runs").exists()
 
     user.types("run", "toy.yaml", code=1)
+    _is_told_in_prefect(only_study(tmp_path, "toy").path, Person(prefect.api))
     why = user.types("why", "toy", "afa_cd")
     assert "no-such-command" in why
     assert "no-such-command" in user.types("logs", "toy", "0")
@@ -92,6 +96,24 @@ def test_a_failing_script_is_explained_and_retried(
     assert [result.status for result in results if result] == ["finished", "finished"]
     assert "nothing was running" in user.types("cancel", "toy", code=1)
     assert "All points have finished" in user.types("why", "toy")
+
+
+def _is_told_in_prefect(study_dir: Path, person: Person) -> None:
+    """Who looks at the flow run sees each job's way, its failure, the output and what to do."""
+    record = read_flow_record(study_dir)
+    assert record is not None
+    told = "\n".join(person.log(record.flow_run_id))
+    assert re.search(r"^job \d+_0 on batch: PENDING", told, re.MULTILINE), told
+    assert re.search(r"^job \d+_1 on batch: FAILED", told, re.MULTILINE), told
+    task = person.task_runs(record.flow_run_id)["afa_cd"]
+    assert task["state_name"] == "Failed"
+    assert task["state"]["message"].startswith("[application] The job script failed. Job ")
+    texts = {one["key"]: one["data"] for one in person.artifacts(record.flow_run_id, "markdown")}
+    why = texts["why-toy-000-afa-cd"]
+    assert "# afa_cd: failed (application)" in why
+    assert "Check launcher.python, launcher.modules, launcher.setup" in why
+    assert "no-such-command: command not found" in why.split("Last lines of")[1]
+    assert "# toy" in texts["toy"]  # the report
 
 
 def test_jobs_of_a_lost_ledger_are_adopted(

@@ -278,7 +278,7 @@ def test_the_nightly_is_deployed_as_it_is_written(server: PrefectServer, tmp_pat
     shutil.copy(_ROOT / "prefect.yaml", tmp_path)
 
     ended = subprocess.run(
-        [_PREFECT, "--no-prompt", "deploy", "--name", "nightly"],
+        [_PREFECT, "--no-prompt", "deploy", "--name", "nightly-scaling"],
         cwd=_ROOT,
         env=environment | {"PREFECT_API_URL": server.api, "PREFECT_HOME": str(tmp_path)},
         capture_output=True,
@@ -289,7 +289,7 @@ def test_the_nightly_is_deployed_as_it_is_written(server: PrefectServer, tmp_pat
 
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert (_ROOT / "prefect.yaml").read_text() == (tmp_path / "prefect.yaml").read_text()
-    deployment = _read(server, "deployments/name/nightly/nightly")
+    deployment = _read(server, "deployments/name/nightly/nightly-scaling")
     (schedule,) = deployment["schedules"]
     assert schedule["active"]
     assert schedule["schedule"]["cron"] == "0 2 * * *"

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 from mlflow import MlflowClient
 from mlflow.entities import Run, ViewType
 
@@ -242,7 +243,7 @@ def test_a_study_becomes_a_parent_run_with_children(
 ) -> None:
     """Experiment, runs, parameters, tags, metrics, artifacts and status; made once, found after."""
     study = _study(tmp_path / "study-1")
-    study.report.write_text("# report")
+    study.report.write_text("# report\n\n![curves](curves.png)\n")
     tracker = StudyTracker(study.path, uri, flow_run_id="flow-7")
     client = MlflowClient(uri)
 
@@ -254,26 +255,32 @@ def test_a_study_becomes_a_parent_run_with_children(
     assert set(runs) == {"study-1", "seed=0", "seed=1"}
     parent, child = runs["study-1"], runs["seed=1"]
     assert parent.data.params == {"grid.seed": "0, 1"}
-    assert "time/virtual_s" in parent.data.tags["mlflow.note.content"]
+    note = parent.data.tags["mlflow.note.content"]
+    assert "time/virtual_s" in note
+    assert f"![curves](get-artifact?path=curves.png&run_uuid={parent.info.run_id})" in note
     assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id
     assert child.data.tags["axis.seed"] == "1"
     assert child.data.tags["prefect.flow_run_id"] == "flow-7"
     point = study.points()[1]
     assert child.data.tags["watershed.config_hash"] == point.read_job().config_hash
     assert child.data.tags["watershed.run_directory"] == str(point.path)
-    assert child.data.params["algorithm.name"] == "afa_cd"
-    assert child.data.params["model.centres"] == "[0.0, 100.0]"
+    assert child.data.params == {"seed": "1"}
+    assert child.data.tags["watershed.algorithm"] == "afa_cd"
+    configuration = yaml.safe_load(_text(client, child, "config.yaml"))
+    assert configuration["model"]["centres"] == [0.0, 100.0]
     assert child.data.metrics["result/wall_s"] == 2.0
     assert child.data.metrics["result/train_loss"] == pytest.approx(1 / 30)
     assert {run.info.status for run in runs.values()} == {"FINISHED"}
-    assert _artifacts(client, child) == {"job.json", "model.safetensors", "result.json"}
+    assert _artifacts(client, child) == {
+        "config.yaml", "job.json", "model.safetensors", "result.json"
+    }  # fmt: skip
     assert _artifacts(client, parent) == {"report.md", "study.json"}
     rows = [r for r in metric_rows(server.database, child.info.run_id) if r[0][:7] != "result/"]
     assert rows == _journal_rows(point)
 
 
 def test_a_training_is_told_by_its_names_and_its_speed(sqlite_uri: str, tmp_path: Path) -> None:
-    """Parameters without what a preset says; results of a training; no model, which may be huge."""
+    """Parameters that are compared; results of a training; no model, which may be huge."""
     study = _study(tmp_path / "study-1", num_points=1, experiment={"kind": "training"})
     (point,) = study.points()
     with Journal(point.journal, 30) as journal:
@@ -284,14 +291,20 @@ def test_a_training_is_told_by_its_names_and_its_speed(sqlite_uri: str, tmp_path
     client = MlflowClient(sqlite_uri)
     runs = {run.info.run_name: run for run in _runs(client, study)}
     child = runs["seed=0"]
-    assert child.data.params["model.preset"] == "gpt-1m"
     assert child.data.params["degrees"] == "2|2|4|8"
-    assert {"model.hidden", "topology.levels"}.isdisjoint(child.data.params)
-    assert child.data.metrics["result/loss"] == pytest.approx(1 / 30)
+    assert {"model.preset", "model.hidden", "topology.levels"}.isdisjoint(child.data.params)
+    assert child.data.tags["watershed.model"] == "gpt-1m"
+    assert child.data.metrics["result/train_loss"] == pytest.approx(1 / 30)
     assert child.data.metrics["result/validation_loss"] == 2.5
     assert child.data.metrics["result/tokens_per_s"] == 4e3
-    assert _artifacts(client, child) == {"job.json", "result.json"}
+    assert _artifacts(client, child) == {"config.yaml", "job.json", "result.json"}
+    assert child.data.tags["watershed.model_file"] == f"{point.model} (7 B)"
     assert "time/wall_s" in runs["study-1"].data.tags["mlflow.note.content"]
+
+
+def _text(client: MlflowClient, run: Run, name: str) -> str:
+    """Read an artifact."""
+    return Path(client.download_artifacts(run.info.run_id, name)).read_text(encoding="utf-8")
 
 
 def _artifacts(client: MlflowClient, run: Run) -> set[str]:

@@ -60,12 +60,14 @@ def _text(fault: Fault) -> str:
 def test_all_files_named_exist() -> None:
     """Links, pictures and studies that the README names are there."""
     linked = re.findall(r"\]\(((?:docs|configs)/[^)]+)\)", README)
-    studies = [f"configs/studies/{name}" for name in re.findall(r"`([\w-]+\.yaml)`", README)]
     named = re.findall(r"configs/[\w./-]+\.yaml", README)
+    shipped = {path.name for path in (ROOT / "configs").rglob("*.yaml")}
+    studies = re.findall(r"`([\w-]+\.yaml)`", README)
 
-    missing = [name for name in linked + studies + named if not (ROOT / name).exists()]
+    missing = [name for name in linked + named if not (ROOT / name).exists()]
 
-    assert len(linked) >= 3
-    assert len(studies) >= 8
-    assert len(named) >= 8
+    assert len(linked) >= 10
+    assert len(studies) >= 12
+    assert len(named) >= 3
     assert missing == []
+    assert set(studies) <= shipped

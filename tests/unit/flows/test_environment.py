@@ -1,10 +1,16 @@
 """The environment of a flow's process."""
 
+import os
+import socket
+from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from flows.environment import flow_environment, has_own_prefect
+from flows.environment import chosen_api, flow_environment, has_own_prefect, told_servers
+from tasks.services.processes import boot_id
+from tasks.services.state import Services, claimed, write_services
 
 
 def test_without_a_prefect_of_ones_own_its_database_is_beside_the_runs(tmp_path: Path) -> None:
@@ -48,3 +54,91 @@ def test_the_temporary_server_is_not_sought_behind_a_proxy(tmp_path: Path) -> No
     assert environment["NO_PROXY"] == "intra,127.0.0.1,localhost"
     assert environment["no_proxy"] == "127.0.0.1,localhost"
     assert environment["https_proxy"] == "http://proxy:8080"
+
+
+@pytest.fixture
+def up(tmp_path: Path) -> Iterator[Path]:
+    """A runs directory in which `up` is up."""
+    services = Services(
+        phase="up",
+        host=socket.gethostname(),
+        boot_id=boot_id(),
+        pid=os.getpid(),
+        started=datetime.now(UTC),
+        prefect_api="http://127.0.0.1:4242/api",
+        prefect_ui="http://127.0.0.1:4242",
+        mlflow="http://127.0.0.1:5252",
+        pool="watershed",
+        worker="me",
+        is_external=False,
+    )
+    runs_dir = tmp_path / "runs"
+    runs_dir.mkdir()
+    with claimed(runs_dir):
+        write_services(runs_dir, services)
+        yield runs_dir
+
+
+def test_servers_that_are_up_are_used(up: Path, tmp_path: Path) -> None:
+    """A run in the directory of `up` is seen in its browser windows, and the command says so."""
+    user = {"HOME": str(tmp_path)}
+
+    environment = flow_environment(up, user)
+
+    assert environment["PREFECT_API_URL"] == "http://127.0.0.1:4242/api"
+    assert environment["MLFLOW_TRACKING_URI"] == "http://127.0.0.1:5252"
+    assert told_servers(up, user) == (
+        "Uses the servers of `watershed up`: Prefect http://127.0.0.1:4242, "
+        "MLflow http://127.0.0.1:5252"
+    )
+    assert "PREFECT_API_URL" not in flow_environment(tmp_path / "others", user)
+    assert told_servers(tmp_path / "others", user) == ""
+
+
+def test_what_the_user_says_goes_before_what_is_up(up: Path, tmp_path: Path) -> None:
+    """Each variable for itself."""
+    user = {"HOME": str(tmp_path), "PREFECT_API_URL": "http://site/api"}
+
+    environment = flow_environment(up, user)
+
+    assert environment["PREFECT_API_URL"] == "http://site/api"
+    assert environment["MLFLOW_TRACKING_URI"] == "http://127.0.0.1:5252"
+    assert told_servers(up, user) == (
+        "Uses the servers of `watershed up`: MLflow http://127.0.0.1:5252"
+    )
+    assert told_servers(up, user | {"MLFLOW_TRACKING_URI": "http://site"}) == ""
+
+
+@pytest.mark.parametrize(
+    ("profile", "api"),
+    [
+        ("", None),
+        ('[profiles.site]\nPREFECT_LOGGING_LEVEL = "INFO"', None),
+        ('[profiles.site]\nPREFECT_API_URL = "http://site/api"', "http://site/api"),
+        ("no [toml", None),
+    ],
+)
+def test_only_a_profile_with_a_server_keeps_a_user_from_what_is_up(
+    up: Path, tmp_path: Path, profile: str, api: str | None
+) -> None:
+    """Whoever has once typed `prefect` has a profile, and has chosen nothing by that."""
+    (tmp_path / ".prefect").mkdir()
+    (tmp_path / ".prefect" / "profiles.toml").write_text(f'active = "site"\n{profile}\n')
+    user = {"HOME": str(tmp_path)}
+
+    environment = flow_environment(up, user)
+
+    assert chosen_api(user) == api
+    assert ("PREFECT_API_URL" in environment) is (api is None)
+
+
+def test_after_up_all_is_as_before(up: Path, tmp_path: Path) -> None:
+    """A record without its lock is no server; nor is one that is still starting."""
+    starting = (up / "services.json").read_text().replace('"up"', '"starting"', 1)
+    (up / "services.json").write_text(starting)
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "services.json").write_text(starting.replace('"starting"', '"up"', 1))
+
+    assert "MLFLOW_TRACKING_URI" not in flow_environment(up, {"HOME": str(tmp_path)})
+    assert "MLFLOW_TRACKING_URI" not in flow_environment(other, {"HOME": str(tmp_path)})

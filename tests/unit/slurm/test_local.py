@@ -1,5 +1,6 @@
 """The local launcher, with small real jobs."""
 
+import json
 import os
 import signal
 import subprocess
@@ -13,7 +14,7 @@ import pytest
 from configs.study import Study
 from tasks.runtime.records import JobFile
 from tasks.runtime.run_directory import RunDirectory
-from tasks.slurm.launcher import JobState
+from tasks.slurm.launcher import JobId, JobState
 from tasks.slurm.liveness import is_alive
 from tasks.slurm.local import LocalLauncher, num_cores
 from tasks.slurm.plan import JobPlan
@@ -99,6 +100,27 @@ def test_a_job_runs_to_its_end(make: Make) -> None:
     assert state.is_final
     assert RunDirectory(plan.run_dir).stdout.read_text() == "done\n"
     assert _result(plan) == ("finished", "")
+
+
+def test_a_job_is_told_by_its_process_and_its_cores(make: Make) -> None:
+    """While it waits, for what; while it runs, its process; then how it ended."""
+    launcher, first, second = LocalLauncher(1), make("work 30"), make("work")
+    running, waiting = launcher.submit_all([first, second])
+    _until((first.run_dir / "begun").exists)
+    pid = json.loads((RunDirectory(first.run_dir).attempt(1) / "started.json").read_text())["pid"]
+
+    told = launcher.describe(running), launcher.describe(waiting)
+    launcher.close()
+    launcher.wait(running, 20)
+
+    cores = f"{num_cores()} core{'s' * (num_cores() > 1)}"
+    assert told == (
+        f"process {pid} on {cores}: running",
+        "waits until fewer than 1 jobs run here",
+    )
+    assert launcher.describe(running) == f"process {pid} on {cores}: interrupted"
+    assert launcher.describe(waiting) == "it was never started: interrupted"
+    assert launcher.describe(JobId("unknown")) == ""
 
 
 def test_a_failed_job_keeps_its_own_reason(make: Make) -> None:

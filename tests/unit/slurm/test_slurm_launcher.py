@@ -9,7 +9,7 @@ import pytest
 from configs.launchers import SlurmLauncherConfig
 from tasks.runtime.run_directory import RunDirectory
 from tasks.slurm.commands import SlurmCli
-from tasks.slurm.launcher import JobState
+from tasks.slurm.launcher import JobId, JobState
 from tasks.slurm.ledger import Ledger
 from tasks.slurm.ledger_file import LedgerFile
 from tasks.slurm.plan import JobPlan
@@ -48,6 +48,19 @@ def test_what_has_not_stopped_in_time_is_told(
 
     assert launcher.poll(job) is JobState.INTERRUPTED
     assert "not known to have stopped: 1 of its jobs; run: watershed cancel study" in caplog.text
+
+
+def test_a_job_is_told_by_its_id_and_why_it_waits(launcher: SlurmLauncher, tmp_path: Path) -> None:
+    """Before Slurm has it, that it waits for that; of a job that is not ours, nothing."""
+    plan = _plan(tmp_path / "study")
+    job = launcher.submit(plan)
+    while not (entry := Ledger(LedgerFile(tmp_path / LEDGER_NAME)).entries()[0]).slurm_job:
+        launcher.wait(job, 0.1)
+
+    told = launcher.describe(job)
+
+    assert told.startswith(f"job {entry.slurm_job} on the default partition: PENDING")
+    assert launcher.describe(JobId("unknown")) == ""
 
 
 def test_a_close_that_failed_can_be_repeated(launcher: SlurmLauncher, tmp_path: Path) -> None:

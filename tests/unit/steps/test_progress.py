@@ -13,7 +13,7 @@ from tasks.runtime.records import Exit, Result, Started, Status
 from tasks.runtime.run_directory import RunDirectory
 from tasks.steps.creation import create_study_directory
 from tasks.steps.progress import PointProgress, StudyProgress, remaining_s, share_done
-from tasks.steps.training import numbers_of
+from tasks.steps.story import numbers_of
 from tasks.tracking.study_directory import StudyDirectory
 
 

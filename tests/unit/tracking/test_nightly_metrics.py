@@ -38,13 +38,13 @@ def test_unknown_metrics_are_faults_all_at_once() -> None:
 
 def test_a_metric_that_is_named_twice_is_compared_once() -> None:
     """Twice the same would be corrected for as two."""
-    assert metrics_for(_TRAINING, ["loss", "loss"]) == ("loss",)
+    assert metrics_for(_TRAINING, ["loss", "train_loss"]) == ("train_loss",)
 
 
 def test_more_tokens_are_better_and_more_seconds_worse() -> None:
     """Every known metric goes one way or the other."""
     assert "tokens_per_s" in HIGHER_IS_BETTER
-    assert {"step_s", "loss", "wall_s", "peak_bytes"}.isdisjoint(HIGHER_IS_BETTER)
+    assert {"step_s", "train_loss", "wall_s", "peak_bytes"}.isdisjoint(HIGHER_IS_BETTER)
 
 
 def _ran(directory: Path, **started: object) -> RunDirectory:

@@ -1,10 +1,19 @@
 """Experiments as MLflow parameters."""
 
+import yaml
 from pydantic import JsonValue
 
 from configs.federated import FederatedExperiment
+from configs.study import Study
 from configs.training import TrainingExperiment
-from tasks.tracking.parameters import MAX_LENGTH, flatten, parameters_of
+from tasks.tracking.parameters import (
+    MAX_LENGTH,
+    as_yaml,
+    chart_axes,
+    flatten,
+    varying_parameters,
+)
+from tasks.tracking.tags import subject_tags
 
 
 def test_nested_records_become_dotted_names() -> None:
@@ -53,40 +62,110 @@ def test_every_field_of_an_experiment_is_a_parameter() -> None:
     assert all(isinstance(value, str) for value in flat.values())
 
 
-def test_a_name_says_what_its_record_would() -> None:
-    """Sizes of a preset and levels of a shipped machine are left out; what is compared is there."""
-    experiment = TrainingExperiment.model_validate(
-        {"kind": "training", "model": {"preset": "gpt-3m", "layers": 9}, "topology": "mini"}
+def _study(grid: dict[str, object], experiment: dict[str, object]) -> Study:
+    return Study.model_validate({"name": "s", "experiment": experiment, "grid": grid})
+
+
+_FEDERATED: dict[str, object] = {"kind": "federated", "data": "digits"}
+
+
+def test_points_have_what_the_grid_varies_and_nothing_else() -> None:
+    """Values of an axis as they are, labels of named sets, and what the sets change everywhere."""
+    study = _study(
+        {
+            "algorithm": {
+                "CD": {"algorithm.name": "afa_cd", "algorithm.server_lr": 0.5},
+                "FedAvg": {"algorithm.name": "fedavg"},
+            },
+            "worker.lr": [0.05, 0.1],
+            "seed": [0],
+        },
+        _FEDERATED,
     )
 
-    flat = parameters_of(experiment)
+    parameters = varying_parameters(study)
 
-    assert {name for name in flat if name.startswith(("model.", "topology"))} == {
-        "model.preset", "model.layers", "model.num_parameters", "model.rotary_fraction",
-        "model.rotary_base", "model.parallel_residual", "model.tied", "model.norm_epsilon",
-        "model.init_std", "topology.name",
+    assert parameters["CD · lr=0.05 · seed=0"] == {
+        "algorithm": "CD",
+        "algorithm.name": "afa_cd",
+        "algorithm.server_lr": "0.5",
+        "worker.lr": "0.05",
+        "seed": "0",
+    }
+    other = parameters["FedAvg · lr=0.1 · seed=0"]
+    assert (other["algorithm.server_lr"], other["worker.lr"]) == ("1.0", "0.1")
+
+
+def test_what_only_some_points_have_is_no_parameter() -> None:
+    """MLflow leaves a run out of the parallel coordinates that lacks one of their axes."""
+    study = _study(
+        {"arrivals": ["synchronous", {"kind": "uniform", "max_delay": 5}]},
+        _FEDERATED,
+    )
+
+    parameters = varying_parameters(study)
+
+    names = {tuple(sorted(one)) for one in parameters.values()}
+    assert names == {("arrivals", "arrivals.kind")}
+
+
+def test_the_chart_has_axes_first_seeds_last_and_numbers_that_follow() -> None:
+    """Texts that say again what an axis says are left out, and so is what does not vary."""
+    study = _study(
+        {
+            "seed": [0, 1],
+            "algorithm": {
+                "CD": {"algorithm.name": "afa_cd", "algorithm.server_lr": 0.5},
+                "FedAvg": {"algorithm.name": "fedavg"},
+            },
+            "worker.lr": [0.05],
+        },
+        _FEDERATED,
+    )
+
+    shown = chart_axes(study, varying_parameters(study))
+
+    assert shown == ["algorithm", "seed", "algorithm.server_lr"]
+
+
+def test_of_a_training_what_follows_and_is_compared_is_added() -> None:
+    """The partition's degrees, the model's size, the tokens of a train step; not the levels."""
+    study = _study({"partition": ["zero_topo", "zero3"]}, {"kind": "training"})
+
+    parameters = varying_parameters(study)
+
+    topo = parameters["partition=zero_topo"]
+    assert set(topo) == {
+        "partition", "ranks", "degrees", "model.num_parameters", "tokens_per_step"
     }  # fmt: skip
-    assert (flat["model.preset"], flat["model.layers"]) == ("gpt-3m", "9")
-    assert (flat["partition"], flat["degrees"]) == ("zero_topo", "2|2|4|8")
-    assert flat["tokens_per_step"] == str(8 * 128)
+    assert (topo["partition"], topo["degrees"]) == ("zero_topo", "2|2|4|8")
+    assert topo["tokens_per_step"] == str(8 * 128)
+    assert parameters["partition=zero3"]["degrees"] == "8|8|8|8"
 
 
-def test_a_machine_of_ones_own_is_told_whole() -> None:
-    """The name of a machine that Watershed does not ship says nothing of its levels."""
-    machine = {"name": "attic", "levels": [{"name": "node", "ranks": 2}]}
-    degrees = {"forward": 1, "backward": 1, "gradients": 2, "optimizer": 4}
-    experiment = TrainingExperiment.model_validate(
-        {"kind": "training", "topology": machine, "ranks": 4, "partition": degrees}
-    )
-
-    flat = parameters_of(experiment)
-
-    assert (flat["topology.name"], flat["degrees"]) == ("attic", "1|1|2|4")
-    assert '"ranks": 2' in flat["topology.levels"]
+def test_a_study_without_a_grid_varies_nothing() -> None:
+    """Its one run has no parameters."""
+    assert varying_parameters(_study({}, _FEDERATED)) == {"base": {}}
 
 
-def test_parameters_of_a_federated_run_are_its_whole_experiment() -> None:
-    """Nothing of it is left out."""
-    experiment = FederatedExperiment.model_validate({"data": "digits"})
+def test_the_configuration_reads_back_as_it_was() -> None:
+    """The artifact is the whole experiment, defaults included."""
+    experiment = FederatedExperiment.model_validate({"data": "digits", "worker": {"lr": 0.3}})
 
-    assert parameters_of(experiment) == flatten(experiment.model_dump(mode="json"))
+    text = as_yaml(experiment)
+
+    assert FederatedExperiment.model_validate(yaml.safe_load(text)) == experiment
+
+
+def test_tags_say_what_a_run_is_about_whatever_varies() -> None:
+    """So that runs of different studies are found together."""
+    tags = subject_tags(FederatedExperiment.model_validate({"data": "digits"}))
+
+    assert tags == {
+        "watershed.kind": "federated",
+        "watershed.data": "digits",
+        "watershed.algorithm": "afa_cd",
+        "watershed.model": "logistic",
+    }
+    training = subject_tags(TrainingExperiment.model_validate({"kind": "training"}))
+    assert training["watershed.partition"] == "zero_topo"

@@ -1,8 +1,9 @@
 """Shared chart views: what MLflow is told to show."""
 
 import json
+import re
 
-from tasks.tracking.views import view_address, view_tags
+from tasks.tracking.views import view_address, view_links, view_tags
 
 PARENT = "b03f22c57a1e4771a06a0bf116750d8b"
 
@@ -44,3 +45,24 @@ def test_the_address_names_a_view_that_is_kept() -> None:
     key = address.split("viewStateShareKey=")[1].split("&")[0]
     assert f"mlflow.sharedViewState.{key}" in view_tags(PARENT, [], "training")
     assert address.startswith("/#/experiments/7/runs?")
+
+
+def test_the_grid_is_shown_in_parallel_coordinates_of_runs_that_are_not_grouped() -> None:
+    """MLflow draws none of grouped runs with texts; sorted by a result, children are not folded."""
+    tags = view_tags(PARENT, ["algorithm"], "federated", ["algorithm", "worker.lr"])
+
+    view = json.loads(tags["mlflow.sharedViewState.b03f22c57a1e-by-grid"])
+    (chart,) = view["compareRunCharts"]
+    assert (chart["type"], view["groupBy"]) == ("PARALLEL", None)
+    assert chart["selectedParams"] == ["algorithm", "worker.lr"]
+    assert chart["metricSectionId"] == view["compareRunSections"][0]["uuid"]
+    assert view["orderByKey"] == f"metrics.`{chart['selectedMetrics'][0]}`"
+
+
+def test_links_lead_to_views_that_are_kept() -> None:
+    """Every key in the links is one of a tag."""
+    links = view_links("7", PARENT, "training")
+
+    tags = view_tags(PARENT, ["ranks"], "training", ["ranks"])
+    keys = re.findall(r"viewStateShareKey=([\w-]+)", links)
+    assert {f"mlflow.sharedViewState.{key}" for key in keys} == set(tags)

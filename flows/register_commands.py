@@ -1,0 +1,99 @@
+"""The command that registers a model: ``watershed register``."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from pydantic import ValidationError
+
+from flows.arguments import EXIT_CONFIGURATION, EXIT_FAILED, RunsDir, give_up
+from flows.environment import flow_environment
+from flows.finding_points import find_runs
+from tasks.runtime.run_directory import RunDirectory
+from tasks.tracking.cursor import read_cursor
+from tasks.tracking.errors import TrackingError
+
+REGISTER_EXAMPLE = "Example:  watershed register digits/4 --name digits-classifier --alias champion"
+
+
+def register(
+    run: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN[/POINT]",
+            help="A run's directory or name, or a study's name, with the point behind a slash (its "
+            "number, label or directory) where there are several.",
+        ),
+    ],
+    name: Annotated[
+        str, typer.Option("--name", metavar="NAME", help="Of the registered model in MLflow.")
+    ],
+    runs_dir: RunsDir = Path("runs"),
+    *,
+    alias: Annotated[
+        str,
+        typer.Option(metavar="ALIAS", help="That points to this version from now on: champion."),
+    ] = "",
+) -> None:
+    """Register the model of a finished federated run in MLflow, to be served by its name.
+
+    Exit codes: 0 registered, 1 MLflow does not answer or refuses, 2 a wrong name, or no model.
+    """
+    try:
+        directory = _one(*find_runs(run, runs_dir))
+        job = directory.read_job()
+    except LookupError as error:
+        give_up(str(error.args[0]), EXIT_CONFIGURATION)
+    except ValidationError as error:
+        give_up(f"{run}: job.json is not what it should be: {error}", EXIT_FAILED)
+    if job.experiment.kind == "training":
+        give_up(
+            f"{run} is a training: its model stays where it is, {directory.model}; only models of "
+            "federated runs are logged in MLflow",
+            EXIT_CONFIGURATION,
+        )
+    try:
+        version = _registered(directory, name, alias=alias, runs_dir=runs_dir)
+    except TrackingError as error:
+        give_up(f"not registered: {error}", EXIT_FAILED)
+    typer.echo(f"{job.study}, {job.point}: version {version} of {name}")
+    typer.echo(
+        f"Load it as models:/{name}/{version}" + (f" or models:/{name}@{alias}" * bool(alias))
+    )
+
+
+def _one(found: str, runs: list[RunDirectory]) -> RunDirectory:
+    """Return the only run; say which there are if it is not clear which is meant.
+
+    Raises:
+        LookupError: There are several, or none.
+    """
+    if len(runs) == 1:
+        return runs[0]
+    names = ", ".join(run.path.name for run in runs[:8]) + ", ..." * (len(runs) > 8)
+    raise LookupError(f"{found} has {len(runs)} points; name one as {found}/POINT: {names}")
+
+
+def _registered(directory: RunDirectory, name: str, *, alias: str, runs_dir: Path) -> str:
+    """Register the model of a run, and return its version.
+
+    Raises:
+        TrackingError: The run is not in MLflow, or MLflow is not there, or refuses.
+    """
+    from tasks.tracking.model_store import register_model  # noqa: PLC0415  it is rarely needed
+    from tasks.tracking.store import default_tracking_uri, open_store  # noqa: PLC0415
+
+    found = flow_environment(runs_dir, os.environ).get("MLFLOW_TRACKING_URI")
+    uri = found or default_tracking_uri(runs_dir)
+    cursor = read_cursor(directory, uri)
+    if not cursor.run_id:
+        message = f"{directory.path} was not sent to {uri}; watershed resume sends what is missing"
+        raise TrackingError(message, permanent=True)
+    job = directory.read_job()
+    tags = {
+        "watershed.study": job.study,
+        "watershed.point": job.point,
+        "watershed.config_hash": job.config_hash,
+    }
+    return register_model(open_store(uri), cursor.run_id, name, tags=tags, alias=alias)

@@ -1,0 +1,154 @@
+"""What ``watershed up`` looks like: the addresses, and one line that says how all are."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.text import Text
+
+from flows.console import duration
+from tasks.services.lifecycle import Screen
+from tasks.services.state import Services
+from tasks.services.web import is_loopback
+
+
+def print_addresses(console: Console, services: Services) -> None:
+    """Print where the servers are, and what serves which pool.
+
+    Args:
+        console: Where to.
+        services: The servers.
+    """
+    pool = f"{services.prefect_ui}/work-pools/work-pool/{services.pool}"
+    served = f"{services.worker} serves it" if services.worker else "no worker here"
+    rows = (
+        ("Prefect", services.prefect_ui, ""),
+        ("MLflow", services.mlflow, ""),
+        ("Pool", pool, f"  {served}"),
+    )
+    for name, address, told in rows:
+        line = Text.assemble((f"{name:<9}", "bold"), (address, "cyan"), told)
+        console.print(line, soft_wrap=True)
+
+
+def print_opened(console: Console, host: str) -> None:
+    """Say what it means that the servers bind to more than the loopback interface.
+
+    Args:
+        console: Where to.
+        host: The address that they bind to.
+    """
+    if is_loopback(host):
+        return
+    console.print(
+        Text(
+            f"Open to others ({host}): the servers have no login. Anybody who reaches them can "
+            "read and delete what is in them, and start jobs as you. Let a firewall, or a proxy "
+            "with a login, stand before them; or leave out --host, and use: ssh -L",
+            "yellow",
+        ),
+        soft_wrap=True,
+    )
+
+
+@contextmanager
+def make_screen(console: Console, data: str) -> Iterator[Screen]:
+    """Show a start, a life and an end: one line that changes, above it what stays.
+
+    In a log file, a line is written when its words change. What stands behind two spaces (a time,
+    say) is no change.
+
+    Args:
+        console: Where to.
+        data: The data directory, as it is shown.
+
+    Yields:
+        What shows it.
+    """
+    with _changing_line(console) as tell:
+        yield Screen(
+            waiting=lambda waiting, elapsed_s: tell(waiting_line(waiting, elapsed_s)),
+            health=lambda ill, runs, elapsed_s: tell(health_line(ill, runs, elapsed_s)),
+            stopping=lambda names, runs, elapsed_s: tell(stopping_line(names, runs, elapsed_s)),
+            warn=lambda text: print_line(console, text, "red"),
+            is_up=lambda services: _print_up(console, services, data),
+        )
+
+
+def _print_up(console: Console, services: Services, data: str) -> None:
+    print_addresses(console, services)
+    print_line(console, f"Data and logs are in {data}.", "dim")
+
+
+@contextmanager
+def _changing_line(console: Console) -> Iterator[Callable[[str], None]]:
+    if console.is_terminal:
+        with console.status("") as status:
+            yield lambda text: status.update(Text(text))
+        return
+    last = ""
+
+    def tell(text: str) -> None:
+        nonlocal last
+        words = text.partition("  ")[0]
+        if words != last:
+            last = words
+            print_line(console, words)
+
+    yield tell
+
+
+def print_line(console: Console, text: str, style: str = "") -> None:
+    """Print a line, however long, as it is.
+
+    Args:
+        console: Where to.
+        text: The line.
+        style: How it looks.
+    """
+    console.print(Text(text, style), soft_wrap=True)
+
+
+def waiting_line(waiting: Mapping[str, str], elapsed_s: float) -> str:
+    """Say what is waited for.
+
+    Args:
+        waiting: Name of a server -> how long it takes, in words.
+        elapsed_s: Since the start, seconds.
+    """
+    told = ", ".join(f"{name} ({takes})" if takes else name for name, takes in waiting.items())
+    return f"starting: {told}  {duration(elapsed_s)}"
+
+
+def health_line(ill: Mapping[str, str], num_flow_runs: int | None, elapsed_s: float) -> str:
+    """Say how all are.
+
+    Args:
+        ill: Name of a server that does not answer -> what is known.
+        num_flow_runs: Flow runs at work; None if that is not known.
+        elapsed_s: Since the start, seconds.
+    """
+    if ill:
+        told = "; ".join(f"{name} {what}" for name, what in ill.items())
+        return f"not well: {told}  {duration(elapsed_s)}"
+    runs = "" if num_flow_runs is None else f"  {_counted(num_flow_runs)} at work"
+    return f"all are well; Ctrl-C stops them{runs}  up {duration(elapsed_s)}"
+
+
+def stopping_line(names: Sequence[str], num_flow_runs: int | None, elapsed_s: float) -> str:
+    """Say what is still to stop.
+
+    Args:
+        names: Of the servers.
+        num_flow_runs: Flow runs at work; None if that is not known, or no matter.
+        elapsed_s: Since the end was asked for, seconds.
+    """
+    runs = ""
+    if num_flow_runs:
+        does = "stops its jobs" if num_flow_runs == 1 else "stop their jobs"
+        runs = f"; {_counted(num_flow_runs)} {does} at a checkpoint (Ctrl-C again: at once)"
+    return f"stopping: {', '.join(names)}{runs}  {duration(elapsed_s)}"
+
+
+def _counted(number: int) -> str:
+    return f"{number} flow run{'s' * (number != 1)}"

@@ -1,0 +1,13 @@
+"""Errors of the servers and of what is asked of them."""
+
+
+class ServicesError(Exception):
+    """Something that a person has to act on; the message says what was found and what to do."""
+
+
+class UnreachableError(ServicesError):
+    """A server does not answer, or not as it should."""
+
+
+class RefusedError(ServicesError):
+    """A server answers, and refuses who asks (401, 403)."""

@@ -1,0 +1,315 @@
+"""What is to be started: commands, environments and addresses, made by pure functions."""
+
+import contextlib
+import hashlib
+import socket
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from configs.directories import RUNS_DIR_VARIABLE
+from tasks.services.database import Databases
+from tasks.services.web import Server, mlflow_server, prefect_server
+
+POOL = "watershed"
+"""Name of the work pool where nobody has named another."""
+PREFECT, MLFLOW, WORKER = "Prefect server", "MLflow server", "worker"
+ENGINE = "prefect.engine"
+"""Part of the command of every process that runs a flow for a worker."""
+
+_QUIET = {
+    "DO_NOT_TRACK": "1",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "PREFECT_LOGGING_COLORS": "false",  # what is written goes to files
+    "NO_COLOR": "1",
+    "COLUMNS": "160",
+    "PYTHONUNBUFFERED": "1",
+}
+_OTHERS_PREFECT = ("PREFECT_API_URL", "PREFECT_API_KEY", "PREFECT_PROFILE", "PREFECT_PROFILES_PATH")
+_SECRETS = ("WATERSHED_DATABASE", "PGPASSWORD", "PREFECT_SERVER_DATABASE_CONNECTION_URL")
+_ANYWHERE = ("0.0.0.0", "::")  # noqa: S104  what a user may ask for
+_LOCAL_HOSTS = "127.0.0.1,localhost"
+_QUERY_S = "3"
+"""How often our own worker asks our own server for work; 15 s of Prefect's feel dead."""
+
+
+@dataclass(frozen=True, eq=False)
+class Service:
+    """A server or worker to start.
+
+    Attributes:
+        name: What it is called.
+        command: Starts it in the foreground.
+        environment: All of its environment.
+        log: Where its output goes.
+        server: What to ask whether it is well; None for a worker.
+        health: Path to ask for.
+        takes: How long it takes to start, in words.
+        first: Part of the commands of those processes of its that are interrupted before it is
+            stopped; empty for none.
+    """
+
+    name: str
+    command: tuple[str, ...]
+    environment: Mapping[str, str]
+    log: Path
+    server: Server | None = None
+    health: str = ""
+    takes: str = ""
+    first: str = ""
+    directory: Path | None = None
+    """Where it is started; None for anywhere."""
+
+
+@dataclass(frozen=True)
+class Addresses:
+    """Where the two servers are.
+
+    Attributes:
+        prefect_api: For PREFECT_API_URL.
+        prefect_ui: What a person opens.
+        mlflow: For MLFLOW_TRACKING_URI, and what a person opens.
+    """
+
+    prefect_api: str
+    prefect_ui: str
+    mlflow: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that ``watershed up`` starts.
+
+    Attributes:
+        data: The data directory, absolute.
+        addresses: Of the servers, as people and other commands reach them.
+        pool: The work pool.
+        worker: Name of the worker; empty for none.
+        prefect: The Prefect server, to be asked.
+        mlflow: The MLflow server, to be asked; None if it is no server but a database.
+        own: Servers to start; none if they are not ours.
+        deploy: Registers the deployments, and ends.
+        serve: The worker; None for none.
+        host: Address that servers of ours bind to; empty if they are not ours.
+        database: URI of MLflow's database, without a password; for messages.
+    """
+
+    data: Path
+    addresses: Addresses
+    pool: str
+    worker: str
+    prefect: Server
+    mlflow: Server | None
+    own: tuple[Service, ...]
+    deploy: Service
+    serve: Service | None
+    host: str
+    database: str
+
+
+def client_host(host: str) -> str:
+    """Return the address by which processes of this machine reach a server.
+
+    Args:
+        host: The address that it binds to.
+    """
+    named = "127.0.0.1" if host in _ANYWHERE else host
+    return f"[{named}]" if ":" in named else named
+
+
+def public_host(host: str) -> str:
+    """Return the address by which people reach a server: a name, if it binds to all addresses.
+
+    Args:
+        host: The address that it binds to.
+    """
+    if host not in _ANYWHERE:
+        return client_host(host)
+    for name in (socket.getfqdn(), socket.gethostname()):
+        with contextlib.suppress(OSError):
+            socket.getaddrinfo(name, None)
+            return name
+    return client_host(host)  # nobody knows this machine by a name, itself neither
+
+
+def own_addresses(host: str, prefect_port: int, mlflow_port: int) -> Addresses:
+    """Return the addresses of servers of ours.
+
+    Args:
+        host: From ``client_host`` or ``public_host``.
+        prefect_port: Of the Prefect server.
+        mlflow_port: Of the MLflow server.
+    """
+    prefect = f"http://{host}:{prefect_port}"
+    return Addresses(f"{prefect}/api", prefect, f"http://{host}:{mlflow_port}")
+
+
+def prefect_service(
+    data: Path,
+    host: str,
+    port: int,
+    *,
+    databases: Databases | None,
+    environment: Mapping[str, str],
+) -> Service:
+    """Return the Prefect server.
+
+    Args:
+        data: The data directory, absolute; its ``prefect`` is where runs without a server have
+            their database, too.
+        host: Address to bind to.
+        port: Port to bind to.
+        databases: In PostgreSQL; None for SQLite in the data directory.
+        environment: Environment variables of this process.
+    """
+    api = f"http://{client_host(host)}:{port}/api"
+    own = {
+        "PREFECT_HOME": str(data / "prefect"),
+        "PREFECT_API_URL": api,
+        "PREFECT_UI_API_URL": f"http://{public_host(host)}:{port}/api",
+    }
+    if databases is not None:
+        own["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = databases.prefect
+    command = ("-m", "prefect", "server", "start", "--host", host, "--port", str(port))
+    return Service(
+        name=PREFECT,
+        command=(sys.executable, *command),
+        environment=_without(environment, "WATERSHED_DATABASE", *_OTHERS_PREFECT) | _QUIET | own,
+        log=data / "logs" / "prefect.log",
+        server=prefect_server(api, environment),
+        health="/health",
+        takes="10 to 40 s",
+    )
+
+
+def mlflow_service(
+    data: Path,
+    host: str,
+    port: int,
+    *,
+    databases: Databases | None,
+    environment: Mapping[str, str],
+) -> Service:
+    """Return the MLflow server.
+
+    With SQLite, artifacts are given as paths of the data directory, so that a run without the
+    server finds them, and one that was made without it is found by the server. With PostgreSQL the
+    server passes them on, and other machines need not see the directory.
+
+    Args:
+        data: The data directory, absolute.
+        host: Address to bind to.
+        port: Port to bind to.
+        databases: In PostgreSQL; None for SQLite in the data directory.
+        environment: Environment variables of this process.
+    """
+    artifacts = str(data / "mlartifacts")
+    own = {
+        "MLFLOW_BACKEND_STORE_URI": f"sqlite:///{data}/mlflow.db",
+        "MLFLOW_ARTIFACTS_DESTINATION": artifacts,
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # starts in half the time
+    }
+    if databases is None:
+        own["MLFLOW_DEFAULT_ARTIFACT_ROOT"] = artifacts
+    else:
+        own["MLFLOW_BACKEND_STORE_URI"] = databases.mlflow
+    if host in _ANYWHERE or client_host(host) not in _LOCAL_HOSTS:
+        own.setdefault("MLFLOW_SERVER_ALLOWED_HOSTS", _allowed_hosts(host))
+    command = (
+        "-m",
+        "mlflow",
+        "server",
+        "--uvicorn-opts",
+        "--no-access-log",
+        "--workers",
+        "1",
+        "--host",
+        host,
+        "--port",
+        str(port),
+    )
+    url = f"http://{client_host(host)}:{port}"
+    return Service(
+        name=MLFLOW,
+        command=(sys.executable, *command),
+        environment=_without(environment, "WATERSHED_DATABASE", "MLFLOW_TRACKING_URI")
+        | _QUIET
+        | own,
+        log=data / "logs" / "mlflow.log",
+        server=mlflow_server(url, environment),
+        health="/health",
+        takes="5 to 20 s",
+    )
+
+
+def _allowed_hosts(host: str) -> str:
+    """Names by which MLflow may be called; others are taken for an attack by name (rebinding)."""
+    names = dict.fromkeys(
+        ["localhost", "127.0.0.1", client_host(host), socket.gethostname(), socket.getfqdn()]
+    )
+    return ",".join(f"{name},{name}:*" for name in names)
+
+
+def client_environment(
+    data: Path, addresses: Addresses, environment: Mapping[str, str], *, is_external: bool
+) -> dict[str, str]:
+    """Return the environment of those who use the servers: the worker, and ``prefect deploy``.
+
+    Args:
+        data: The data directory, absolute; flow runs put their studies there.
+        addresses: Of the servers. With a user's own, their variables stay as they are.
+        environment: Environment variables of this process.
+        is_external: Whether the servers are not ours.
+    """
+    own = {RUNS_DIR_VARIABLE: str(data), "PYTHONSAFEPATH": "1"}
+    if is_external:
+        return _without(environment, *_SECRETS) | _QUIET | own
+    own |= {
+        "PREFECT_HOME": str(data / "prefect"),
+        "PREFECT_API_URL": addresses.prefect_api,
+        "PREFECT_WORKER_QUERY_SECONDS": environment.get("PREFECT_WORKER_QUERY_SECONDS", _QUERY_S),
+        "MLFLOW_TRACKING_URI": addresses.mlflow,
+    }
+    unproxied = {
+        name: ",".join(filter(None, [environment.get(name), _LOCAL_HOSTS]))
+        for name in ("NO_PROXY", "no_proxy")
+    }
+    return _without(environment, *_SECRETS, *_OTHERS_PREFECT) | _QUIET | own | unproxied
+
+
+def worker_service(data: Path, pool: str, name: str, environment: Mapping[str, str]) -> Service:
+    """Return the worker, which runs flows as processes of this machine.
+
+    Args:
+        data: The data directory, absolute.
+        pool: The work pool that it serves.
+        name: What it is called there.
+        environment: From ``client_environment``.
+    """
+    command = ("-m", "prefect", "worker", "start", "--pool", pool, "--name", name)
+    return Service(
+        name=WORKER,
+        command=(sys.executable, *command, "--type", "process", "--install-policy", "never"),
+        environment=environment,
+        log=data / "logs" / "worker.log",
+        takes="5 to 15 s",
+        first=ENGINE,
+    )
+
+
+def worker_name(host: str, checkout: Path) -> str:
+    """Return the name of the worker of a checkout on a host, the same every time.
+
+    Args:
+        host: The host.
+        checkout: Directory of the checkout, absolute.
+    """
+    digest = hashlib.sha256(str(checkout).encode()).hexdigest()
+    return f"{host}:{checkout.name}-{digest[:6]}"
+
+
+def _without(environment: Mapping[str, str], *names: str) -> dict[str, str]:
+    return {name: text for name, text in environment.items() if name not in names}

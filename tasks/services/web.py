@@ -1,0 +1,163 @@
+"""Asks servers over HTTP: JSON in, JSON out, and in words what goes wrong."""
+
+import base64
+import json
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+from tasks.services.errors import RefusedError, UnreachableError
+
+_TIMEOUT_S = 10.0
+_REFUSALS = (401, 403)
+_LONGEST_WORDS = 300
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server to ask.
+
+    Attributes:
+        name: What it is called in messages, such as ``the Prefect server``.
+        url: Its address, without a slash at the end, and without a password.
+        headers: What is sent with every request; never shown.
+    """
+
+    name: str
+    url: str
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    def ask(
+        self,
+        path: str,
+        body: object = None,
+        *,
+        method: str | None = None,
+        timeout_s: float = _TIMEOUT_S,
+    ) -> Any:  # noqa: ANN401  what JSON may be
+        """Send a request.
+
+        Args:
+            path: Begins with a slash.
+            body: What to send as JSON; None for a request without a body.
+            method: Of HTTP. Default: POST with a body, else GET.
+            timeout_s: How long to wait for an answer.
+
+        Returns:
+            The answer, parsed; None if it is empty or not JSON.
+
+        Raises:
+            RefusedError: 401 or 403.
+            UnreachableError: No answer, or another error.
+        """
+        request = urllib.request.Request(  # noqa: S310  http or https, as is checked below
+            self.url + path,
+            data=None if body is None else json.dumps(body).encode(),
+            headers={"Content-Type": "application/json", **self.headers},
+            method=method,
+        )
+        if request.type not in {"http", "https"}:
+            raise UnreachableError(f"{self.name}: {self.url} is no address of http or https")
+        try:
+            with self._opener().open(request, timeout=timeout_s) as answer:
+                text = answer.read()
+        except urllib.error.HTTPError as error:
+            raise self._told(error) from error
+        except OSError as error:
+            reason = getattr(error, "reason", None) or error.strerror or error
+            words = getattr(reason, "strerror", None) or reason
+            raise UnreachableError(f"{self.name} at {self.url} does not answer: {words}") from error
+        try:
+            return json.loads(text) if text else None
+        except ValueError:
+            return None
+
+    def answers(self, path: str, timeout_s: float = 3.0) -> bool:
+        """Say whether a request is answered well.
+
+        Args:
+            path: Begins with a slash.
+            timeout_s: How long to wait for it.
+        """
+        try:
+            self.ask(path, timeout_s=timeout_s)
+        except (UnreachableError, RefusedError):
+            return False
+        return True
+
+    def _opener(self) -> urllib.request.OpenerDirector:
+        """Go past the proxy to this machine, which it does not find."""
+        host = urlsplit(self.url).hostname or ""
+        if is_loopback(host):
+            return urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        return urllib.request.build_opener()
+
+    def _told(self, error: urllib.error.HTTPError) -> UnreachableError | RefusedError:
+        words = error.read(_LONGEST_WORDS).decode(errors="replace").strip()
+        told = f"{self.name} at {self.url} answers {error.code} {error.reason}"
+        if error.code in _REFUSALS:
+            return RefusedError(told)
+        return UnreachableError(f"{told}{': ' * bool(words)}{words}")
+
+
+def is_loopback(host: str) -> bool:
+    """Say whether a host is this machine's loopback interface.
+
+    Args:
+        host: A name or an address.
+    """
+    try:
+        return ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def without_password(url: str) -> str:
+    """Return a URL without the user's name and password.
+
+    Args:
+        url: The URL.
+    """
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+
+
+def prefect_server(api_url: str, environment: Mapping[str, str]) -> Server:
+    """Return the Prefect server at an address, with the user's key or password.
+
+    Args:
+        api_url: As in PREFECT_API_URL.
+        environment: Environment variables.
+    """
+    headers = {}
+    if key := environment.get("PREFECT_API_KEY"):
+        headers["Authorization"] = f"Bearer {key}"
+    elif pair := environment.get("PREFECT_API_AUTH_STRING"):
+        headers["Authorization"] = _basic(pair)
+    return Server("the Prefect server", without_password(api_url).rstrip("/"), headers)
+
+
+def mlflow_server(tracking_uri: str, environment: Mapping[str, str]) -> Server:
+    """Return the MLflow server at an address, with the user's token or password.
+
+    Args:
+        tracking_uri: As in MLFLOW_TRACKING_URI.
+        environment: Environment variables.
+    """
+    headers = {}
+    user = environment.get("MLFLOW_TRACKING_USERNAME")
+    pair = f"{user}:{environment.get('MLFLOW_TRACKING_PASSWORD', '')}" if user else ""
+    pair = pair or urlsplit(tracking_uri).netloc.rpartition("@")[0]
+    if pair:
+        headers["Authorization"] = _basic(pair)
+    elif token := environment.get("MLFLOW_TRACKING_TOKEN"):
+        headers["Authorization"] = f"Bearer {token}"
+    return Server("the MLflow server", without_password(tracking_uri).rstrip("/"), headers)
+
+
+def _basic(pair: str) -> str:
+    return f"Basic {base64.b64encode(pair.encode()).decode()}"

@@ -1,0 +1,43 @@
+"""Task runs that a killed flow process has left: Prefect shows them as running for ever."""
+
+import logging
+from typing import Any
+from uuid import UUID
+
+import httpx
+from prefect import State
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+from prefect.exceptions import PrefectException
+from prefect.states import Crashed
+
+_log = logging.getLogger(__name__)
+
+
+def close_stale_tasks(flow_run_id: str) -> int:
+    """End the task runs that an earlier attempt of a flow run has left without an end.
+
+    To be called before this attempt starts tasks of its own. A server that does not answer is no
+    error: they only look wrong.
+
+    Args:
+        flow_run_id: Prefect's id of the flow run.
+
+    Returns:
+        How many there were.
+    """
+    own = FlowRunFilter(id=FlowRunFilterId(any_=[UUID(flow_run_id)]))
+    ended: State[Any] = Crashed(message="its process ended before it did; see the newer task run")
+    try:
+        with get_client(sync_client=True) as client:
+            left = [
+                task
+                for task in client.read_task_runs(flow_run_filter=own)
+                if task.state is not None and not task.state.is_final()
+            ]
+            for task in left:
+                client.set_task_run_state(task.id, ended, force=True)
+    except (httpx.HTTPError, PrefectException, OSError) as error:
+        _log.warning("task runs of the earlier attempt are shown as running still: %s", error)
+        return 0
+    return len(left)

@@ -1,0 +1,54 @@
+"""The final model of a run, sent to MLflow."""
+
+from tasks.runtime.records import JobFile
+from tasks.runtime.run_directory import RunDirectory
+from tasks.tracking.errors import TrackingError
+from tasks.tracking.model_store import log_model
+from tasks.tracking.served_models import can_be_served, served_model
+from tasks.tracking.store import Store, translated
+from tasks.tracking.tables import scaled
+
+
+def send_model(store: Store, directory: RunDirectory, job: JobFile, run_id: str) -> None:
+    """Log the final model so that ``mlflow models`` loads it; a model that cannot, as it is.
+
+    The model of a training may be larger than what MLflow's store is made for: it stays where it
+    is, and the run says where.
+
+    Args:
+        store: Where.
+        directory: The run directory; without a model nothing is sent.
+        job: What it has run.
+        run_id: Its MLflow run.
+
+    Raises:
+        TrackingError: MLflow is not there, or refuses; to be called again.
+        OSError: A file cannot be read.
+    """
+    if not directory.model.is_file():
+        return
+    if job.experiment.kind == "training":
+        place = f"{directory.model.resolve()} ({scaled(directory.model.stat().st_size, 'B')})"
+        store.log_tags(run_id, {"watershed.model_file": place})
+        return
+    if not can_be_served(job.experiment):
+        store.log_files(run_id, [directory.model])
+        return
+    tags = {"watershed.study": job.study, "watershed.point": job.point}
+    tags |= {"watershed.config_hash": job.config_hash}
+    experiment_id = store.experiment_of(run_id)
+    try:
+        with translated(store.tracking_uri), served_model(directory, job) as model:
+            log_model(
+                store,
+                experiment_id=experiment_id,
+                run_id=run_id,
+                directory=model,
+                content=directory.model,
+                tags=tags,
+            )
+    except TrackingError as error:
+        if not error.permanent:
+            raise
+        # A server older than logged models; the file is worth keeping all the same.
+        store.log_files(run_id, [directory.model])

@@ -1,0 +1,247 @@
+"""What becomes of each command that the documents show; one without a place here is a fault.
+
+1. ``watershed check``, ``plan`` and ``plan-training`` are run as they stand, in a directory with
+   the files that the document shows, and those of ``FILES``. Where the document shows their output,
+   it is compared.
+2. The commands of ``SEQUENCES`` are run one after the other by a test that is marked slow, with the
+   substitutions of ``SHORTER``: they start flows.
+3. Commands of ``CHECKED`` take hours, GPUs or a cluster: their options are read by the real command
+   line, their file and settings are checked by ``watershed check``, and no more.
+4. All others are run by the test that ``RUN_ELSEWHERE`` names; with a star at its end, a row stands
+   for all commands that begin so.
+5. ``NOT_RUN`` has those that nothing runs, with the reason.
+
+Whatever its place, every command is read by the command line of its program, see
+``document_syntax``.
+"""
+
+MENTIONS = frozenset({"watershed", "make", "prefect", "mlflow"})
+"""Programs whose commands may be named in a sentence without being run there: only their syntax is
+read. An argument in capitals, such as RUN, stands for any."""
+
+HERE = frozenset({"check", "plan", "plan-training"})
+"""Commands of ``watershed`` that start nothing and are run as they stand, if no row has them."""
+
+_TRAINING = "{experiment: {kind: training, model: gpt-1m}, grid: {seed: [0, 1]}}"
+_LONG = """
+launcher: {kind: slurm, partition: batch}
+experiment: {data: digits, rounds: 1000000}
+grid: {seed: [0, 1, 2, 3]}
+"""
+_SAMPLE = '{"inputs": [' + str([0.5] * 64) + '], "params": {"output": "labels"}}'
+_FAULTY = """
+experiment:
+  kind: federated
+  workers: 100
+  model: logistic
+  data: {name: digits, partition: {kind: labels, labels_per_worker: 2}}
+  algorithm: {name: afa_cd, collect: 120, server_lr: 0.9}
+  worker: {optimizer: sgdd, lr: 0.05, batch_size: 8}
+  local_steps: {kind: uniform, low: 1, high: 9}
+  arrivals: {kind: uniform, max_dely: 5}
+"""
+
+FILES = {
+    "README.md": {"my-study.yaml": _FAULTY},
+    "docs/cost-model.md": {
+        "mini-measured.yaml": "levels: [{name: package, ranks: 2}, {name: node, ranks: 4}]",
+    },
+    "docs/mlflow.md": {"input.json": _SAMPLE},
+    "docs/nightly.md": {"my-study.yaml": _TRAINING},
+    "docs/slurm.md": {"study.yaml": _LONG},
+}
+"""Files that a document speaks of and does not show."""
+
+_FIVE_ROUNDS = "--set rounds=5 --set evaluate_every=5"
+_FIVE_STEPS = "--set steps=5 --set optimizer.warmup_steps=2"
+_PLAN = "watershed plan-training --model gpt-20b --topology frontier --devices 384"
+
+SHORTER = {
+    "docs/mlflow.md": {
+        "mlflow models predict -m runs:/RUN_ID/model --env-manager local -i input.json -t json": (
+            "mlflow models predict -m models:/digits-classifier@champion --env-manager local "
+            "-i input.json -t json"
+        ),
+        "watershed compare digits/0 digits/4 mnist-logistic/2 --html difference.html": (
+            "watershed compare digits/0 digits/4 digits/2 --html difference.html"
+        ),
+    },
+    "docs/planner.md": {
+        "watershed plan-training ... --exact --memory 56GB --write plan.yaml": (
+            f"{_PLAN} --batch-tokens 4M --exact --memory 56GB --write plan.yaml"
+        ),
+    },
+    "docs/slurm.md": {
+        "watershed logs -f study 3": "watershed logs study 3",  # -f would wait for its end
+    },
+    "docs/tutorial.md": {
+        "watershed run configs/studies/digits.yaml --set rounds=200": (
+            f"watershed run configs/studies/digits.yaml {_FIVE_ROUNDS}"
+        ),
+        "watershed run configs/runs/gpt-tiny.yaml": (
+            f"watershed run configs/runs/gpt-tiny.yaml {_FIVE_STEPS}"
+        ),
+        "watershed run configs/runs/gpt-tiny.yaml --set partition=zero3 --set transport=full": (
+            "watershed run configs/runs/gpt-tiny.yaml --set partition=zero3 --set transport=full "
+            f"{_FIVE_STEPS}"
+        ),
+    },
+}
+"""What is run instead of a command that is shown: fewer rounds, words for dots."""
+
+SEQUENCES: dict[str, tuple[str, ...]] = {
+    "docs/tutorial.md": (
+        "watershed run configs/studies/digits.yaml --set rounds=200",
+        "watershed resume digits",
+        "watershed show digits",
+        "watershed why digits",
+        "watershed show runs/digits-20261123-033733/points/002-AFA-CD-arrivals-correlated",
+        "watershed logs digits 2",
+        "watershed run configs/runs/gpt-tiny.yaml",
+        "watershed run configs/runs/gpt-tiny.yaml --set partition=zero3 --set transport=full",
+        "watershed compare gpt-tiny-20261123-033747 gpt-tiny-20261123-035435",
+    ),
+    "docs/slurm.md": (
+        "watershed run study.yaml -d",
+        "watershed jobs",
+        "watershed logs -f study 3",
+        "watershed cancel study",
+        "watershed adopt study",
+        "watershed why study",
+        "watershed retry study --only oom --set launcher.memory=16G",
+    ),
+    "docs/mlflow.md": (
+        "watershed register digits/4 --name digits-classifier --alias champion",
+        "mlflow models predict -m runs:/RUN_ID/model --env-manager local -i input.json -t json",
+        "watershed compare digits/0 digits/4 mnist-logistic/2 --html difference.html",
+    ),
+    "docs/operate.md": ("mlflow db upgrade sqlite:///$PWD/runs/mlflow.db",),
+    "docs/nightly.md": (
+        "watershed deploy --name nightly-scaling",
+        "prefect deployment run nightly/nightly-scaling",
+    ),
+    "docs/worker.md": ("prefect work-pool create --type slurm gpu-jobs",),
+    "docs/how-to/your-data.md": (
+        "python make_images.py",
+        "python make_texts.py",
+        "watershed run my-images.yaml",
+        "watershed run my-texts.yaml",
+    ),
+}
+"""Commands of a document in the order in which they are run, all in one directory."""
+
+AFTER_A_STUDY = frozenset({"docs/mlflow.md", "docs/operate.md"})
+"""Documents whose sequences follow a run of ``STUDY``."""
+
+STUDY = """
+name: digits
+experiment: {workers: 10, rounds: 5, evaluate_every: 5, data: digits, algorithm: {collect: 5}}
+grid: {seed: [0, 1, 2, 3, 4]}
+"""
+
+AT_A_SERVER = frozenset({"docs/nightly.md", "docs/worker.md"})
+"""Documents whose sequences are for a Prefect server that is up."""
+
+_CLUSTER = "a cluster; the options of Slurm are those of docs/slurm.md"
+_HOURS = "minutes to hours"
+
+CHECKED = {
+    "watershed nightly *": "minutes; a shorter one is run by tests/integration/test_nightly.py",
+    "watershed run cluster.yaml -d": _CLUSTER,
+    "watershed run configs/runs/gpt-tiny-slurm.yaml*": _CLUSTER,
+    "watershed run configs/runs/gpt-tiny.yaml --set *": "minutes, as that without the settings",
+    "watershed run configs/studies/*": _HOURS,
+}
+"""Commands whose file and settings are checked, and why they are not run."""
+
+_BY_SLURM = "tests/cluster/test_job_commands.py::test_a_failing_script_is_explained_and_retried"
+_CALIBRATE = "tests/cluster/test_calibrate.py::test_a_cluster_is_measured_by_a_job"
+_DEPLOYED = "tests/integration/test_nightly.py::test_the_nightly_is_deployed_as_it_is_written"
+_OF_A_SERVER = "tests/integration/test_anarchic.py::test_by_hand_a_server_and_its_workers_do_a_run"
+_UP = "tests/integration/test_up.py::test_it_prints_three_addresses_that_answer"
+_POSTGRES = "tests/integration/test_up.py::test_both_servers_keep_their_data_in_postgresql"
+_OWN = "tests/integration/test_documents.py"
+_ADDED = f"{_OWN}::test_what_the_how_tos_add_works"
+_DATA = f"{_OWN}::test_own_data_need_no_code_and_no_network"
+
+RUN_ELSEWHERE = {
+    "createdb *": _POSTGRES,
+    "make up": _UP,
+    "make run": (
+        "tests/integration/test_command_line.py::test_a_study_runs_with_nothing_started_beforehand"
+    ),
+    "prefect worker start --pool gpu-jobs": (
+        "tests/cluster/test_prefect_worker.py::test_a_federated_study_is_a_job"
+    ),
+    "prefect worker start --pool watershed": (
+        "tests/integration/test_up.py::test_a_study_from_the_browser_runs_in_the_data_directory"
+    ),
+    "python -c from flows.nightly *": _DEPLOYED,
+    "python -m configs.reference *": (
+        "tests/unit/configs/test_reference.py::test_the_document_is_what_the_schemas_say"
+    ),
+    "python -m tasks.federated.*": _OF_A_SERVER,
+    "python -m tasks.zero.bench_gpu *": (
+        "tests/unit/zero/test_bench_gpu.py::test_every_measurement_is_printed"
+    ),
+    "python -m tasks.zero.calibrate_job": _CALIBRATE,
+    "python -m tasks.zero.frontier_document": (
+        "tests/unit/zero/test_frontier.py::test_the_document_holds_what_is_computed"
+    ),
+    "python -m tasks.zero.train_job RUN/job.json": (
+        "tests/integration/test_training_job.py::"
+        "test_a_training_leaves_its_journal_model_and_result"
+    ),
+    "python -m tests.proof.convergence *": (
+        "tests/proof/test_convergence.py::test_the_file_holds_what_the_program_gives"
+    ),
+    "sbatch job.sh": (
+        "tests/unit/slurm/test_reconciler.py::"
+        "test_a_script_that_was_submitted_by_hand_is_nobodys_to_cancel"
+    ),
+    "scontrol show reservation": (
+        "tests/cluster/test_maintenance.py::test_a_night_in_a_maintenance_is_skipped"
+    ),
+    "unshare *": _DATA,
+    "watershed check median.yaml": _ADDED,
+    "watershed check mlp.yaml": _ADDED,
+    "watershed check my-images.yaml*": _DATA,
+    "watershed check my-texts.yaml": _DATA,
+    "watershed calibrate *": _CALIBRATE,
+    "watershed compare digits-*": f"{_OWN}::test_a_document_is_followed",
+    "watershed cancel cluster": _BY_SLURM,
+    "watershed jobs cluster": _BY_SLURM,
+    "watershed logs cluster 0": _BY_SLURM,
+    "watershed retry cluster *": _BY_SLURM,
+    "watershed run configs/runs/gpt-tiny.yaml": (
+        "tests/integration/test_training_run.py::test_the_trial_training_learns"
+    ),
+    "watershed run median.yaml": _ADDED,
+    "watershed run mlp.yaml": _ADDED,
+    "watershed up": _UP,
+    "watershed up --external": (
+        "tests/integration/test_up.py::test_external_servers_have_to_answer"
+    ),
+    "watershed why cluster": _BY_SLURM,
+}
+"""Commands that another test runs, and which one."""
+
+_SET = "changes the shell"
+_SUITE = "it is the suite, or a long part of it"
+
+NOT_RUN = {
+    ". .venv/bin/activate": _SET,
+    "export *": _SET,
+    "make bench*": _SUITE,
+    "make proof-*": _SUITE,
+    "make setup": "make test begins with it",
+    "make test": _SUITE,
+    "mlflow models serve *": "does not end; predict loads the same model in the same way",
+    "pg_dump *": "PostgreSQL's own",
+    "pip *": "needs a package index, and changes the environment",
+    "pytest *": _SUITE,
+    "python -c from datasets import *": "downloads",
+    "sqlite3 *": "SQLite's own",
+    "ssh *": "needs another machine",
+}
+"""Commands that nothing runs, and why."""

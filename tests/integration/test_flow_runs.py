@@ -1,0 +1,263 @@
+"""Flow runs started and steered from Prefect: their story, pause, resume, cancel, retry, faults.
+
+One Prefect server, one MLflow server and one worker are shared by all tests; each flow run is a
+process of that worker, as it is for who presses the buttons.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from configs.study import Study
+from tasks.runtime.run_directory import RunDirectory
+from tasks.slurm.liveness import is_alive
+from tasks.steps.flow_record import directory_of
+from tasks.tracking.study_directory import StudyDirectory
+from tests.cluster.prefect_server import PrefectServer
+from tests.integration.flow_runs import Person, flow_process, worker
+from tests.integration.mlflow_server import MlflowServer
+
+_PATIENCE_S = 300.0
+_STOPPED_WITHIN_S = 10.0
+_LONG = 6_000
+"""Rounds: some seconds on an idle machine."""
+_ENDLESS = 100_000_000
+
+
+@dataclass(frozen=True)
+class Site:
+    """Somewhere to start flow runs.
+
+    Attributes:
+        directory: Where the worker works.
+        server: The Prefect server.
+        mlflow: Address of the MLflow server.
+        person: Who presses the buttons.
+        deployment_id: The deployment to run.
+    """
+
+    directory: Path
+    server: PrefectServer
+    mlflow: str
+    person: Person
+    deployment_id: str
+
+    def run(self, name: str, rounds: int, grid: dict[str, list[Any]] | None = None) -> str:
+        """Start a study of which one point is run at a time; return the flow run's id."""
+        study = Study.model_validate(
+            {
+                "name": name,
+                "experiment": {
+                    "workers": 2,
+                    "rounds": rounds,
+                    "evaluate_every": 100,
+                    "model": {"name": "quadratic", "centres": [0, 100]},
+                    "algorithm": {"collect": 2},
+                    "worker": {"lr": 0.2},
+                    "arrivals": "synchronous",
+                },
+                "grid": grid or {},
+            }
+        )
+        parameters = {"study": study.model_dump(mode="json"), "num_parallel": 1}
+        return self.person.run(self.deployment_id, parameters | {"runs_dir": str(self.runs_dir)})
+
+    @property
+    def runs_dir(self) -> Path:
+        """Directory of all runs."""
+        return self.directory / "runs"
+
+    def begun(self, flow_run_id: str) -> tuple[StudyDirectory, RunDirectory]:
+        """Wait until the first point of a flow run computes; return study and point."""
+        _until(lambda: directory_of(flow_run_id, self.runs_dir))
+        path = directory_of(flow_run_id, self.runs_dir)
+        assert path is not None
+        study = StudyDirectory(path)
+        run = study.points()[0]
+        _until(lambda: run.journal.exists() and run.journal.stat().st_size)
+        return study, run
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """Both servers, a worker and a deployment."""
+    directory = tmp_path_factory.mktemp("site")
+    prefect, mlflow = PrefectServer(directory), MlflowServer(directory)
+    hidden = ("PREFECT_", "MLFLOW_", "WATERSHED_", "COV_", "SLURM_")
+    inherited = {name: text for name, text in os.environ.items() if not name.startswith(hidden)}
+    try:
+        with ThreadPoolExecutor() as starting:
+            list(starting.map(lambda server: server.start(), (prefect, mlflow)))
+        person = Person(prefect.api)
+        deployment_id = person.deploy("federated-study", "flows.federated.federated_study")
+        environment = inherited | {
+            "HOME": str(directory),
+            "OMP_NUM_THREADS": "1",
+            "MLFLOW_TRACKING_URI": mlflow.uri,
+        }
+        with worker(prefect.api, directory, environment):
+            yield Site(directory, prefect, mlflow.uri, person, deployment_id)
+    finally:
+        prefect.stop()
+        mlflow.stop()
+        _kill_jobs(directory / "runs")
+
+
+def _kill_jobs(runs_dir: Path) -> None:
+    """Leave no job behind if a test has failed: each has a session of its own."""
+    for path in runs_dir.glob("*/points/*/attempts/*/started.json"):
+        if is_alive(RunDirectory(path.parents[2])):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(json.loads(path.read_text())["pid"], signal.SIGKILL)
+
+
+def _until(condition: Callable[[], object], limit_s: float = _PATIENCE_S) -> float:
+    """Wait for a condition; return the seconds that it took."""
+    began = time.monotonic()
+    while not condition():
+        assert time.monotonic() - began < limit_s, "it did not come to that"
+        time.sleep(0.05)
+    return time.monotonic() - began
+
+
+def _is_gone(pid: int) -> bool:
+    """Whether a process has ended; one that nobody has waited for has."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True
+
+
+def test_a_flow_run_tells_its_story_and_a_retry_keeps_what_has_finished(site: Site) -> None:
+    """Where each job is, how far, its curves, why it failed; the report is there after a failure.
+
+    Steps of 3.5 times the inverse curvature lead away, so the second point diverges.
+    """
+    person = site.person
+    flow_run_id = site.run("story", rounds=300, grid={"worker.lr": [0.2, 3.5]})
+    ended = person.wait(flow_run_id)
+    told = person.log(flow_run_id)
+    tasks = person.task_runs(flow_run_id)
+
+    assert ended["state_name"] == "Failed"
+    assert ended["state"]["message"].startswith("1 of 2 points failed. lr=3.5: ")
+    assert tasks["lr=0.2"]["state"]["message"] == "300 rounds"
+    assert tasks["lr=3.5"]["state_name"] == "Failed"
+    assert tasks["lr=3.5"]["state"]["message"].startswith("[diverged] the training diverged: ")
+    assert any(
+        line.startswith("process ") and line.endswith(" on 1 core: running") for line in told
+    )
+    assert "waits until fewer than 1 jobs run here" in told
+    shares = {one["description"]: one["data"] for one in person.artifacts(flow_run_id, "progress")}
+    assert any(text.startswith("round 300 of 300: ") for text in shares)
+    texts = {one["key"]: one["data"] for one in person.artifacts(flow_run_id, "markdown")}
+    assert "data:image/png;base64," in texts["story"]
+    assert texts["mlflow-story"].startswith(f"[Compare in MLflow]({site.mlflow}/#/experiments/")
+    assert f"| lr=3.5 | [{site.mlflow}/#/experiments/" in texts["mlflow-runs-story"]
+    assert "**What to do:** Lower the learning rates" in texts["why-story-001-lr-3-5"]
+
+    person.retry(flow_run_id)
+    _until(lambda: person.flow_run(flow_run_id)["run_count"] == 2)
+    again = person.wait(flow_run_id)
+
+    (path,) = site.runs_dir.glob("story-*")
+    assert again["state_name"] == "Failed"
+    assert [len(run.attempts()) for run in StudyDirectory(path).points()] == [1, 2]
+
+
+def test_a_paused_study_frees_its_cores_and_resumes_from_its_checkpoint(site: Site) -> None:
+    """Pause stops the job and its process; Resume goes on in the same directory, to the end."""
+    person = site.person
+    flow_run_id = site.run("pause", rounds=_LONG)
+    study, run = site.begun(flow_run_id)
+    pid = flow_process(flow_run_id)
+
+    person.pause(flow_run_id)
+    stopped_s = _until(run.result.exists)
+    _until(lambda: _is_gone(pid))
+    paused = person.flow_run(flow_run_id)
+    was_alive = is_alive(run) or is_alive(RunDirectory(study.path))
+    person.resume(flow_run_id)
+    ended = person.wait(flow_run_id, "Completed")
+
+    result = run.read_result()
+    assert stopped_s < _STOPPED_WITHIN_S
+    assert (paused["state_name"], was_alive) == ("Suspended", False)
+    assert "Resume continues from their checkpoints until " in "\n".join(person.log(flow_run_id))
+    assert ended["state"]["message"] == "1 points finished"
+    assert result is not None
+    assert (result.status, result.steps, len(run.attempts())) == ("finished", _LONG, 2)
+    assert "continues from round" in run.stdout.read_text()
+    assert list(site.runs_dir.glob("pause-*")) == [study.path]
+
+
+def test_a_killed_flow_leaves_a_job_that_its_retry_follows_and_cancel_stops(site: Site) -> None:
+    """The job outlives its flow, is not run twice, and ends within ten seconds when cancelled."""
+    person = site.person
+    flow_run_id = site.run("kill", rounds=_ENDLESS)
+    study, run = site.begun(flow_run_id)
+
+    os.kill(flow_process(flow_run_id), signal.SIGKILL)
+    person.wait(flow_run_id, "Crashed")
+    survived = is_alive(run), is_alive(RunDirectory(study.path))
+    person.retry(flow_run_id)
+    left = "which an earlier flow has left: running"
+    _until(lambda: any(left in line for line in person.log(flow_run_id)))
+
+    states = [task["state_name"] for task in person.all_task_runs(flow_run_id)]
+    person.cancel(flow_run_id)
+    stopped_s = _until(lambda: run.read_result() and not is_alive(run))
+    ended = person.wait(flow_run_id, "Cancelled")
+
+    result = run.read_result()
+    assert survived == (True, False)
+    assert states == ["Crashed", "Running"]
+    assert stopped_s < _STOPPED_WITHIN_S
+    assert ended["state"]["message"] == "Flow run was cancelled successfully."
+    assert result is not None
+    assert (result.status, len(run.attempts())) == ("interrupted", 1)
+
+
+@pytest.mark.slow
+def test_a_re_run_is_a_study_of_its_own(site: Site) -> None:
+    """It has its own directory; cancelling one of the two leaves the other's job alone."""
+    person = site.person
+    flow_run_ids = [site.run("twice", rounds=_ENDLESS) for _ in range(2)]
+    (first, first_run), (second, second_run) = map(site.begun, flow_run_ids)
+
+    person.cancel(flow_run_ids[0])
+    person.wait(flow_run_ids[0], "Cancelled")
+    goes_on = not is_alive(first_run) and is_alive(second_run)
+    person.cancel(flow_run_ids[1])
+    person.wait(flow_run_ids[1], "Cancelled")
+
+    assert first.path != second.path
+    assert goes_on
+    assert not is_alive(second_run)
+
+
+@pytest.mark.slow
+def test_a_study_goes_on_without_the_server_and_tells_it_its_end(site: Site) -> None:
+    """The server is away for a minute in which one point ends and another begins."""
+    person = site.person
+    flow_run_id = site.run("outage", rounds=_LONG, grid={"seed": [1, 2]})
+    study, run = site.begun(flow_run_id)
+
+    site.server.stop()
+    _until(lambda: (result := run.read_result()) and result.status == "finished")
+    time.sleep(60)
+    site.server.start()
+    ended = person.wait(flow_run_id, timeout_s=400)
+
+    results = [point.read_result() for point in study.points()]
+    assert ended["state_name"] == "Completed"
+    assert [result and result.status for result in results] == ["finished", "finished"]

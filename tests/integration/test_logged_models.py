@@ -1,0 +1,221 @@
+"""Models and searches in a real MLflow store (SQLite), as ``docs/mlflow.md`` tells them."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pytest
+import torch
+from mlflow import MlflowClient
+from safetensors.torch import load_file, save_file
+
+from configs.study import Study
+from flows.command_line import main
+from tasks.runtime.records import Result
+from tasks.runtime.run_directory import RunDirectory
+from tasks.tracking.store import default_tracking_uri
+from tasks.tracking.study_directory import StudyDirectory
+from tasks.tracking.tracker import StudyTracker
+from tests.unit.tracking.conftest import federated_line, training_line, write_run
+
+_DOCUMENT = Path(__file__).parents[2] / "docs" / "mlflow.md"
+_DONE = Result(status="finished", wall_s=3.0)
+
+
+@pytest.fixture(scope="module")
+def runs_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two studies, as they are after their end, sent to the store beside them."""
+    runs_dir = tmp_path_factory.mktemp("runs")
+    federated = {
+        "name": "digits",
+        "experiment": {"kind": "federated", "data": "digits"},
+        "grid": {
+            "algorithm": {"AFA-CD": {"algorithm.name": "afa_cd"}},
+            "worker.lr": [0.05],
+            "seed": [0, 1],
+        },
+    }
+    training = {
+        "name": "speed",
+        "experiment": {"kind": "training"},
+        "grid": {"partition": ["zero_topo", "zero3"]},
+    }
+    torch.manual_seed(0)
+    for raw in (federated, training):
+        study = Study.model_validate(raw)
+        directory = StudyDirectory(runs_dir / f"{study.name}-20260101-000000")
+        directory.path.mkdir()
+        directory.study.write_text(study.model_dump_json())
+        for point in study.points():
+            run = directory.point(point.index, point.label)
+            is_training = study.experiment.kind == "training"
+            write_run(
+                run,
+                point,
+                study=study.name,
+                line=training_line if is_training else _federated_line,
+                steps=range(1, 40, 10),
+                result=_DONE,
+            )
+            save_file({"model": torch.randn(650)}, run.model)
+        assert StudyTracker(directory.path, default_tracking_uri(runs_dir)).close().error is None
+    return runs_dir
+
+
+def _federated_line(_: object, step: int) -> dict[str, float]:
+    return federated_line(1 / (4 + step), step)
+
+
+@pytest.fixture
+def uri(runs_dir: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The store; no other is asked."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    return default_tracking_uri(runs_dir)
+
+
+def _first(runs_dir: Path) -> tuple[RunDirectory, str]:
+    run = StudyDirectory(runs_dir / "digits-20260101-000000").points()[0]
+    return run, str(json.loads(run.tracking.read_bytes())["run_id"])
+
+
+def _filters() -> list[str]:
+    blocks = re.findall(r"```mlflow-filter\n(.*?)```", _DOCUMENT.read_text("utf-8"), re.DOTALL)
+    return [line for block in blocks for line in block.splitlines() if line[0] != "#"]
+
+
+@pytest.mark.parametrize("condition", _filters())
+def test_every_search_of_the_document_finds_what_it_says(
+    condition: str, runs_dir: Path, uri: str
+) -> None:
+    """Each of the filters finds some of the runs, and not all of them."""
+    client = MlflowClient(uri)
+    experiments = [one.experiment_id for one in client.search_experiments()]
+    config_hash = _first(runs_dir)[0].read_job().config_hash
+
+    found = client.search_runs(experiments, condition.replace("HASH", config_hash))
+
+    everything = client.search_runs(experiments)
+    assert 0 < len(found) < len(everything) == 6
+
+
+@pytest.mark.slow  # two processes that import MLflow, one of them torch, too
+def test_a_logged_model_answers_where_watershed_is_not_installed(
+    runs_dir: Path, uri: str, tmp_path: Path
+) -> None:
+    """By ``mlflow models predict``, whose process finds the code beside the model."""
+    run, run_id = _first(runs_dir)
+    samples = np.random.default_rng(0).random((3, 64)).round(2)
+    asked = {"inputs": samples.tolist(), "params": {"output": "logits"}}
+    (tmp_path / "in.json").write_text(json.dumps(asked))
+    command = [*(sys.executable, "-m", "mlflow", "models", "predict", "--env-manager", "local")]
+    command += ["-m", f"runs:/{run_id}/model", "-t", "json"]
+    command += ["-i", str(tmp_path / "in.json"), "-o", str(tmp_path / "out.json")]
+
+    environment = os.environ | {"MLFLOW_TRACKING_URI": uri, "PYTHONSAFEPATH": "1"}
+    subprocess.run(command, check=True, env=environment, cwd=tmp_path, capture_output=True)
+
+    answer = json.loads((tmp_path / "out.json").read_text())["predictions"]
+    flat = load_file(run.model)["model"].numpy()
+    expected = samples @ flat[:640].reshape(10, 64).T + flat[640:]
+    assert np.array(answer) == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_model_has_signature_example_and_pinned_requirements(runs_dir: Path, uri: str) -> None:
+    """What ``mlflow models serve`` checks requests by, and what it installs."""
+    _, run_id = _first(runs_dir)
+    mlflow.set_tracking_uri(uri)
+
+    loaded = mlflow.pyfunc.load_model(f"runs:/{run_id}/model")
+
+    example = loaded.input_example
+    assert loaded.predict(example).shape == (2, 10)
+    assert loaded.predict(example).sum(axis=1) == pytest.approx(np.ones(2), abs=1e-5)
+    assert str(loaded.metadata.signature.inputs) == "[Tensor('float32', (-1, 64))]"
+    requirements = mlflow.pyfunc.get_model_dependencies(f"runs:/{run_id}/model")
+    lines = Path(requirements).read_text().split()
+    assert all("==" in line and "+" not in line for line in lines)
+    assert {line.partition("==")[0] for line in lines} == {
+        "mlflow",
+        "torch",
+        "numpy",
+        "safetensors",
+    }
+
+
+def test_sending_again_sends_no_second_model(runs_dir: Path, uri: str) -> None:
+    """A crash after the model was sent, before that was written down, doubles nothing."""
+    run, run_id = _first(runs_dir)
+    cursor = json.loads(run.tracking.read_bytes())
+    run.tracking.write_text(json.dumps(cursor | {"num_ended": 0}))
+    client = MlflowClient(uri)
+    for model in client.search_logged_models([client.get_run(run_id).info.experiment_id]):
+        client.delete_logged_model_tag(model.model_id, "watershed.model_sha256")
+
+    followed = StudyTracker(run.path.parents[1], uri).close()
+
+    assert followed.error is None
+    stored = client.get_run(run_id)
+    assert stored.outputs is not None
+    assert len(stored.outputs.model_outputs) == 1
+    assert len(client.search_logged_models([stored.info.experiment_id])) == 2  # of two points
+
+
+def test_a_model_is_registered_once_under_its_name(
+    runs_dir: Path, uri: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With tags and alias; registered again it stays the same version, another is the next."""
+    arguments = ["--name", "digits-classifier", "--runs-dir", str(runs_dir)]
+
+    codes = [
+        main(["register", f"digits/{point}", *arguments, "--alias", "champion"])
+        for point in (0, 0, 1)
+    ]
+
+    assert codes == [0, 0, 0]
+    assert "models:/digits-classifier@champion" in capsys.readouterr().out
+    client = MlflowClient(uri)
+    versions = client.search_model_versions("name = 'digits-classifier'")
+    assert {int(version.version) for version in versions} == {1, 2}
+    champion = client.get_model_version_by_alias("digits-classifier", "champion")
+    run = StudyDirectory(runs_dir / "digits-20260101-000000").points()[1]
+    assert champion.tags["watershed.config_hash"] == run.read_job().config_hash
+    mlflow.set_tracking_uri(uri)
+    loaded = mlflow.pyfunc.load_model("models:/digits-classifier@champion")
+    assert loaded.predict(np.zeros((1, 64), dtype=np.float32)).shape == (1, 10)
+
+
+def test_the_model_of_a_training_stays_where_it_is(
+    runs_dir: Path, uri: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It may be larger than an artifact store is made for; the message says where it is."""
+    del uri
+    code = main(["register", "speed/0", "--name", "m", "--runs-dir", str(runs_dir)])
+
+    assert code == 2
+    assert "model.safetensors" in capsys.readouterr().err
+
+
+def test_a_model_is_made_without_torch_and_brings_its_code(runs_dir: Path, tmp_path: Path) -> None:
+    """The login side describes a network that it never builds; the loader is the one beside it."""
+    program = (
+        "import sys; from pathlib import Path\n"
+        "from mlflow import pyfunc\n"
+        "from tasks.runtime.run_directory import RunDirectory\n"
+        "from tasks.tracking.served_models import served_model\n"
+        f"run = RunDirectory(Path({str(_first(runs_dir)[0].path)!r}))\n"
+        "with served_model(run, run.read_job()) as model:\n"
+        "    print('torch' in sys.modules)\n"
+        "    pyfunc.load_model(str(model))\n"
+        "    print(Path(sys.modules['models.served'].__file__).relative_to(model))"
+    )
+
+    ended = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path, check=True
+    )
+
+    assert ended.stdout.split() == ["False", "code/models/served.py"]

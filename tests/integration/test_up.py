@@ -1,0 +1,324 @@
+"""`watershed up` as a person uses it: real servers, started once for all tests of this file."""
+
+import json
+import os
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tasks.services.processes import all_processes, command_of, descendants, has_variable
+from tests.integration.postgres_server import PASSWORD, PostgresServer, is_installed
+
+_WATERSHED = Path(sys.executable).with_name("watershed")
+_START_S = 400.0
+_RUN_S = 300.0
+_STOP_S = 150.0
+_STUDY = {
+    "name": "middle",
+    "experiment": {
+        "kind": "federated",
+        "workers": 2,
+        "rounds": 20,
+        "evaluate_every": 5,
+        "model": {"name": "quadratic", "centres": [0, 100]},
+        "algorithm": {"name": "afa_cd", "collect": 2},
+        "worker": {"lr": 0.2},
+        "arrivals": {"kind": "synchronous"},
+    },
+}
+
+
+def _environment(**own: str) -> dict[str, str]:
+    """The environment of a user who has no servers."""
+    prefixes = ("PREFECT_", "MLFLOW_", "WATERSHED_", "PG")
+    return {k: v for k, v in os.environ.items() if not k.startswith(prefixes)} | own
+
+
+@dataclass
+class Up:
+    """A `watershed up` that is up.
+
+    Attributes:
+        data: Its data directory.
+        process: Its process.
+    """
+
+    data: Path
+    process: "subprocess.Popen[bytes]"
+
+    @property
+    def output(self) -> str:
+        """What it has printed."""
+        return (self.data.parent / "up.log").read_text()
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """Its services.json."""
+        state: dict[str, Any] = json.loads((self.data / "services.json").read_text())
+        return state
+
+    def ask(self, path: str, body: object = None) -> Any:
+        """Ask its Prefect server."""
+        request = urllib.request.Request(  # noqa: S310  our own server
+            self.state["prefect_api"] + path,
+            data=None if body is None else json.dumps(body).encode(),
+            headers={"Content-Type": "application/json"},
+        )
+        with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310
+            return json.load(answer)
+
+    def start_study(self, **changes: Any) -> str:
+        """Do what "Run" in the browser does; return the id of the flow run."""
+        study = _STUDY | {"experiment": {**_STUDY["experiment"], **changes}}  # type: ignore[dict-item]
+        deployment = self.ask("/deployments/name/federated-study/federated-study")
+        body = {"parameters": {"study": study}, "state": {"type": "SCHEDULED"}}
+        return str(self.ask(f"/deployments/{deployment['id']}/create_flow_run", body)["id"])
+
+    def wait_for(self, run_id: str, *states: str) -> dict[str, Any]:
+        """Wait until a flow run is in a state."""
+        deadline = time.monotonic() + _RUN_S
+        while True:
+            run: dict[str, Any] = self.ask(f"/flow_runs/{run_id}")
+            if run["state_type"] in states:
+                return run
+            assert time.monotonic() < deadline, f"{run['state']}\n{self.log('worker')}"
+            time.sleep(0.5)
+
+    def log(self, name: str) -> str:
+        """Return the end of a log."""
+        return (self.data / "logs" / f"{name}.log").read_text()[-3000:]
+
+
+def _start(directory: Path, *options: str, **own: str) -> Up:
+    data = directory / "data"
+    command = [str(_WATERSHED), "up", "--data", str(data)]
+    command += ["--prefect-port", "0", "--mlflow-port", "0"]
+    with (directory / "up.log").open("wb") as log:
+        process = subprocess.Popen(
+            [*command, *options], env=_environment(**own), stdout=log, stderr=log, cwd=directory
+        )
+    up = Up(data, process)
+    deadline = time.monotonic() + _START_S
+    while "all are well" not in up.output:
+        assert process.poll() is None, up.output
+        assert time.monotonic() < deadline, up.output
+        time.sleep(0.2)
+    return up
+
+
+def _stop(up: Up, signum: signal.Signals = signal.SIGINT) -> int:
+    up.process.send_signal(signum)
+    return up.process.wait(_STOP_S)
+
+
+@pytest.fixture(scope="module")
+def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+    """One `up` for the tests of this file; the last of them ends it."""
+    started = _start(tmp_path_factory.mktemp("up"))
+    yield started
+    if started.process.poll() is None:
+        _stop(started)
+
+
+def _watershed(*arguments: str | Path, **own: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [_WATERSHED, *arguments],
+        env=_environment(**own),
+        capture_output=True,
+        text=True,
+        timeout=_RUN_S,
+        check=False,
+    )
+
+
+def test_it_prints_three_addresses_that_answer(up: Up) -> None:
+    """Prefect, MLflow, and the pool with the worker that serves it, which Prefect knows."""
+    state = up.state
+    for address in (state["prefect_ui"], state["mlflow"]):
+        assert address in up.output
+        with urllib.request.urlopen(address, timeout=60) as answer:  # noqa: S310  our own server
+            assert b"<html" in answer.read().lower()
+    workers = up.ask("/work_pools/watershed/workers/filter", {})
+
+    assert f"{state['prefect_ui']}/work-pools/work-pool/watershed" in up.output
+    assert [(one["name"], one["status"]) for one in workers] == [(state["worker"], "ONLINE")]
+    assert state["worker"].startswith(f"{socket.gethostname()}:")
+
+
+def test_all_deployments_are_there(up: Up) -> None:
+    """With descriptions, tags and a version; the nightly has its schedule and its limit."""
+    found = {one["name"]: one for one in up.ask("/deployments/filter", {})}
+
+    assert set(found) == {
+        *("federated-study", "training-run", "scaling-study", "nightly-scaling", "plan-training")
+    }
+    for one in found.values():
+        assert one["description"]
+        assert one["version"]
+        assert "watershed" in one["tags"]
+        assert one["work_pool_name"] == "watershed"
+    assert found["nightly-scaling"]["schedules"][0]["schedule"]["cron"] == "0 2 * * *"
+    assert found["nightly-scaling"]["global_concurrency_limit"]["limit"] == 1
+
+
+def test_a_second_up_finds_the_first(up: Up) -> None:
+    """It prints the addresses of the first, and starts nothing."""
+    ended = _watershed("up", "--data", up.data)
+
+    assert ended.returncode == 0
+    assert f"is up already in {up.data}: process {up.process.pid}" in ended.stdout
+    assert up.state["prefect_ui"] in ended.stdout
+    assert up.state["mlflow"] in ended.stdout
+
+
+def test_ports_in_use_are_told_with_their_holders(up: Up, tmp_path: Path) -> None:
+    """Another data directory, the same port: it is said who has it."""
+    port = up.state["prefect_ui"].rpartition(":")[2]
+
+    ended = _watershed("up", "--data", tmp_path, "--prefect-port", port, "--mlflow-port", "0")
+
+    assert ended.returncode == 2
+    assert f"port {port} is in use by process " in ended.stderr
+    assert "prefect server start" in ended.stderr
+
+
+def test_a_study_from_the_browser_runs_in_the_data_directory(up: Up) -> None:
+    """The worker runs it, MLflow has it, its figures are beside those of other commands."""
+    run = up.wait_for(up.start_study(), "COMPLETED", "FAILED", "CRASHED")
+
+    assert run["state_type"] == "COMPLETED", f"{run['state']}\n{up.log('worker')}"
+    (report,) = up.data.glob("middle-*/report.md")
+    record = json.loads((report.parent / "flow.json").read_text())
+    assert record["flow_run_id"] == run["id"]
+    assert record["tracking_uri"] == up.state["mlflow"]
+    assert not record["tracking_error"]
+
+
+def test_two_machines_do_not_serve_one_pool(up: Up) -> None:
+    """With a worker of another machine at the pool: who it is, and what to do."""
+    up.ask("/work_pools/", {"name": "shared", "type": "process"})
+    beat = {"name": "elsewhere:watershed-123456"}
+    request = urllib.request.Request(  # noqa: S310  our own server
+        f"{up.state['prefect_api']}/work_pools/shared/workers/heartbeat",
+        data=json.dumps(beat).encode(),
+        headers={"Content-Type": "application/json"},
+    )
+    urllib.request.urlopen(request, timeout=60).close()  # noqa: S310
+
+    deployed = _watershed("deploy", "--data", up.data, "--pool", "shared")
+    served = _watershed(
+        *("up", "--external", "--pool", "shared", "--data", up.data.parent / "other"),
+        PREFECT_API_URL=up.state["prefect_api"],
+        MLFLOW_TRACKING_URI=up.state["mlflow"],
+    )
+
+    for ended, code in ((deployed, 1), (served, 2)):
+        assert ended.returncode == code, ended.stdout + ended.stderr
+        assert "served already, by elsewhere:watershed-123456" in ended.stderr
+        assert "--pool watershed-" in ended.stderr
+
+
+def test_a_deployment_in_a_pool_of_ones_own(up: Up) -> None:
+    """The pool is made, and the deployment stands beside that of the default pool."""
+    ended = _watershed("deploy", "--data", up.data, "--pool", "mine", "--name", "plan-training")
+
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    found = up.ask("/deployments/name/plan-training/plan-training-mine")
+    assert found["work_pool_name"] == "mine"
+    assert up.ask("/work_pools/mine")["type"] == "process"
+    assert up.ask("/deployments/name/plan-training/plan-training")["work_pool_name"] == "watershed"
+
+
+def _started_job(up: Up) -> str:
+    """Start a study without end, and wait until its job runs; return the id of the flow run."""
+    run_id = up.start_study(rounds=50_000_000)
+    up.wait_for(run_id, "RUNNING")
+    deadline = time.monotonic() + _RUN_S
+    while not any("simulate_job" in command_of(pid) for pid in descendants(up.process.pid)):
+        assert time.monotonic() < deadline, up.log("worker")
+        time.sleep(0.5)
+    return run_id
+
+
+def test_ctrl_c_stops_all_and_running_flows_can_be_continued(up: Up) -> None:
+    """The flow run stops its jobs and says so; no process is left; Prefect's database knows it."""
+    run_id = _started_job(up)
+    born = descendants(up.process.pid)
+
+    code = _stop(up)
+
+    assert code == 0, up.output
+    assert up.output.rstrip().endswith("All is stopped.")
+    assert not (up.data / "services.json").exists()
+    left = [pid for pid in born if command_of(pid)]
+    ours = [p for p in all_processes() if has_variable(p, "WATERSHED_RUNS_DIR", str(up.data))]
+    assert [command_of(pid) for pid in {*left, *ours}] == []
+    with closing(sqlite3.connect(up.data / "prefect" / "prefect.db")) as database:
+        query = "SELECT state_type FROM flow_run WHERE replace(id, '-', '') = ?"
+        assert database.execute(query, [run_id.replace("-", "")]).fetchall() == [("CANCELLED",)]
+
+
+@pytest.mark.slow
+def test_killed_with_kill_9_it_leaves_nothing_and_begins_anew(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    """The keepers stop all in order, so that the next `up` knows how the flow run has ended."""
+    first = _start(tmp_path_factory.mktemp("up-killed"))
+    run_id = _started_job(first)
+    born = descendants(first.process.pid)
+
+    first.process.kill()
+    first.process.wait()
+    deadline = time.monotonic() + _STOP_S
+    while left := [command_of(pid) for pid in born if command_of(pid)]:
+        assert time.monotonic() < deadline, left
+        time.sleep(0.2)
+    again = _start(first.data.parent)
+    run = again.ask(f"/flow_runs/{run_id}")
+    code = _stop(again, signal.SIGTERM)
+
+    assert run["state_type"] == "CANCELLED"
+    assert "1 of 1 points to go" in run["state"]["message"]
+    assert code == 0
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not is_installed(), reason="PostgreSQL is not installed")
+def test_both_servers_keep_their_data_in_postgresql(tmp_path_factory: Any) -> None:
+    """Tables of both are there, a study runs, and no file or command line has the password."""
+    database = PostgresServer(tmp_path_factory.mktemp("pg"))
+    database.start(("lab_prefect",))
+    url = f"postgresql://lab@127.0.0.1:{database.port}/lab"
+    directory = tmp_path_factory.mktemp("up-pg")
+    try:
+        missing = _watershed("up", "--data", directory, "--database", url, PGPASSWORD=PASSWORD)
+        assert missing.returncode == 2
+        assert "createdb -h 127.0.0.1" in missing.stderr
+        wrong = _watershed("up", "--data", directory, "--database", url, PGPASSWORD="no")
+        assert "password authentication failed" in wrong.stderr
+
+        database.create("lab_mlflow")
+        up = _start(directory, "--database", url, PGPASSWORD=PASSWORD)
+        run = up.wait_for(up.start_study(), "COMPLETED", "FAILED", "CRASHED")
+        commands = " ".join(map(command_of, descendants(up.process.pid)))
+        _stop(up)
+    finally:
+        database.stop()
+
+    assert run["state_type"] == "COMPLETED"
+    assert PASSWORD not in commands
+    files = [path for path in directory.rglob("*") if path.is_file()]
+    assert not [path for path in files if PASSWORD.encode() in path.read_bytes()]
+    assert not (up.data / "mlflow.db").exists()
+    assert not (up.data / "prefect" / "prefect.db").exists()

@@ -1,0 +1,68 @@
+"""The templates of docs/templates: read by the programs that they are for, where those are here."""
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from flows.command_line import app
+
+_TEMPLATES = Path(__file__).parents[3] / "docs" / "templates"
+_UNIT = _TEMPLATES / "watershed.service"
+_JOB = _TEMPLATES / "watershed-service.sbatch"
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd here")
+def test_systemd_takes_the_unit(tmp_path: Path) -> None:
+    """With its paths replaced by such that are there, it has no fault."""
+    text = _UNIT.read_text()
+    text = re.sub(r"ExecStart=\S+", "ExecStart=/bin/true", text).replace("%h/watershed", "/tmp")  # noqa: S108
+    (tmp_path / "watershed.service").write_text(text)
+
+    ended = subprocess.run(
+        ["systemd-analyze", "--user", "verify", str(tmp_path / "watershed.service")],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"XDG_RUNTIME_DIR": str(tmp_path)},
+        check=False,
+    )
+
+    assert ended.returncode == 0, ended.stderr
+    assert "watershed.service" not in ended.stderr
+
+
+def test_the_unit_leaves_up_the_time_that_it_needs() -> None:
+    """Flow runs have 75 s, servers 10 each; systemd must not kill before."""
+    text = _UNIT.read_text()
+
+    assert int(re.findall(r"TimeoutStopSec=(\d+)", text)[0]) >= 75 + 2 * 10
+    assert "KillMode=mixed" in text
+
+
+def test_bash_and_sbatch_take_the_job() -> None:
+    """The script has no fault of syntax, and Slurm knows its options, if it is here."""
+    subprocess.run(["bash", "-n", _JOB], check=True)
+    options = re.findall(r"^#SBATCH --(\S+?)=", _JOB.read_text(), re.MULTILINE)
+
+    assert {"signal", "dependency", "time", "partition"} <= set(options)
+    if (sbatch := shutil.which("sbatch")) is None:
+        return
+    ended = subprocess.run(
+        [sbatch, "--test-only", _JOB], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert "unrecognized option" not in ended.stderr
+    assert "Invalid --" not in ended.stderr
+
+
+@pytest.mark.parametrize("path", [_UNIT, _JOB])
+def test_the_options_in_the_templates_exist(path: Path) -> None:
+    """What they call `up` with, `up` takes."""
+    (call,) = re.findall(r"watershed up (.*?)(?: &)?$", path.read_text(), re.MULTILINE)
+    told = CliRunner(env={"COLUMNS": "200"}).invoke(app, ["up", "--help"]).output
+
+    for option in re.findall(r"--\w+", call):
+        assert option in told

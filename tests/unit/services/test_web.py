@@ -1,0 +1,195 @@
+"""Servers asked over HTTP, by a small real one."""
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flows.deploy_commands import explain
+from tasks.services.errors import RefusedError, ServicesError, UnreachableError
+from tasks.services.pools import ensure_process_pool, refuse_other_servers
+from tasks.services.preparing import prepare_external
+from tasks.services.web import is_loopback, mlflow_server, prefect_server, without_password
+
+
+class _Site(HTTPServer):
+    """A server with planted answers: path -> status and JSON; it remembers what it was asked."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.answers: dict[str, tuple[int, Any]] = {}
+        self.asked: list[tuple[str, str, Any, str]] = []
+
+    @property
+    def url(self) -> str:
+        """Its address."""
+        return f"http://127.0.0.1:{self.server_port}"
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: _Site
+
+    def do_POST(self) -> None:
+        """Answer as planted."""
+        text = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        body = json.loads(text) if text else None
+        login = self.headers.get("Authorization") or ""
+        self.server.asked.append((str(self.command), self.path, body, login))
+        status, answer = self.server.answers.get(self.path, (404, {"detail": "not here"}))
+        self.send_response(status)
+        self.end_headers()
+        self.wfile.write(json.dumps(answer).encode())
+
+    do_GET = do_POST  # noqa: N815
+
+    def log_message(self, *arguments: Any) -> None:
+        """Be quiet."""
+
+
+@pytest.fixture
+def site() -> Iterator[_Site]:
+    """A server that answers as planted."""
+    server = _Site()
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_a_refused_token_is_told_as_such(site: _Site) -> None:
+    """401 is another fault than no answer, and another variable to look at."""
+    site.answers["/work_pools/filter"] = (401, {"detail": "Unauthorized"})
+    prefect = prefect_server(site.url, {"PREFECT_API_KEY": "pnu_secret"})
+
+    with pytest.raises(RefusedError) as raised:
+        prefect.ask("/work_pools/filter", {"limit": 1})
+
+    told = explain(raised.value)
+    assert f"the Prefect server at {site.url} answers 401" in told
+    assert "check PREFECT_API_KEY or PREFECT_API_AUTH_STRING" in told
+    assert "secret" not in told + repr(prefect)
+    assert site.asked[0][3] == "Bearer pnu_secret"
+
+
+def test_a_server_that_is_not_there_is_told_with_the_variable() -> None:
+    """What was tried, and what to set."""
+    mlflow = mlflow_server("http://127.0.0.1:1", {})
+
+    with pytest.raises(UnreachableError) as raised:
+        mlflow.ask("/health")
+
+    told = explain(raised.value)
+    assert "the MLflow server at http://127.0.0.1:1 does not answer: Connection refused" in told
+    assert "MLFLOW_TRACKING_URI" in told
+    assert not mlflow.answers("/health")
+
+
+def test_other_errors_come_with_the_servers_words(site: _Site) -> None:
+    """A 500 is not a refusal."""
+    site.answers["/x"] = (500, {"detail": "no disk"})
+
+    with pytest.raises(UnreachableError, match=r"answers 500 .*: .*no disk"):
+        prefect_server(site.url, {}).ask("/x")
+
+
+@pytest.mark.parametrize(
+    ("environment", "user", "login"),
+    [
+        ({"MLFLOW_TRACKING_USERNAME": "a", "MLFLOW_TRACKING_PASSWORD": "b"}, "", "Basic YTpi"),
+        ({"MLFLOW_TRACKING_TOKEN": "t"}, "", "Bearer t"),
+        ({}, "a:b@", "Basic YTpi"),
+        ({}, "", ""),
+    ],
+)
+def test_mlflow_is_asked_with_the_users_login(
+    site: _Site, environment: dict[str, str], user: str, login: str
+) -> None:
+    """As MLflow's own client does it; the address that is shown has none of it."""
+    site.answers["/health"] = (200, None)
+    mlflow = mlflow_server(site.url.replace("//", f"//{user}"), environment)
+
+    assert mlflow.answers("/health")
+    assert site.asked[0][3] == login
+    assert mlflow.url == site.url
+
+
+def test_a_pool_that_another_checkout_serves_is_refused(site: _Site) -> None:
+    """Who serves it, where its deployments run, and what to do; our own ghost is no other."""
+    workers = [
+        {"name": "head:co-1", "status": "ONLINE", "last_heartbeat_time": "2026-01-01T02:03:04.5Z"},
+        {"name": "gone:co-2", "status": "OFFLINE", "last_heartbeat_time": "2025-01-01T02:03:04Z"},
+        {"name": "ours", "status": "ONLINE", "last_heartbeat_time": "2026-01-01T02:03:04Z"},
+    ]
+    steps = [{"prefect.deployments.steps.set_working_directory": {"directory": "/home/a/co"}}]
+    site.answers["/work_pools/filter"] = (200, [{"name": "p", "type": "process"}])
+    site.answers["/work_pools/p/workers/filter"] = (200, workers)
+    site.answers["/deployments/filter"] = (200, [{"pull_steps": steps}])
+    prefect = prefect_server(site.url, {})
+
+    with pytest.raises(ServicesError) as raised:
+        refuse_other_servers(prefect, "p", "ours")
+    site.answers["/work_pools/p/workers/filter"] = (200, workers[1:])
+    refuse_other_servers(prefect, "p", "ours")
+
+    told = str(raised.value)
+    assert "served already, by head:co-1 (last seen 2026-01-01T02:03:04)" in told
+    assert "with the deployments of /home/a/co" in told
+    assert "--pool watershed-" in told
+    assert "gone" not in told.partition("Stop")[0]
+
+
+def test_a_pool_is_made_once_and_keeps_its_type(site: _Site) -> None:
+    """A pool of another type has another worker."""
+    site.answers["/work_pools/filter"] = (200, [])
+    site.answers["/work_pools/"] = (201, {})
+    prefect = prefect_server(site.url, {})
+
+    ensure_process_pool(prefect, "p")
+    made = site.asked[-1]
+    site.answers["/work_pools/filter"] = (200, [{"name": "p", "type": "slurm"}])
+
+    assert made[1] == "/work_pools/"
+    assert made[2]["type"] == "process"
+    with pytest.raises(ServicesError, match="is of type slurm, and is served by: prefect worker"):
+        ensure_process_pool(prefect, "p")
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [("127.0.0.1", True), ("localhost", True), ("[::1]", True), ("0.0.0.0", False), ("a", False)],  # noqa: S104
+)
+def test_loopback_is_known(host: str, *, expected: bool) -> None:
+    """Only there nobody else can come in."""
+    assert is_loopback(host) is expected
+
+
+def test_urls_are_shown_without_passwords() -> None:
+    """They are written to services.json, and to the terminal."""
+    assert without_password("https://a:b@host:5000/x?y=1") == "https://host:5000/x?y=1"
+    assert without_password("http://host") == "http://host"
+
+
+@pytest.mark.parametrize(
+    ("own", "told"),
+    [
+        ({}, "set PREFECT_API_URL (such as http://prefect.example.org:4200/api) and MLFLOW_TRACK"),
+        ({"PREFECT_API_URL": "http://127.0.0.1:1/api"}, "set MLFLOW_TRACKING_URI (such as"),
+        (
+            {"PREFECT_API_URL": "http://127.0.0.1:1/api", "MLFLOW_TRACKING_URI": "http://x"},
+            "the Prefect server at http://127.0.0.1:1/api does not answer: Connection refused",
+        ),
+    ],
+)
+def test_external_servers_have_to_answer(tmp_path: Path, own: dict[str, str], told: str) -> None:
+    """Before anything is started: what was tried, and what to set."""
+    with pytest.raises(ServicesError) as raised:
+        prepare_external(tmp_path, "watershed", own, has_worker=True)
+
+    assert told in str(raised.value)
+    assert not list(tmp_path.iterdir())
