@@ -80,7 +80,8 @@ def deploy_deployments(
     except ServicesError as error:
         give_up(str(error), EXIT_CONFIGURATION)
     try:
-        refuse_other_servers(server, pool, worker_name(socket.gethostname(), directory))
+        ours = worker_name(socket.gethostname(), directory)
+        refuse_other_servers(server, pool, ours, deploying_from=directory)
         _ensure_pool(server, pool, kind, environment)
         with console.status(f"registering at {server.url} (5 to 20 s)"):
             registered = deploy(directory, names, pool, {**environment, "NO_COLOR": "1"})

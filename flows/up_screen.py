@@ -11,6 +11,8 @@ from tasks.services.lifecycle import Screen
 from tasks.services.state import Services
 from tasks.services.web import is_loopback
 
+_NOT_WELL = "not well"
+
 
 def print_addresses(console: Console, services: Services) -> None:
     """Print where the servers are, and what serves which pool.
@@ -75,6 +77,10 @@ def make_screen(console: Console, data: str) -> Iterator[Screen]:
         )
 
 
+def _style(line: str) -> str:
+    return "yellow" if line.startswith(_NOT_WELL) else ""
+
+
 def _print_up(console: Console, services: Services, data: str) -> None:
     print_addresses(console, services)
     print_line(console, f"Data and logs are in {data}.", "dim")
@@ -84,7 +90,7 @@ def _print_up(console: Console, services: Services, data: str) -> None:
 def _changing_line(console: Console) -> Iterator[Callable[[str], None]]:
     if console.is_terminal:
         with console.status("") as status:
-            yield lambda text: status.update(Text(text))
+            yield lambda text: status.update(Text(text, _style(text)))
         return
     last = ""
 
@@ -130,7 +136,7 @@ def health_line(ill: Mapping[str, str], num_flow_runs: int | None, elapsed_s: fl
     """
     if ill:
         told = "; ".join(f"{name} {what}" for name, what in ill.items())
-        return f"not well: {told}  {duration(elapsed_s)}"
+        return f"{_NOT_WELL}: {told}  {duration(elapsed_s)}"
     runs = "" if num_flow_runs is None else f"  {_counted(num_flow_runs)} at work"
     return f"all are well; Ctrl-C stops them{runs}  up {duration(elapsed_s)}"
 

@@ -13,7 +13,7 @@ from tests.ranks import RankPool
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
 
-_FIRST = {"cluster", "integration", "zero"}
+_FIRST = {"browser", "cluster", "integration", "zero"}
 """Directories of the longest files: begun last, one of them would keep a single process busy."""
 
 

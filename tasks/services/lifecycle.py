@@ -18,6 +18,7 @@ from tasks.services.pools import (
     forget_worker,
     is_online,
     num_flow_runs,
+    pool_type,
 )
 from tasks.services.processes import boot_id
 from tasks.services.serving import Served, ask_to_stop, restart, start
@@ -103,8 +104,14 @@ class Lifecycle:
         for service in self._plan.own:
             self._start(service)
         self._wait_for_answers(self._served)
-        ensure_process_pool(self._plan.prefect, self._plan.pool)
-        if self._plan.own and (ended := end_orphans(self._plan.prefect, self._plan.pool)):
+        if self._plan.serve is not None or pool_type(self._plan.prefect, self._plan.pool) is None:
+            ensure_process_pool(self._plan.prefect, self._plan.pool)
+        # A worker of another kind may have been at work while our servers were not up.
+        if (
+            self._plan.own
+            and self._plan.serve
+            and (ended := end_orphans(self._plan.prefect, self._plan.pool))
+        ):
             self._screen.warn(f"flow runs that had lost their processes: {', '.join(ended)}")
         deploying = self._start(self._plan.deploy)
         if self._plan.serve is not None:

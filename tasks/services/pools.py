@@ -116,7 +116,9 @@ def forget_worker(server: Server, pool: str, worker: str) -> None:
     server.ask(path, method="DELETE", timeout_s=5.0)
 
 
-def refuse_other_servers(server: Server, pool: str, ours: str) -> None:
+def refuse_other_servers(
+    server: Server, pool: str, ours: str, deploying_from: Path | None = None
+) -> None:
     """Refuse to serve a pool that another machine, or another checkout, serves.
 
     A deployment names the checkout that flow runs use; a worker elsewhere would not find it, or run
@@ -127,6 +129,8 @@ def refuse_other_servers(server: Server, pool: str, ours: str) -> None:
         server: The Prefect server.
         pool: The pool.
         ours: Name of our worker, which may be a restarted one.
+        deploying_from: Checkout whose deployments are to be registered, without serving them. Any
+            worker may then serve the pool, unless it does so for another checkout.
 
     Raises:
         ServicesError: Another one serves it; or Prefect does not answer, or refuses.
@@ -134,8 +138,10 @@ def refuse_other_servers(server: Server, pool: str, ours: str) -> None:
     others = [one for one in workers_of(server, pool) if one.is_online and one.name != ours]
     if not others:
         return
-    told = ", ".join(f"{one.name} (last seen {one.last_seen[:19]})" for one in others)
     places = checkouts_of(server, pool)
+    if deploying_from is not None and {*places} <= {str(deploying_from)}:
+        return
+    told = ", ".join(f"{one.name} (last seen {one.last_seen[:19]})" for one in others)
     where = f", with the deployments of {' and '.join(places)}" if places else ""
     own = f"{POOL}-{socket.gethostname().partition('.')[0]}"
     raise ServicesError(

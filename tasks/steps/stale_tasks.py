@@ -7,11 +7,24 @@ from uuid import UUID
 import httpx
 from prefect import State
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterId,
+    TaskRunFilter,
+    TaskRunFilterState,
+    TaskRunFilterStateType,
+)
+from prefect.client.schemas.objects import StateType
 from prefect.exceptions import PrefectException
 from prefect.states import Crashed
 
 _log = logging.getLogger(__name__)
+
+_BEGUN = TaskRunFilter(
+    state=TaskRunFilterState(
+        type=TaskRunFilterStateType(any_=[StateType.RUNNING, StateType.PENDING])
+    )
+)
 
 
 def close_stale_tasks(flow_run_id: str) -> int:
@@ -30,11 +43,7 @@ def close_stale_tasks(flow_run_id: str) -> int:
     ended: State[Any] = Crashed(message="its process ended before it did; see the newer task run")
     try:
         with get_client(sync_client=True) as client:
-            left = [
-                task
-                for task in client.read_task_runs(flow_run_filter=own)
-                if task.state is not None and not task.state.is_final()
-            ]
+            left = client.read_task_runs(flow_run_filter=own, task_run_filter=_BEGUN)
             for task in left:
                 client.set_task_run_state(task.id, ended, force=True)
     except (httpx.HTTPError, PrefectException, OSError) as error:

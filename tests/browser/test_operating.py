@@ -83,7 +83,7 @@ def test_a_study_is_started_from_the_form_and_its_report_is_read(
         assert finished.state == "Completed"
         expect(page.get_by_role("row")).to_have_count(1 + len(_POINTS))
         assert figure.evaluate("image => image.complete && image.naturalWidth") > 600
-        camera.take(page, "prefect-report")
+        camera.take(page, "prefect-report", size=(1440, 1500))
 
 
 def test_a_value_out_of_bounds_is_refused_by_the_form(services: Services, visit: Visit) -> None:
@@ -173,7 +173,7 @@ def test_the_points_of_a_study_are_compared_in_mlflow(
             expect(run_names(page).filter(has_text=point)).to_be_visible()
         close_assistant(page)
         drawn = charts(page)
-        camera.take(page, "mlflow-comparison")
+        camera.take(page, "mlflow-comparison", size=(1440, 900))
 
         assert drawn
         assert all(names == _POINTS for names in drawn)

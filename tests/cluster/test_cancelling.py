@@ -119,14 +119,18 @@ def test_a_flow_that_has_to_end_leaves_its_jobs_to_the_next(
         os.kill(int((study.path / ".lock").read_text().split()[-1]), signal.SIGTERM)
         process.wait(60)
     left = sorted(jobs("R,PD"))
+    log = study.path / "flow.log"
+    told = log.read_text()
 
     with running(["resume", "endless"], tmp_path, environment):
         following_s = _wait_for(
-            lambda: logs(tmp_path).count(f"job {before[0]} on batch: RUNNING") == 2, 90
+            lambda: f"job {before[0]} on batch: RUNNING on node01" in log.read_text()[len(told) :],
+            90,
         )
         followed = sorted(jobs("R,PD"))
+        os.kill(int((study.path / ".lock").read_text().split()[-1]), signal.SIGKILL)
 
     assert left == before, logs(tmp_path)
-    assert "the jobs of Slurm go on. Retry, or watershed resume" in logs(tmp_path)
+    assert "the jobs of Slurm go on. Retry, or watershed resume" in told
     assert following_s < 90, logs(tmp_path)
     assert followed == before

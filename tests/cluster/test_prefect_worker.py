@@ -76,7 +76,7 @@ def test_a_federated_study_is_a_job(pool: SlurmPool, tmp_path: Path, cluster: Sl
     assert "--time=10" in (point / "job.sh").read_text()
     ids = [(one / "attempts/1/started.json").read_text() for one in (point, run_dir)]
     assert len({text.partition('"slurm_job"')[2].split(",")[0] for text in ids}) == 2
-    until(lambda: queue(cluster) == [], limit_s=10)
+    until(lambda: queue(cluster) == [], limit_s=60)  # Prefect's process takes its time to end
 
 
 def test_a_queued_flow_run_that_is_cancelled_leaves_the_queue(

@@ -1,10 +1,11 @@
-"""A real PostgreSQL on the loopback interface, with a password; it lives in a directory."""
+"""A real PostgreSQL on the loopback interface, with a password and a user without rights."""
 
 import os
 import pwd
 import shutil
 import socket
 import subprocess
+import tempfile
 from pathlib import Path
 
 PASSWORD = "se/cret@1"  # noqa: S105  characters that a URL has to quote
@@ -27,14 +28,10 @@ def _program(name: str) -> str | None:
 
 
 class PostgresServer:
-    """One server.
+    """One server. Its directory is not pytest's, into which its user may not look."""
 
-    Args:
-        directory: Where its files are; a short path, as its socket lies in it.
-    """
-
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
+    def __init__(self) -> None:
+        self._directory = Path(tempfile.mkdtemp(prefix="watershed-pg-"))
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = int(probe.getsockname()[1])
@@ -67,8 +64,9 @@ class PostgresServer:
         self._run("createdb", "-h", "127.0.0.1", "-p", str(self.port), "-U", "lab", name)
 
     def stop(self) -> None:
-        """Stop it, and whoever is connected."""
+        """Stop it, whoever is connected, and remove its files."""
         self._run("pg_ctl", "-D", self._data, "-m", "immediate", "stop")
+        shutil.rmtree(self._directory)
 
     @property
     def _data(self) -> str:

@@ -383,8 +383,9 @@ def test_a_document_is_followed(
     if document in AT_A_SERVER:
         environment["PREFECT_API_URL"] = request.getfixturevalue("server").api
     if document in AFTER_A_STUDY:
-        (tmp_path / "runs").symlink_to(request.getfixturevalue("finished"))
-        environment["MLFLOW_TRACKING_URI"] = f"sqlite:///{tmp_path}/runs/mlflow.db"
+        runs: Path = request.getfixturevalue("finished")
+        (tmp_path / "runs").symlink_to(runs)
+        environment["MLFLOW_TRACKING_URI"] = f"sqlite:///{runs}/mlflow.db"
     shown = {command.text: command for command in ALL if command.document == document}
 
     for text in SEQUENCES[document]:

@@ -12,6 +12,7 @@ ENTRY_POINTS = (
     "flows.training.training_run",
     "flows.scaling.scaling_study",
     "flows.nightly.nightly",
+    "flows.planning.plan_training_flow",
 )
 """Every flow that can be deployed, by module path."""
 
@@ -60,7 +61,7 @@ def test_flows_load_by_module_path() -> None:
         f"print(*(load(one, use_placeholder_flow=False).name for one in {list(ENTRY_POINTS)}))"
     )
 
-    assert names == "federated-study training-run scaling-study nightly"
+    assert names == "federated-study training-run scaling-study nightly plan-training"
 
 
 def test_the_command_line_starts_without_heavy_libraries() -> None:

@@ -134,6 +134,9 @@ def test_a_pool_that_another_checkout_serves_is_refused(site: _Site) -> None:
 
     with pytest.raises(ServicesError) as raised:
         refuse_other_servers(prefect, "p", "ours")
+    with pytest.raises(ServicesError, match="served already"):
+        refuse_other_servers(prefect, "p", "ours", deploying_from=Path("/home/b/co"))
+    refuse_other_servers(prefect, "p", "ours", deploying_from=Path("/home/a/co"))
     site.answers["/work_pools/p/workers/filter"] = (200, workers[1:])
     refuse_other_servers(prefect, "p", "ours")
 
