@@ -17,15 +17,16 @@ def run_names(page: Page) -> Locator:
     return page.get_by_role("grid").get_by_role("link")
 
 
-def search_charts(page: Page, words: str) -> None:
-    """Leave those charts alone whose metric has some words in its name, and wait for one.
+def search_charts(page: Page, metric: str) -> None:
+    """Leave the chart of one metric alone, and wait until it is drawn.
 
     Args:
         page: The page.
-        words: Part of the name of a metric.
+        metric: Name of the metric.
     """
-    page.get_by_placeholder("Search metric charts").fill(words)
-    expect(page.get_by_role("heading", name=words).or_(page.get_by_text(words)).first).to_be_visible()
+    page.get_by_role("searchbox", name="Search metric charts").fill(metric)
+    headings = page.get_by_role("main").get_by_role("heading", level=4)
+    expect(headings).to_have_text([metric])
     expect(page.locator(".js-plotly-plot").first).to_be_visible()
 
 
@@ -45,10 +46,10 @@ def close_assistant(page: Page) -> None:
     Args:
         page: The page.
     """
-    heading = page.get_by_text("MLflow Assistant", exact=True)
+    question = page.get_by_role("textbox", name="Ask a question")
     try:
-        heading.wait_for(timeout=_ASSISTANT_MS)
+        question.wait_for(timeout=_ASSISTANT_MS)
     except TimeoutError:  # it opens on the machine of the server only
         return
-    page.get_by_role("button", name="Close").last.click()
-    expect(heading).to_be_hidden()
+    page.get_by_role("button", name="Close", exact=True).last.click()
+    expect(question).to_be_hidden()

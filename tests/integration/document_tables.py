@@ -220,7 +220,7 @@ RUN_ELSEWHERE = {
     "watershed run mlp.yaml": _ADDED,
     "watershed up": _UP,
     "watershed up --external": (
-        "tests/integration/test_up.py::test_external_servers_have_to_answer"
+        "tests/integration/test_up.py::test_two_machines_do_not_serve_one_pool"
     ),
     "watershed why cluster": _BY_SLURM,
 }
