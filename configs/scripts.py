@@ -45,7 +45,9 @@ _OF_THE_SHELL = re.compile(
     r"_|BASH\w*|COMP_\w+|DIRSTACK|EPOCH\w+|EUID|FUNCNAME|GROUPS|HISTCMD|IFS|LINENO|OLDPWD|OPTARG"
     r"|OPTIND|PIPESTATUS|PPID|PWD|RANDOM|SECONDS|SHELLOPTS|SHLVL|SRANDOM|UID"
 )
-_OF_THE_JOB = re.compile(r"SLURMD?_\w*|WATERSHED_\w*|PYTHONSAFEPATH")
+_OF_THE_USER = "DATA|CACHE|INTERFACE"
+"""Of a job that is written for other nodes: where its data lie, what it listens on."""
+_OF_THE_JOB = re.compile(rf"SLURMD?_\w*|WATERSHED_(?!(?:{_OF_THE_USER})$)\w*|PYTHONSAFEPATH")
 _SECRET = re.compile(
     r"(?:TOKEN|PASSW(?:OR)?D|PASSPHRASE|SECRETS?|CREDENTIALS?|AUTH|(?:API|ACCESS|PRIVATE)_?KEY"
     r"|(?:^|_)PASS)(?:_|$)",

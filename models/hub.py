@@ -83,7 +83,12 @@ def read_images(
         )
         chunks = [chunk.flatten().to_numpy() for chunk in table.data.column("pixels").chunks]
         labels = table.data.column("label").to_numpy()
-        return np.concatenate(chunks).reshape(-1, *shape), np.array(labels, dtype=np.int64)
+    images, classes = np.concatenate(chunks).reshape(-1, *shape), np.array(labels, dtype=np.int64)
+    num_labels = DATASETS[name].num_labels or 0
+    if len(classes) and not 0 <= classes.min() <= classes.max() < num_labels:
+        found = f"{split} of {source} has labels from {classes.min()} to {classes.max()}"
+        raise DatasetError(f"{found}; those of {name} are 0 to {num_labels - 1}: number them so")
+    return images, classes
 
 
 def read_text(source: Path | str, name: str) -> str:

@@ -34,6 +34,8 @@ MIN_NIGHTS = 2
 """Fewer do not tell by how much nights differ."""
 _ROUNDING = 1e-9
 """Least standard error: measurements that are equal to the last bit are not known better."""
+_LEAST_SURE = 0.5
+"""Below this confidence, a change that is seen as small may as well be a large one."""
 
 _LEFT_OUT = 1.07
 """Widens s: nights that were worse are no reference later, so the others differ by less than nights
@@ -138,8 +140,9 @@ def compare(samples: Sequence[Sample], rule: Rule) -> list[Comparison]:
 
     Marks: *better* or *worse* if d is beyond the least effect and significant after Holm's
     correction for all comparisons of the night (it holds however they depend on each other: points
-    of one night share its troubles). *Same* if d is below the least effect. *Cannot tell* if d is
-    beyond it but within the noise, or if there are fewer than two earlier nights.
+    of one night share its troubles). *Same* if d is below the least effect, and it is more likely
+    than not that the change is. *Cannot tell* if d is beyond it but within the noise, if nights
+    differ by more than the least effect, or if there are fewer than two of them.
 
     Not in the model: a drift from night to night, and nights that depend on each other.
 
@@ -193,8 +196,10 @@ def _compared(
     confidence = 1.0 - p_value
     if abs(estimate) < margin or estimate == 0.0:
         verdict = Verdict.SAME
-        nearest = (margin - abs(estimate)) / error
-        confidence = 1.0 - 0.5 * student_outside(nearest, degrees)
+        confidence = _within(margin, abs(estimate), error, degrees)
+        if confidence < _LEAST_SURE:
+            verdict = Verdict.CANNOT_TELL
+            reason = "nights differ by more than the least effect"
     elif p_value >= alpha:
         verdict = Verdict.CANNOT_TELL
         reason = "nights differ by as much"
@@ -211,6 +216,13 @@ def _compared(
         num_nights=len(sample.nights),
         reason=reason,
     )
+
+
+def _within(margin: float, estimate: float, error: float, degrees: int) -> float:
+    """Return how sure it is that a change is below a margin, either way; estimate in [0, margin)."""
+    above = 0.5 * student_outside((margin - estimate) / error, degrees)
+    below = 0.5 * student_outside((margin + estimate) / error, degrees)
+    return 1.0 - above - below
 
 
 def _exp(value: float) -> float:

@@ -1,6 +1,7 @@
 """The page of MLflow's interface that compares runs. Seen in MLflow 3.17.2."""
 
-from playwright.sync_api import Locator, Page, TimeoutError, expect
+from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import TimeoutError as Timeout
 
 _ASSISTANT_MS = 10_000
 _CURVES = """() => [...new Set(document.querySelector('.js-plotly-plot').data
@@ -49,7 +50,7 @@ def close_assistant(page: Page) -> None:
     question = page.get_by_role("textbox", name="Ask a question")
     try:
         question.wait_for(timeout=_ASSISTANT_MS)
-    except TimeoutError:  # it opens on the machine of the server only
+    except Timeout:  # it opens on the machine of the server only
         return
     page.get_by_role("button", name="Close", exact=True).last.click()
     expect(question).to_be_hidden()

@@ -247,6 +247,12 @@ def test_variables_that_no_script_can_set_are_refused(name: str, message: str) -
     assert _faults(environment={name: "a[$(date)]"}) == {f"environment.{name}": message}
 
 
+@pytest.mark.parametrize("name", ["WATERSHED_DATA", "WATERSHED_CACHE", "WATERSHED_INTERFACE"])
+def test_what_a_user_says_of_the_nodes_may_be_set(name: str) -> None:
+    """Where data lie and what ranks listen on differs between login and compute nodes."""
+    assert _faults(environment={name: "/scratch"}) == {}
+
+
 def test_values_that_no_variable_can_hold_are_refused() -> None:
     """NUL ends a variable, half a character is no text, and Linux bounds the size."""
     assert _faults(environment={"A": "a\0b"}) == {

@@ -112,6 +112,21 @@ def test_colour_images_have_their_channels_first(tmp_path: Path) -> None:
     torch.testing.assert_close(dataset.train_inputs[2, :, 9, 9], (20 / 255 - means) / deviations)
 
 
+def test_labels_that_the_data_set_does_not_have_are_named(tmp_path: Path) -> None:
+    """Ten classes are numbered from 0: another one is told before anything is trained."""
+    for split in ("train", "test"):
+        library = datasets.Dataset.from_dict(
+            {"image": [Image.fromarray(np.zeros((28, 28), dtype=np.uint8))], "label": [11]},
+            features=datasets.Features(
+                {"image": datasets.Image(), "label": datasets.Value("int64")}
+            ),
+        )
+        library.to_parquet(tmp_path / "data" / f"{split}-00000-of-00001.parquet")
+
+    with pytest.raises(DatasetError, match=r"labels from 11 to 11; those of mnist are 0 to 9"):
+        load(Data(name="mnist", source=str(tmp_path)))
+
+
 def test_each_pixel_keeps_its_place(tmp_path: Path) -> None:
     """Row, column and channel of a pixel are those of the image."""
     pixels = np.random.default_rng(0).integers(256, size=(32, 32, 3), dtype=np.uint8)

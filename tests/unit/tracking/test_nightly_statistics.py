@@ -144,6 +144,16 @@ def test_a_small_change_is_none_however_certain() -> None:
     assert _one([99.0, 99.0], nights, least_effect=0.005).verdict == Verdict.WORSE
 
 
+def test_nights_that_differ_wildly_are_not_the_same() -> None:
+    """1 % off a median of nights that are half and twice as fast tells nothing about 2 %."""
+    blind = _one([101.0], [[50.0], [200.0], [100.0]])
+
+    assert blind.verdict == Verdict.CANNOT_TELL
+    assert blind.reason == "nights differ by more than the least effect"
+    assert blind.confidence is not None
+    assert blind.confidence < 0.5
+
+
 def test_better_is_lower_for_times_and_losses() -> None:
     """The same numbers, once of a speed and once of a time."""
     nights = [[100.0], [101.0], [99.5], [100.5]]
