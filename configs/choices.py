@@ -4,6 +4,7 @@ An override of the command line is refused where the grid varies the same field.
 cannot edit the file: there the grid gives way, as far as nothing else hangs on it.
 """
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -20,6 +21,7 @@ from configs.training import TrainingExperiment
 Choices = Mapping[str, Sequence[JsonValue]]
 """Dotted path of a field -> the values that it is to take, one or several."""
 
+_NUMBER = re.compile(r"\d+(?:\.\d+)?(?:[eE][-+]?\d+)?")
 _TAGS = ("name", "kind", "optimizer", "preset")
 _LONGEST = 3
 _ANY_PRESET = "gpt-1m"  # all of them set the same sizes
@@ -30,8 +32,9 @@ def choose(
 ) -> Iterator[Fault]:
     """Let one field of a raw study take these values only.
 
-    A word keeps the points of the grid that have it. A number takes the place of what the grid
-    sets. Several values become an axis of the grid.
+    A word keeps the points of the grid that have it; so does a number that the labels tell, such as
+    ``2 x 1``. Any other number takes the place of what the grid sets. Several values become an axis
+    of the grid.
 
     Args:
         raw: The study as it was read, changed in place.
@@ -113,7 +116,7 @@ def _kept(name: str, axis: object, path: str, values: Sequence[JsonValue]) -> An
     """Return what of an axis gives the field one of these words; empty if nothing does."""
     if name == path and len(values) > 1:
         return list(values)
-    if not all(isinstance(value, str) for value in values):
+    if not (all(isinstance(value, str) for value in values) or _tells(axis, path)):
         return {}
     if isinstance(axis, dict):
         return {
@@ -143,7 +146,18 @@ def _overruled(name: str, axis: object, path: str, values: Sequence[JsonValue]) 
     if not any(rest.values()):
         return {}
     are_distinct = all(list(rest.values()).count(value) == 1 for value in rest.values())
-    return rest if are_distinct else None
+    return rest if are_distinct and not _tells(axis, path) else None
+
+
+def _tells(axis: object, path: str) -> bool:
+    """Whether the labels of an axis tell the numbers that it gives a field, among others."""
+    if not isinstance(axis, dict) or len(set(_paths("", axis))) == 1:
+        return False
+    sets = [(str(label), one) for label, one in axis.items() if isinstance(one, dict)]
+    return bool(sets) and all(
+        _value_at(one, path) in [float(told) for told in _NUMBER.findall(label)]
+        for label, one in sets
+    )
 
 
 def _is_word(path: str, values: Sequence[JsonValue]) -> bool:

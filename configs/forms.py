@@ -189,10 +189,15 @@ class TrainingForm(StudyForm):
         if self.batch_tokens is None:
             return chosen
         del chosen["accumulation"]
-        base = load_study(study_path(self.file or self.preset), self.settings, chosen).experiment
-        if not isinstance(base, TrainingExperiment):
-            return chosen
-        return chosen | {"accumulation": [self._accumulation(base)]}
+        study = load_study(study_path(self.file or self.preset), self.settings, chosen)
+        bases = [point.experiment for point in study.points()]
+        needed = {self._accumulation(one) for one in bases if isinstance(one, TrainingExperiment)}
+        if len(needed) > 1:
+            counts = ", ".join(map(str, sorted(needed)))
+            message = f"points of the study's grid need {counts} micro-batches each for this; "
+            message += "leave it as in the study"
+            raise ConfigError(study.name, [Fault(path="accumulation", message=message)])
+        return chosen | {"accumulation": [*needed]} if needed else chosen
 
     def _accumulation(self, base: TrainingExperiment) -> int:
         """Return the micro-batches that make up the batch.

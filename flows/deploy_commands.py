@@ -13,7 +13,7 @@ import typer
 from configs.directories import runs_directory
 from flows.arguments import EXIT_CONFIGURATION, EXIT_FAILED, give_up
 from flows.console import make_console
-from flows.environment import flow_environment, prefect_api
+from flows.environment import chosen_api, flow_environment
 from tasks.services.deployments import chosen_names, deploy, deployments_of
 from tasks.services.errors import RefusedError, ServicesError, UnreachableError
 from tasks.services.plan import POOL, worker_name
@@ -66,7 +66,7 @@ def deploy_deployments(
         give_up(f"--pool-type {kind}: use process or slurm", EXIT_CONFIGURATION)
     console = make_console()
     environment = flow_environment(runs_directory(data), os.environ)
-    api = prefect_api(environment)
+    api = chosen_api(environment)
     if api is None:
         give_up(
             "no Prefect server: start one with `watershed up`, or set PREFECT_API_URL to yours, "
@@ -85,12 +85,14 @@ def deploy_deployments(
         _ensure_pool(server, pool, kind, environment)
         with console.status(f"registering at {server.url} (5 to 20 s)"):
             registered = deploy(directory, names, pool, {**environment, "NO_COLOR": "1"})
+        kept = pool_type(server, pool)
     except ServicesError as error:
         give_up(explain(error), EXIT_FAILED)
+    except OSError as error:
+        give_up(f"{error.filename}: {error.strerror}", EXIT_FAILED)
     flows = deployments_of(directory)
     for one, written in zip(registered, [n for n in flows if n in names], strict=True):
         typer.echo(f"{one}  ({flows[written]})")
-    kept = pool_type(server, pool)
     typer.echo(f"{len(registered)} deployments at {server.url}, pool {pool} ({kept}).")
     if kept == "slurm":
         typer.echo(f"Serve it, where sbatch works, with: prefect worker start --pool {pool}")
@@ -108,15 +110,18 @@ def _ensure_pool(server: Server, pool: str, kind: str, environment: Mapping[str,
         ensure_process_pool(server, pool)
         return
     # The form of its job variables is that of the worker's class, which only Prefect can load.
-    ended = subprocess.run(
-        [*(sys.executable, "-m", "prefect", "work-pool", "create"), "--type", kind, pool],
-        env={**environment, "NO_COLOR": "1"},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=_TIMEOUT_S,
-        check=False,
-    )
+    try:
+        ended = subprocess.run(
+            [*(sys.executable, "-m", "prefect", "work-pool", "create"), "--type", kind, pool],
+            env={**environment, "NO_COLOR": "1"},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=_TIMEOUT_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise ServicesError(f"making the pool '{pool}' took over {_TIMEOUT_S} s") from error
     if ended.returncode:
         last = (ended.stdout + ended.stderr).strip().splitlines()[-5:]
         raise ServicesError("\n".join([f"the work pool '{pool}' cannot be made:", *last]))

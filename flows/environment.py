@@ -9,7 +9,9 @@ import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 
+from tasks.services.database import VARIABLE
 from tasks.services.state import Services, find_services
+from tasks.services.web import unproxied
 
 _CHOICES = ("PREFECT_API_URL", "PREFECT_HOME", "PREFECT_PROFILE", "PREFECT_PROFILES_PATH")
 """Variables by which a user has chosen a Prefect of their own."""
@@ -22,7 +24,6 @@ _DEFAULTS = {
     "PREFECT_LOGGING_COLORS": "false",  # it is written to a file
 }
 _STARTUP_S = "120"  # a fresh database took 33 s, which exceeds Prefect's own limit of 20 s
-_LOCAL_HOSTS = "127.0.0.1,localhost"
 
 
 def has_own_prefect(environment: Mapping[str, str]) -> bool:
@@ -36,10 +37,11 @@ def has_own_prefect(environment: Mapping[str, str]) -> bool:
 
 
 def chosen_api(environment: Mapping[str, str]) -> str | None:
-    """Return the address of the Prefect server that the user has chosen; None if there is none.
+    """Return the address of the Prefect server that is chosen; None if there is none.
 
     Args:
-        environment: Environment variables.
+        environment: Environment variables: the user's, for what the user has chosen; those from
+            ``flow_environment``, for what a flow will use.
     """
     if api := environment.get("PREFECT_API_URL"):
         return api
@@ -75,7 +77,8 @@ def flow_environment(runs_dir: Path, environment: Mapping[str, str]) -> dict[str
 
     Args:
         runs_dir: Directory of all runs.
-        environment: Environment variables of this process. What they set, stays.
+        environment: Environment variables of this process. What they set, stays; but for the
+            servers' database, which jobs would inherit.
 
     Returns:
         The whole environment.
@@ -90,11 +93,8 @@ def flow_environment(runs_dir: Path, environment: Mapping[str, str]) -> dict[str
     elif not has_own_prefect(environment):
         defaults["PREFECT_HOME"] = str(runs_dir.resolve() / "prefect")
         defaults["PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS"] = _STARTUP_S
-    unproxied = {  # the temporary server is on this machine, where a proxy does not find it
-        name: ",".join(filter(None, [environment.get(name), _LOCAL_HOSTS]))
-        for name in ("NO_PROXY", "no_proxy")
-    }
-    return defaults | dict(environment) | unproxied
+    own = {name: text for name, text in environment.items() if name != VARIABLE}
+    return defaults | own | unproxied(environment)  # a temporary server is on this machine, too
 
 
 def _may_use(environment: Mapping[str, str]) -> bool:
@@ -103,15 +103,6 @@ def _may_use(environment: Mapping[str, str]) -> bool:
     A profile that names no server does not: whoever has once typed ``prefect`` has one.
     """
     return not any(environment.get(name) for name in _CHOICES) and chosen_api(environment) is None
-
-
-def prefect_api(environment: Mapping[str, str]) -> str | None:
-    """Return the address of the Prefect server that a flow will use; None for a temporary one.
-
-    Args:
-        environment: From ``flow_environment``.
-    """
-    return chosen_api(environment)
 
 
 def told_servers(runs_dir: Path, environment: Mapping[str, str]) -> str:

@@ -50,7 +50,7 @@ def federated_study(
         Completed, Failed (the study is faulty, and nothing was made; or some points have failed;
         the message says what) or Cancelled.
     """
-    found = resolved(study, is_new=study_dir is None)
+    found = resolved(study, study_dir=study_dir, points=points)
     if isinstance(found, list):
         return refused(found)
     return run_points(

@@ -1,17 +1,19 @@
 """The flow of a night: run a study, compare it with the nights before, fail on a regression."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Annotated
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
-from prefect import State, flow
+import httpx
+from prefect import State, flow, get_run_logger
 from prefect.client.orchestration import get_client
+from prefect.exceptions import Pause, PrefectException
 from prefect.runtime import deployment, flow_run
-from prefect.states import Cancelled, Cancelling, Completed, Failed
+from prefect.states import Cancelled, Cancelling, Completed, Crashed, Failed
 from pydantic import Field
 
 from configs.base import Fault
@@ -23,17 +25,19 @@ from configs.study import Study
 from flows.choosing import flow_of
 from flows.parameters import NamedStudy, NumParallel, RunsDir, titled
 from flows.resolving import checked
-from tasks.steps.cancelling import cancelled_by_prefect
+from tasks.steps.cancelling import Wish, cancelled_by_prefect
 from tasks.steps.creation import create_study_directory
+from tasks.steps.ending import pause_in_words
 from tasks.steps.flow_record import read_flow_record
 from tasks.steps.launching import default_parallel
 from tasks.steps.night_lock import night_lock
 from tasks.steps.night_schedule import cron_faults, lateness, read_schedule, time_zone_faults
 from tasks.steps.nightly import Criteria, judge_night, maintenance
+from tasks.steps.stale_tasks import close_stale_tasks
 from tasks.steps.study_lock import study_lock
 from tasks.tracking.nightly_comparison import Outcome
 from tasks.tracking.nightly_metrics import metric_faults, metrics_for
-from tasks.tracking.nightly_record import NightRecord, write_night
+from tasks.tracking.nightly_record import NightRecord, directory_of_night, read_night, write_night
 from tasks.tracking.nightly_statistics import Rule
 from tasks.tracking.study_directory import StudyDirectory
 
@@ -103,6 +107,7 @@ def nightly(
         machine=machine,
         since=since,
         num_parallel=num_parallel,
+        flow_run_id=str(flow_run.get_id()),
     )
     criteria = Criteria(
         metrics=metrics_for(loaded, metrics),
@@ -114,8 +119,7 @@ def nightly(
             lock = night_lock(runs_dir, loaded.name, str(flow_run.get_name()))
             holder = stack.enter_context(lock)
         except OSError as error:
-            message = f"{runs_dir} cannot be used: {error.strerror}; use a directory of your own"
-            return _misconfigured([Fault(path="runs_dir", message=message)])
+            return _unusable(runs_dir, error)
         if holder:
             return _skipped(f"a night of {loaded.name} runs already: {holder}")
         if blocked := maintenance(loaded):
@@ -132,6 +136,11 @@ def _due(night: date | None, zone: ZoneInfo) -> datetime:
 
 def _misconfigured(faults: Sequence[Fault]) -> State[str]:
     return Failed(message=f"configuration: {'; '.join(map(str, faults))}", data="")
+
+
+def _unusable(runs_dir: Path, error: OSError) -> State[str]:
+    message = f"{runs_dir} cannot be used: {error.strerror}; use a directory of your own"
+    return _misconfigured([Fault(path="runs_dir", message=message)])
 
 
 def _skipped(why: str) -> State[str]:
@@ -155,13 +164,25 @@ def _run_night(
     cron: str,
 ) -> State[str]:
     began = datetime.now(UTC)
-    directory = create_study_directory(study, runs_dir, datetime.now().astimezone())
-    write_night(directory.path, record)
+    try:
+        directory, record = _begun(study, record, runs_dir)
+        study = directory.read_study()
+    except OSError as error:
+        return _unusable(runs_dir, error)
+    due = datetime.combine(record.night, due.timetz())
     num_parallel = record.num_parallel or default_parallel(study)
-    with study_lock(directory.path), _cancelling_with_us(directory):
-        ended = flow_of(study, directory.path.name, num_parallel)(
-            study, study_dir=directory.path, num_parallel=num_parallel, return_state=True
-        )
+    with study_lock(directory.path) as holder:
+        if holder:
+            return _skipped(f"{directory.path} is run already by {holder}")
+        if (earlier := read_flow_record(directory.path)) is not None:
+            close_stale_tasks(earlier.flow_run_id)
+            _end_study_run(directory, Crashed(message="the night's process ended before it did"))
+        with _stopping_with_us(directory) as wish:
+            ended = flow_of(study, directory.path.name, num_parallel)(
+                study, study_dir=directory.path, num_parallel=num_parallel, return_state=True
+            )
+    if wish.is_pause:
+        raise Pause(state=wish.state)
     flow_record = read_flow_record(directory.path)
     if ended.is_cancelled():
         return Cancelled(message=f"the study was stopped: {ended.message}", data="")
@@ -187,16 +208,54 @@ def _run_night(
     return state(message=judged.message, data=str(judged.report or directory.path))
 
 
+def _begun(study: Study, record: NightRecord, runs_dir: Path) -> tuple[StudyDirectory, NightRecord]:
+    """Make tonight's directory, or find that of an earlier attempt of this flow run again."""
+    path = directory_of_night(record.flow_run_id, runs_dir)
+    if path is not None and (before := read_night(path)) is not None:
+        get_run_logger().info("the night goes on in %s", path)
+        return StudyDirectory(path), before
+    directory = create_study_directory(study, runs_dir, datetime.now().astimezone())
+    write_night(directory.path, record)
+    return directory, record
+
+
 @contextmanager
-def _cancelling_with_us(directory: StudyDirectory) -> Iterator[None]:
-    """Cancel the study's flow run when that of the night is cancelled; Prefect does not."""
+def _stopping_with_us(directory: StudyDirectory) -> Iterator[Wish]:
+    """Cancel the study's flow run when that of the night is cancelled or paused; Prefect does not.
+
+    Once paused, the study's flow run is over: the night gives it another when it goes on, but
+    Prefect would keep one that is being cancelled, and never begin it again.
+    """
 
     def cancel() -> None:
-        record = read_flow_record(directory.path)
-        if record is None:
-            raise LookupError("the study's flow run is not known yet")
-        with get_client(sync_client=True) as client:
-            client.set_flow_run_state(UUID(record.flow_run_id), Cancelling())
+        _set_study_run(directory, Cancelling())
 
-    with cancelled_by_prefect(str(flow_run.get_id()), cancel):
-        yield
+    with cancelled_by_prefect(str(flow_run.get_id()), cancel) as wish:
+        try:
+            yield wish
+        finally:
+            if wish.is_pause:
+                get_run_logger().info(pause_in_words(directory, wish))
+                _end_study_run(directory, Cancelled(message="the night was paused"))
+
+
+def _end_study_run(directory: StudyDirectory, state: State[str]) -> None:
+    """End the study's flow run in Prefect, if it has one that has not ended and Prefect answers."""
+    with suppress(LookupError, httpx.HTTPError, PrefectException):
+        _set_study_run(directory, state)
+
+
+def _set_study_run(directory: StudyDirectory, state: State[str]) -> None:
+    """Set the state of the study's flow run.
+
+    Raises:
+        LookupError: It is not known yet, or is over.
+    """
+    record = read_flow_record(directory.path)
+    if record is None:
+        raise LookupError("the study's flow run is not known yet")
+    with get_client(sync_client=True) as client:
+        known = client.read_flow_run(UUID(record.flow_run_id)).state
+        if known is not None and known.is_final():  # that of the night's earlier attempt
+            raise LookupError("the study's flow run has not begun yet")
+        client.set_flow_run_state(UUID(record.flow_run_id), state, force=state.is_final())

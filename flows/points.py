@@ -1,11 +1,13 @@
 """Runs the points of a study as jobs: what the flows of all kinds of experiments have in common."""
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
+import httpx
 from prefect import State, get_run_logger
-from prefect.exceptions import Pause, TerminationSignal
+from prefect.exceptions import Pause, PrefectException, TerminationSignal
 from prefect.futures import PrefectFuture
 from prefect.runtime import flow_run
 from prefect.states import Failed
@@ -27,7 +29,7 @@ from tasks.steps.ending import (
 )
 from tasks.steps.flow_record import begin_flow_record, directory_of, write_flow_record
 from tasks.steps.following import followed
-from tasks.steps.launching import copy_code, launch_faults, make_launcher, point_plan
+from tasks.steps.launching import copy_code, make_launcher, point_plan
 from tasks.steps.links import StudyLink, with_comparison
 from tasks.steps.reporting import report_study
 from tasks.steps.stale_tasks import close_stale_tasks
@@ -96,9 +98,6 @@ def run_points(
             f"experiment.kind: this flow runs {kind}, not {study.experiment.kind}; use its own"
         )
         return Failed(message=message, data="")
-    faults = launch_faults(study)
-    if faults:
-        return Failed(message="; ".join(map(str, faults)), data="")
     flow_run_id = str(flow_run.get_id())
     known = study_dir or directory_of(flow_run_id, runs_dir)
     try:
@@ -108,10 +107,9 @@ def run_points(
             directory = StudyDirectory(known)
             study = directory.read_study()
     except OSError as error:
-        where = error.filename or runs_dir
-        return Failed(message=f"runs_dir: {where} cannot be used: {error.strerror}", data="")
+        return Failed(message=f"runs_dir: {_unusable(error, runs_dir)}", data="")
     get_run_logger().info("the study's directory is %s", directory.path)
-    if known is not None and study_dir is None:
+    if known is not None:
         close_stale_tasks(flow_run_id)
     with study_lock(directory.path) as holder:
         if holder:
@@ -119,6 +117,11 @@ def run_points(
         return _run_held(
             study, directory, flow_run_id, follow, prepare, arrange, num_parallel, points
         )
+
+
+def _unusable(error: OSError, path: Path) -> str:
+    """Say what cannot be used, and why."""
+    return f"{error.filename or path} cannot be used: {error.strerror or error}"
 
 
 def _refusal(directory: StudyDirectory, holder: str) -> str:
@@ -149,7 +152,7 @@ def _run_held(
     begin_flow_record(directory.path, flow_run_id, tracking_uri)
     tracker = StudyTracker(directory.path, tracking_uri, flow_run_id=flow_run_id)
     link = StudyLink(directory, tracking_uri)
-    wish, stop = Wish(), None
+    wish, stop, fault = Wish(), None, ""
     with followed(tracker, link):
         if arrange is not None:
             arrange(directory.path)
@@ -160,7 +163,9 @@ def _run_held(
                 with cancelled_by_prefect(flow_run_id, launcher.close) as wish:
                     stop = _run_jobs(study, directory, launcher, runs, follow, prepare)
             except (SlurmError, LedgerError) as error:
-                return Failed(message=f"{error}; then Retry", data=str(directory.path))
+                fault = str(error)
+            except OSError as error:  # a full disk, say
+                fault = _unusable(error, directory.path)
     if stop is not None:
         wish.note(state_of(flow_run_id))
     if wish.is_pause:
@@ -177,6 +182,8 @@ def _run_held(
         raise stop
     link.finish()
     wait_for_prefect(flow_run_id, logger)
+    if fault:
+        return Failed(message=f"{fault}; then Retry", data=str(directory.path))
     return final_state(directory)
 
 
@@ -200,7 +207,7 @@ def _finish_tracking(
 
 def _chosen(directory: StudyDirectory, points: list[int] | None) -> list[RunDirectory]:
     runs = directory.points()
-    return runs if points is None else [runs[number] for number in points]
+    return runs if points is None else [runs[number] for number in dict.fromkeys(points)]
 
 
 def _run_jobs(
@@ -250,6 +257,8 @@ def _release(launcher: Launcher, stop: Stop | None) -> None:
 
 def _is_cancelled() -> bool:
     """Whether somebody has cancelled this flow run, or the one that it is a part of."""
-    asked = dict.fromkeys((flow_run.get_id(), flow_run.get_root_flow_run_id()))
+    asked = {flow_run.get_id()}
+    with suppress(httpx.HTTPError, PrefectException, OSError):  # Prefect does not answer
+        asked.add(flow_run.get_root_flow_run_id())
     wish = Wish()
     return any(wish.note(state_of(str(one))) and wish.is_cancel for one in asked)

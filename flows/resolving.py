@@ -1,10 +1,12 @@
 """From what a flow was given to a study that can run here, with what is to be said about it."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from prefect import State
 from prefect.logging import get_run_logger
 from prefect.states import Failed
+from pydantic import ValidationError
 
 from configs.base import Fault
 from configs.checks import check_study
@@ -14,26 +16,62 @@ from configs.scaling import ScalingStudy
 from configs.study import Study
 from tasks.steps.launching import launch_faults
 from tasks.steps.predictability import predictability
+from tasks.tracking.study_directory import StudyDirectory
 
 
-def resolved(given: StudyForm | Study | ScalingStudy, *, is_new: bool) -> Study | list[Fault]:
+def resolved(
+    given: StudyForm | Study | ScalingStudy,
+    *,
+    study_dir: Path | None = None,
+    points: Sequence[int] | None = None,
+) -> Study | list[Fault]:
     """Turn what a flow was given into a study, and check it as the command line does.
 
     Warnings and notes go to the log of the flow run.
 
     Args:
         given: A form, or a study.
-        is_new: Whether the study has no directory yet; one that has was checked before.
+        study_dir: A directory that was made before: its study, which was checked then, is taken.
+        points: Numbers of the points to run, from 0; None for all.
 
     Returns:
         The study; or all that is wrong with it, never empty.
     """
     try:
-        study = given if isinstance(given, Study) else given.study()
+        study = _study_in(study_dir) if study_dir else _asked_for(given)
     except ConfigError as error:
         return error.faults
-    faults = [*checked(study), *launch_faults(study)] if is_new else []
-    return faults or study
+    faults = [] if study_dir else checked(study)
+    return [*faults, *_unknown(study, points or ()), *launch_faults(study)] or study
+
+
+def _asked_for(given: StudyForm | Study | ScalingStudy) -> Study:
+    return given if isinstance(given, Study) else given.study()
+
+
+def _study_in(study_dir: Path) -> Study:
+    """Read the study of a directory.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    try:
+        return StudyDirectory(study_dir).read_study()
+    except OSError as error:
+        reason = error.strerror or str(error)
+    except ValidationError as error:
+        reason = f"{error.error_count()} faults; another version has made it"
+    message = f"{study_dir} is no directory of a study (study.json: {reason}); empty: a new one"
+    raise ConfigError("study_dir", [Fault(path="study_dir", message=message)])
+
+
+def _unknown(study: Study, points: Sequence[int]) -> list[Fault]:
+    last = len(study.points()) - 1
+    if not (unknown := [str(number) for number in points if number > last]):
+        return []
+    found = ", ".join(unknown)
+    message = f"there is no point {found}; those of {study.name} are 0 to {last}"
+    return [Fault(path="points", message=message)]
 
 
 def checked(study: Study) -> list[Fault]:

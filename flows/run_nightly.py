@@ -23,11 +23,13 @@ def main(argv: list[str] | None = None) -> int:
         compared; 2 the configuration is faulty; 75 another night of this study runs; 130 stopped.
     """
     (text,) = sys.argv[1:] if argv is None else argv
-    from flows.nightly import nightly  # noqa: PLC0415  Prefect takes seconds to import
+    from prefect.exceptions import Pause  # noqa: PLC0415  Prefect takes seconds to import
+
+    from flows.nightly import nightly  # noqa: PLC0415
 
     try:
         state = nightly(**json.loads(text), return_state=True)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Pause):
         sys.stdout.write("stopped\n")
         return EXIT_INTERRUPTED
     message = state.message or state.name or ""

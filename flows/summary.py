@@ -15,13 +15,13 @@ from flows.console import STYLES, duration
 from flows.environment import chosen_api, flow_environment, has_own_prefect
 from tasks.runtime.run_directory import RunDirectory
 from tasks.steps.flow_record import FlowRecord, read_flow_record
+from tasks.tracking.addresses import LOCAL, opening_command, server_address
 from tasks.tracking.history import RunHistory, read_history
 from tasks.tracking.rows import Row, collect_rows, row_of
 from tasks.tracking.study_directory import StudyDirectory
 from tasks.tracking.tables import Column, percent, scaled
 from tasks.tracking.training_rows import TrainingMeasures
 
-MLFLOW_PORT = 5000
 PREFECT_ADDRESS = "http://127.0.0.1:4200"
 
 _MOST_WARNINGS = 10
@@ -250,12 +250,11 @@ def pointers(
 def _mlflow_pointers(record: FlowRecord) -> list[tuple[str, str]]:
     if not record.comparison:
         return []
-    if record.tracking_uri.startswith("http"):
-        return [("Compare in MLflow", f"{record.tracking_uri.rstrip('/')}{record.comparison}")]
-    server = f"server --backend-store-uri {record.tracking_uri} --port {MLFLOW_PORT}"
+    if server := server_address(record.tracking_uri):
+        return [("Compare in MLflow", f"{server}{record.comparison}")]
     return [
-        ("Compare in MLflow", f"{program('mlflow')} {server}"),
-        ("", f"then open http://127.0.0.1:{MLFLOW_PORT}{record.comparison}"),
+        ("Compare in MLflow", opening_command(record.tracking_uri, program("mlflow"))),
+        ("", f"then open {LOCAL}{record.comparison}"),
     ]
 
 

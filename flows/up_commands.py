@@ -1,6 +1,7 @@
 """``watershed up``: everything that a person needs beside the jobs, in one command."""
 
 import os
+from collections.abc import Sized
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
@@ -17,7 +18,7 @@ from tasks.services.errors import ServicesError
 from tasks.services.lifecycle import Lifecycle
 from tasks.services.plan import POOL
 from tasks.services.preparing import prepare_external, prepare_own
-from tasks.services.serving import stop_leftover
+from tasks.services.serving import await_leftovers
 from tasks.services.state import (
     Services,
     claimed,
@@ -98,7 +99,7 @@ def up(
         if not is_ours:
             _show_the_first(directory)
         try:
-            _clear(directory)
+            _clear(directory, stops)
             if external:
                 plan = prepare_external(directory, pool, os.environ, has_worker=not no_worker)
             else:
@@ -122,8 +123,8 @@ def up(
     leave(0 if went_well else EXIT_FAILED)
 
 
-def _clear(directory: Path) -> None:
-    """Stop what an ``up`` that was killed has left, and forget it.
+def _clear(directory: Path, stops: Sized) -> None:
+    """Forget an ``up`` that was killed, and wait until what it has left is gone.
 
     Raises:
         ServicesError: It was on another host.
@@ -131,10 +132,15 @@ def _clear(directory: Path) -> None:
     services = read_services(directory)
     if services is None:
         return
-    for kept in leftovers(services):
-        say(f"An earlier `up` has left its {kept.name} (process {kept.pid}); it is stopped.")
-        stop_leftover(kept)
-    forget_services(directory)
+    left = leftovers(services)
+    forget_services(directory)  # first: others would take what is in it for what is up now
+    for kept in left:
+        say(
+            f"The {kept.name} of an earlier `up` (process {kept.pid}) is stopping; that is awaited."
+        )
+    await_leftovers(left, stops)
+    if stops:
+        leave(0)
 
 
 def _show_the_first(directory: Path) -> None:

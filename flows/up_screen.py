@@ -1,5 +1,6 @@
 """What ``watershed up`` looks like: the addresses, and one line that says how all are."""
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
@@ -105,14 +106,17 @@ def _changing_line(console: Console) -> Iterator[Callable[[str], None]]:
 
 
 def print_line(console: Console, text: str, style: str = "") -> None:
-    """Print a line, however long, as it is.
+    """Print a line, however long, as it is; where nobody reads any more, nothing.
+
+    ``up | tee`` loses its reader with the same Ctrl-C, and has still to stop its servers.
 
     Args:
         console: Where to.
         text: The line.
         style: How it looks.
     """
-    console.print(Text(text, style), soft_wrap=True)
+    with contextlib.suppress(OSError, SystemExit):  # the latter is Rich's answer to a broken pipe
+        console.print(Text(text, style), soft_wrap=True)
 
 
 def waiting_line(waiting: Mapping[str, str], elapsed_s: float) -> str:

@@ -148,9 +148,9 @@ def child_environment(own: Mapping[str, str], job: FlowRunJob) -> dict[str, str]
         job: The job.
 
     Returns:
-        The job's, without what is of Prefect and of Watershed in it, but with what ``job.json`` and
-        the file of secrets say. The variables of Slurm stay, as the flow may want to know what it
-        has; our own calls of sbatch leave them out.
+        The job's, without what is of Prefect and of our own job in it, but with what ``job.json``
+        and the file of secrets say. The variables of Slurm stay, as the flow may want to know what
+        it has; our own calls of sbatch leave them out.
 
     Raises:
         UnsafeFile: The file of secrets cannot be used.

@@ -61,7 +61,7 @@ def _run(directory: RunDirectory) -> Result:
             message = f"cannot run {shlex.join(command)}: {error}; set the pool's command or python"
             raise JobError("configuration", message) from error
         code = _ended(process, request)
-    if request.is_made:
+    if request.is_made and code:  # without one the flow run has come to its end all the same
         if job.continue_at_time_limit:
             _leave_checkpoint(directory)
         return Result(status="interrupted", message="stopped; the flow run may go on in a new job")

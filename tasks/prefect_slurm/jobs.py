@@ -10,7 +10,7 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,16 +21,18 @@ from tasks.prefect_slurm.records import MODULE, FlowRunJob, read_flow_run_job
 from tasks.runtime.atomic_files import write_atomically
 from tasks.runtime.run_directory import RunDirectory
 from tasks.runtime.signs import EXIT
+from tasks.slurm import preflight
 from tasks.slurm.background import Background, ReconcilerStopped
 from tasks.slurm.calls import Clock
 from tasks.slurm.commands import SlurmCli, run_command
 from tasks.slurm.entries import JOB_COLUMNS, Entry, LedgerState, entry_of
+from tasks.slurm.errors import SlurmError
 from tasks.slurm.leader import Leadership
 from tasks.slurm.ledger import Ledger
 from tasks.slurm.ledger_file import LedgerFile, state_directory
 from tasks.slurm.plan import JobPlan
 from tasks.slurm.reconciler import Reconciler
-from tasks.slurm.sightings import Slurm
+from tasks.slurm.sightings import Partition, Slurm
 from tasks.slurm.slurm_launcher import LEDGER_NAME
 
 _log = logging.getLogger(__name__)
@@ -38,6 +40,9 @@ _log = logging.getLogger(__name__)
 _LOCK_NAME = "leader.lock"
 _LOOK_S = 0.1
 _NOT_SUBMITTED = {LedgerState.PLANNED, LedgerState.SUBMITTING}
+_LIVE = ", ".join(f"'{one}'" for one in LedgerState if not one.job_state.is_final)
+_PARTITIONS_S = 60.0
+"""So long an answer about the partitions is good: many flow runs may begin at once."""
 _TOLD = "told"
 """In a run directory that is over, and of whose end Prefect has been told."""
 
@@ -98,6 +103,11 @@ class FlowRunJobs:
         self._lock = threading.Lock()
         self._jobs: dict[str, FlowRunJob] = {}
         self._told: set[str] = set()
+        self._partitions: list[Partition] = []
+        self._asked_s = -_PARTITIONS_S
+        self._last_row = 0
+        self._newest: dict[str, int] = {}
+        self._untold: set[str] = set()
 
     def _begin(self) -> Background:
         self._leadership = Leadership(self.state_dir / _LOCK_NAME)
@@ -115,14 +125,16 @@ class FlowRunJobs:
         Returns:
             The faults, for people; none while Slurm does not answer: the job waits in the ledger.
         """
-        from tasks.slurm import preflight  # noqa: PLC0415
-        from tasks.slurm.errors import SlurmError  # noqa: PLC0415
-
-        try:
-            return [str(fault) for fault in preflight.faults(resources, self._slurm.partitions())]
-        except SlurmError as error:
-            _log.warning("not checked against the cluster's partitions: %s", error)
+        if time.monotonic() - self._asked_s >= _PARTITIONS_S:
+            try:
+                self._partitions = self._slurm.partitions()
+            except SlurmError as error:
+                _log.warning("not checked against the cluster's partitions: %s", error)
+                self._partitions = []
+            self._asked_s = time.monotonic()
+        if not self._partitions:
             return []
+        return [str(fault) for fault in preflight.faults(resources, self._partitions)]
 
     def submit(
         self,
@@ -169,6 +181,13 @@ class FlowRunJobs:
 
     def _run_dir(self, flow_run_dir: Path) -> Path:
         """Return the newest run directory if it is not over, else the next one."""
+        live = self._ledger.file.read(
+            "SELECT run_dir FROM jobs"  # noqa: S608  our own words
+            f" WHERE state IN ({_LIVE}) AND substr(study_dir, ?) = ?",
+            (-len(flow_run_dir.name) - 1, f"/{flow_run_dir.name}"),
+        )
+        if live:  # perhaps elsewhere: the pool's ``runs_dir`` may have been changed since
+            return Path(live[0][0])
         numbers = [
             int(path.name)
             for path in (flow_run_dir.iterdir() if flow_run_dir.is_dir() else ())
@@ -178,6 +197,18 @@ class FlowRunJobs:
         if newest and not self._is_over(flow_run_dir / str(newest)):
             return flow_run_dir / str(newest)
         return flow_run_dir / str(newest + 1)
+
+    def may_live(self, run_dir: str) -> bool:
+        """Say whether a job may be alive, as far as can be seen from here.
+
+        Args:
+            run_dir: Its run directory. It may be another user's, whose ledger and files we do not
+                see; then nothing says that the job is over.
+        """
+        try:
+            return not self._is_over(Path(run_dir))
+        except OSError:
+            return True
 
     def _is_over(self, run_dir: Path) -> bool:
         entry = self._ledger.entry(str(run_dir))
@@ -193,20 +224,35 @@ class FlowRunJobs:
 
         Of all workers of the user on this cluster.
         """
+        with self._lock:
+            entries = {entry.run_dir: entry for entry in self._alive_or_new()}
+            for run_dir in self._untold - entries.keys():
+                if entry := self._ledger.entry(run_dir):
+                    entries[run_dir] = entry
+            for entry in entries.values():
+                number = max(_number(entry), self._newest.get(entry.study_dir, 0))
+                self._newest[entry.study_dir] = number
+            untold = [entry for entry in entries.values() if not self._is_told(entry)]
+            self._untold = {entry.run_dir for entry in untold}
+            return [
+                FlowRunEntry(entry, job, _number(entry) == self._newest[entry.study_dir])
+                for entry in untold
+                if (job := self._job(entry.run_dir))
+            ]
+
+    def _alive_or_new(self) -> Iterator[Entry]:
+        """Read what is alive, and what has been added since the last time, from the indices.
+
+        The ledger keeps all jobs that there have ever been, and is asked every two seconds.
+        """
+        ((last_row,),) = self._ledger.file.read("SELECT coalesce(max(rowid), 0) FROM jobs")
         rows = self._ledger.file.read(
-            f"SELECT {JOB_COLUMNS} FROM jobs WHERE instr(plan, ?) ORDER BY rowid",  # noqa: S608
-            (f'"module":"{MODULE}"',),
+            f"SELECT {JOB_COLUMNS} FROM jobs"  # noqa: S608  our own words
+            f" WHERE (rowid > ? OR state IN ({_LIVE})) AND instr(plan, ?)",
+            (self._last_row, f'"module":"{MODULE}"'),
         )
-        entries = [entry_of(row) for row in rows]
-        newest: dict[str, int] = {}
-        for entry in entries:
-            number = _number(entry)
-            newest[entry.study_dir] = max(number, newest.get(entry.study_dir, 0))
-        return [
-            FlowRunEntry(entry, job, _number(entry) == newest[entry.study_dir])
-            for entry in entries
-            if not self._is_told(entry) and (job := self._job(entry.run_dir))
-        ]
+        self._last_row = last_row
+        return map(entry_of, rows)
 
     def entry(self, run_dir: str) -> Entry | None:
         """Return a job as it stands in the ledger; None if it is not there."""
@@ -215,6 +261,7 @@ class FlowRunJobs:
     def told(self, run_dir: str) -> None:
         """Take note that Prefect knows how a job has ended."""
         self._told.add(run_dir)
+        self._jobs.pop(run_dir, None)
         with contextlib.suppress(OSError):
             (Path(run_dir) / _TOLD).touch(mode=0o600)
 

@@ -7,6 +7,7 @@ jobs of an earlier worker are in the ledger, and flow runs that were cancelled a
 import asyncio
 import logging
 import os
+import sqlite3
 import time
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -46,6 +47,8 @@ from tasks.slurm.results import slurm_output
 _T = TypeVar("_T")
 
 _POLL_S = 2.0
+_SHARE = 4.0
+"""Least pause after a look, in units of what it took: thousands of flow runs take seconds."""
 _PAGE = 200
 _QUEUED_AGAIN_S = 30.0
 """Least time between two reasons that are told; a busy queue changes them often."""
@@ -60,6 +63,7 @@ _LOST_EVERY_S = 15.0
 _LOST_AFTER_S = 120.0
 """A flow run that is Pending for so long, and has no job, was lost by a worker that died."""
 _TAIL_BYTES = 16_384
+_ENDING = {StateType.CANCELLING, StateType.CANCELLED, StateType.COMPLETED}
 
 
 class Observer:
@@ -103,10 +107,11 @@ class Observer:
             try:
                 async with get_client() as client:
                     while True:
+                        begun_s = self._clock()
                         await self.look(client)
                         self._say_trouble("")
-                        await asyncio.sleep(_POLL_S)
-            except (httpx.HTTPError, PrefectException, OSError) as error:
+                        await asyncio.sleep(max(_POLL_S, _SHARE * (self._clock() - begun_s)))
+            except (httpx.HTTPError, PrefectException, OSError, sqlite3.OperationalError) as error:
                 self._say_trouble(f"Prefect cannot be told of the jobs for now: {error!r}")
             except Exception:  # nobody else would look after the jobs
                 self._logger.exception("The jobs of flow runs could not be looked after")
@@ -144,10 +149,9 @@ class Observer:
     ) -> None:
         entry, state = one.entry, flow_run.state if flow_run is not None else None
         kind = state.type if state is not None else None
-        is_cancelled = kind in {StateType.CANCELLING, StateType.CANCELLED}
-        cancelling_s = self._for_s("cancelling", entry.run_dir, holds=is_cancelled)
-        what = deed(entry, kind, is_newest=one.is_newest, cancelling_s=cancelling_s)
-        ended_s = self._for_s("ended", entry.run_dir, holds=what is Deed.TELL_CRASHED)
+        ended_s = self._for_s("ended", entry.run_dir, holds=kind in _ENDING)
+        what = deed(entry, kind, is_newest=one.is_newest, ended_s=ended_s)
+        silent_s = self._for_s("silent", entry.run_dir, holds=what is Deed.TELL_CRASHED)
         missing_s = self._for_s("missing", entry.run_dir, holds=flow_run is None)
         if flow_run is None or state is None:
             if one.is_final and missing_s >= _DELETED_AFTER_S:
@@ -155,7 +159,7 @@ class Observer:
             return
         await self._keep(client, one, flow_run)
         if what is Deed.CANCEL:
-            flow_run_logger(flow_run).info("The flow run was cancelled: its job is cancelled, too")
+            flow_run_logger(flow_run).info("The flow run is %s: its job is cancelled", state.name)
             await _threaded(partial(self._jobs.cancel, [entry.run_dir]))
         elif what is Deed.TELL_QUEUED:
             await self._tell_queued(client, one, flow_run)
@@ -166,7 +170,7 @@ class Observer:
             )
         elif what is Deed.TELL_CRASHED:
             # The engine may have told the end while we read; what it says goes before.
-            if ended_s >= _CONFIRM_S and flow_run.id not in self._submitting():
+            if silent_s >= _CONFIRM_S and flow_run.id not in self._submitting():
                 self._log_end(one, flow_run)
                 await _set(client, flow_run, Crashed(message=crashed_message(entry)))
         elif what is Deed.CLOSE:
@@ -238,12 +242,14 @@ class Observer:
                 del self._since_s[kind, name]
 
     async def _has_job(self, flow_run: FlowRun) -> bool:
-        """Whether its job is alive, or may be: on another cluster. An earlier one's id stays."""
+        """Whether its job is or may be alive: on another cluster, or of another user's worker.
+
+        The id of an earlier job stays until there is another one.
+        """
         cluster, _, run_dir = (flow_run.infrastructure_pid or "").partition(":")
         if cluster != self._jobs.cluster:
             return bool(cluster)
-        entry = await _threaded(partial(self._jobs.entry, run_dir))
-        return entry is not None and not entry.state.job_state.is_final
+        return await _threaded(partial(self._jobs.may_live, run_dir))
 
     def _for_s(self, kind: str, name: str, *, holds: bool) -> float:
         """Return for how long something has held; 0 from the look on that finds it."""

@@ -207,6 +207,10 @@ class SlurmJobConfiguration(BaseJobConfiguration):
             faults.append(
                 Fault(path="python", message=f"{self.python!r} is relative; write the whole path")
             )
+        try:
+            self.command_words()
+        except ValueError as error:
+            faults.append(Fault(path="command", message=f"{self._own_command!r}: {error}"))
         return faults
 
     def environment(self) -> dict[str, str]:

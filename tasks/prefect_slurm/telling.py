@@ -17,6 +17,10 @@ from tasks.slurm.waiting import why_waiting
 
 HOOKS_S = 4.0
 """A flow that runs has so long to stop by itself, with its hooks, before its job is cancelled."""
+REQUEUED_S = 30.0
+"""A job that has waited for so long since its flow run ended was queued again, and would begin it
+anew: Prefect lets it. After other ends than Completed the next attempt may go on: a flow that is
+preempted may fail or crash of it."""
 _MOST_LINES = 15
 _LONGEST_LINE = 300
 
@@ -30,7 +34,7 @@ class Deed(StrEnum):
 
     NOTHING = "nothing"
     CANCEL = "cancel"
-    """Cancel the job: its flow run was cancelled."""
+    """Cancel the job: its flow run was cancelled, or has completed and would begin anew."""
     TELL_QUEUED = "tell queued"
     """Tell why it waits."""
     TELL_CRASHED = "tell crashed"
@@ -42,7 +46,7 @@ class Deed(StrEnum):
 
 
 def deed(
-    entry: Entry, state: StateType | None, *, is_newest: bool = True, cancelling_s: float = 0.0
+    entry: Entry, state: StateType | None, *, is_newest: bool = True, ended_s: float = 0.0
 ) -> Deed:
     """Say what is to be done about a job.
 
@@ -51,7 +55,7 @@ def deed(
         state: State of its flow run; None if Prefect does not have it. That ends nothing: a server
             with an empty database has not cancelled what runs.
         is_newest: Whether it is the newest job of its flow run.
-        cancelling_s: Seconds since the flow run was first seen as cancelled.
+        ended_s: Seconds since the flow run was first seen as cancelled or completed.
 
     Returns:
         The deed.
@@ -66,8 +70,10 @@ def deed(
         return Deed.TELL_CRASHED if state in _UNDER_WAY else Deed.CLOSE
     if state in _CANCELLED:
         is_stopping = state is StateType.CANCELLING and entry.state is LedgerState.RUNNING
-        is_time = not is_stopping or cancelling_s >= HOOKS_S
+        is_time = not is_stopping or ended_s >= HOOKS_S
         return Deed.CANCEL if is_time and not entry.wish_cancel else Deed.NOTHING
+    if state is StateType.COMPLETED and entry.state in _IN_QUEUE and ended_s >= REQUEUED_S:
+        return Deed.NOTHING if entry.wish_cancel else Deed.CANCEL
     if state is StateType.PENDING and entry.state in _IN_QUEUE:
         return Deed.TELL_QUEUED
     return Deed.NOTHING

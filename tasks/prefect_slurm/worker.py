@@ -37,6 +37,7 @@ from tasks.prefect_slurm.pool import (
     SlurmWorkerResult,
 )
 from tasks.prefect_slurm.records import FlowRunJob
+from tasks.prefect_slurm.telling import in_words_of_the_pool
 from tasks.slurm.errors import SlurmError
 from tasks.slurm.ledger_file import LedgerError
 from tasks.slurm.redaction import redact
@@ -65,6 +66,7 @@ class SlurmWorker(BaseWorker[SlurmJobConfiguration, SlurmVariables, SlurmWorkerR
         super().__init__(*args, **kwargs)
         self._flow_run_jobs: FlowRunJobs | None = None
         self._observing: asyncio.Task[None] | None = None
+        self._asking = asyncio.Lock()
 
     async def __aenter__(self) -> Self:
         """Find Slurm and the ledger, then start as all workers do; see to the jobs from now on.
@@ -127,10 +129,13 @@ class SlurmWorker(BaseWorker[SlurmJobConfiguration, SlurmVariables, SlurmWorkerR
             OSError: The run directory cannot be written.
         """
         resources = configuration.asked()
-        self._check_secrets(configuration)
+        await anyio.to_thread.run_sync(self._check_secrets, configuration)
         jobs = self._jobs
-        if found := await anyio.to_thread.run_sync(partial(jobs.partitions_faults, resources)):
-            raise PoolFault(f"the cluster cannot give what is asked for: {'; '.join(found)}")
+        async with self._asking:  # of many flow runs, one asks; the others need no thread to wait
+            found = await anyio.to_thread.run_sync(partial(jobs.partitions_faults, resources))
+        if found:
+            words = in_words_of_the_pool("; ".join(found))
+            raise PoolFault(f"the cluster cannot give what is asked for: {words}")
         if not await self._is_wanted(flow_run):
             if task_status is not None:
                 task_status.started("")
@@ -234,7 +239,7 @@ class SlurmWorker(BaseWorker[SlurmJobConfiguration, SlurmVariables, SlurmWorkerR
 
 
 def _server() -> str:
-    return redact(str(get_current_settings().api.url or ""))
+    return redact(str(get_current_settings().api.url or "")).rstrip("/")
 
 
 def _expanded(path: str | None) -> Path | None:

@@ -48,14 +48,21 @@ def parse_database(url: str, *, is_option: bool) -> Databases:
     Raises:
         ServicesError: It is no such URL, or has a password and was given on the command line.
     """
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:  # its message may have a part of the password
+        raise ServicesError(
+            "--database: the URL has a faulty host or port; characters such as / or @ in a "
+            "password are written %2F, %40"
+        ) from None
     if parts.scheme not in _SCHEMES or (not parts.hostname and "host=" not in parts.query):
-        shown = urlunsplit(parts._replace(netloc=_without_password(parts)))
+        shown = urlunsplit(parts._replace(netloc=_without_password(parts), query=""))
         raise ServicesError(
             f"--database {shown}: no PostgreSQL URL; write postgresql://USER@HOST:PORT/ (databases "
             "prefect and mlflow) or postgresql://USER@HOST:PORT/NAME (NAME_prefect, NAME_mlflow)"
         )
-    if is_option and parts.password:
+    if is_option and (parts.password or "password=" in parts.query):
         raise ServicesError(
             "--database has a password, which every user of this machine could read; put the URL "
             f"in the variable {VARIABLE}, or the password in PGPASSWORD or in ~/.pgpass"
@@ -94,7 +101,7 @@ def _connect(name: str, url: str) -> None:
     try:
         with psycopg.connect(url, connect_timeout=_CONNECT_TIMEOUT_S) as connection:
             encoding = connection.info.parameter_status("server_encoding")
-    except psycopg.OperationalError as error:
+    except psycopg.Error as error:
         parts = urlsplit(url)
         lines = [line for line in str(error).splitlines() if line.strip()]
         words = lines[0].strip() if lines else "no connection"
@@ -116,6 +123,8 @@ def _advice(words: str, name: str, parts: SplitResult) -> str:
     if "does not exist" in words and f'"{name}"' in words:
         options = f"{host}{port}{owner} -E UTF8 -T template0"
         return f"; make it, as a user who may, with: createdb{options} {name}"
+    if words.startswith("invalid"):
+        return "; mend the URL (in a password, % is written %25)"
     if "password" in words or "authentication" in words:
         return f"; set PGPASSWORD, or ~/.pgpass, or {VARIABLE} with the whole URL"
     return "; is it running there, and may this machine connect?"

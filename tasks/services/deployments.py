@@ -76,7 +76,8 @@ def render(
     ]
     text = yaml.safe_dump({**written, "build": None, "deployments": chosen}, sort_keys=False)
     for step, output in found.items():
-        text = text.replace(f"{{{{ {step}.stdout }}}}", output)
+        quoted = output.replace("'", "''")  # a place in braces is written between single quotes
+        text = text.replace(f"{{{{ {step}.stdout }}}}", quoted)
     return text
 
 

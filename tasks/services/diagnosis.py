@@ -115,16 +115,17 @@ def _is_known_to_mlflow(revision: str) -> bool:
     return any(list(path.glob(f"{revision}_*.py")) for path in versions)
 
 
-def end_of_log(path: Path) -> str:
+def end_of_log(path: Path, since: int = 0) -> str:
     """Return the end of a log; empty if there is none.
 
     Args:
         path: The log.
+        since: What is before this byte is left out.
     """
     try:
         with path.open("rb") as file:
             file.seek(0, 2)
-            file.seek(max(0, file.tell() - _END_BYTES))
+            file.seek(max(since, file.tell() - _END_BYTES))
             return file.read().decode(errors="replace")
     except OSError:
         return ""

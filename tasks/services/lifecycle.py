@@ -21,8 +21,15 @@ from tasks.services.pools import (
     pool_type,
 )
 from tasks.services.processes import boot_id
-from tasks.services.serving import Served, ask_to_stop, restart, start
-from tasks.services.state import BEAT_S, Services, beat, forget_services, write_services
+from tasks.services.serving import Served, ask_to_stop, end_rest, restart, start
+from tasks.services.state import (
+    BEAT_S,
+    Services,
+    beat,
+    forget_services,
+    read_services,
+    write_services,
+)
 
 _POLL_S = 0.2
 _LOOK_S = 5.0
@@ -75,6 +82,7 @@ class Lifecycle:
         self._began = datetime.now(UTC)
         self._served: list[Served] = []
         self._lasting: dict[str, str] = {}
+        self._is_ours = True
         self._phase: Literal["starting", "up", "stopping"] = "starting"
 
     def run(self) -> bool:
@@ -119,6 +127,8 @@ class Lifecycle:
         self._wait_for_worker(deploying)
 
     def _start(self, service: Service) -> Served:
+        if self._stops:
+            raise _StopAskedError
         served = start(service)
         self._served.append(served)
         self._write()
@@ -189,12 +199,31 @@ class Lifecycle:
                 if served.has_ended:
                     self._mend(served)
             if now >= beat_s:
-                beat(self._plan.data)
+                self._beat()
                 beat_s = now + BEAT_S
             if now >= look_s:
                 self._look()
                 look_s = time.monotonic() + _LOOK_S
             time.sleep(_POLL_S)
+
+    def _beat(self) -> None:
+        """Show that we are up.
+
+        Raises:
+            ServicesError: Another host, which does not see our lock, has taken the directory.
+        """
+        data = self._plan.data
+        written = read_services(data)
+        if written is None:  # somebody has removed it
+            with contextlib.suppress(OSError):
+                self._write()
+        elif (written.host, written.pid) != (socket.gethostname(), os.getpid()):
+            self._is_ours = False
+            raise ServicesError(
+                f"an `up` on {written.host} (process {written.pid}) has taken {data}, too; two "
+                "must not write to the same databases: stop one, or name another --data"
+            )
+        beat(data)
 
     def _look(self) -> None:
         plan = self._plan
@@ -220,6 +249,7 @@ class Lifecycle:
             ServicesError: It has ended soon after its start, or again and again.
         """
         words = self._last_words(served)
+        end_rest(served)
         if not served.may_restart:
             raise ServicesError(words)
         self._screen.warn(f"{words}\nIt is started again.")
@@ -240,7 +270,8 @@ class Lifecycle:
     def _stop_all(self) -> None:
         self._phase = "stopping"
         with contextlib.suppress(OSError):
-            self._write()
+            if self._is_ours:
+                self._write()
         began_s = time.monotonic()
         servers = [one for one in self._served if one.service in self._plan.own]
         others = [one for one in self._served if one not in servers]
@@ -249,10 +280,14 @@ class Lifecycle:
             with contextlib.suppress(ServicesError):
                 forget_worker(self._plan.prefect, self._plan.pool, self._plan.worker)
         self._stop(servers, began_s)
-        forget_services(self._plan.data)
+        if self._is_ours:
+            forget_services(self._plan.data)
 
     def _stop(self, served: Sequence[Served], began_s: float) -> None:
         """Stop some servers, and wait until they are gone."""
+        for one in served:
+            if one.has_ended:
+                end_rest(one)
         going = [one for one in served if not one.has_ended]
         num_before = len(self._stops)
         for one in going:

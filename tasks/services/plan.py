@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from configs.directories import RUNS_DIR_VARIABLE
-from tasks.services.database import Databases
-from tasks.services.web import Server, mlflow_server, prefect_server
+from tasks.services.database import VARIABLE, Databases
+from tasks.services.web import Server, is_loopback, mlflow_server, prefect_server, unproxied
 
 POOL = "watershed"
 """Name of the work pool where nobody has named another."""
@@ -29,9 +29,17 @@ _QUIET = {
     "PYTHONUNBUFFERED": "1",
 }
 _OTHERS_PREFECT = ("PREFECT_API_URL", "PREFECT_API_KEY", "PREFECT_PROFILE", "PREFECT_PROFILES_PATH")
-_SECRETS = ("WATERSHED_DATABASE", "PGPASSWORD", "PREFECT_SERVER_DATABASE_CONNECTION_URL")
+_SECRETS = (
+    VARIABLE,
+    "PGPASSWORD",
+    "PREFECT_SERVER_DATABASE_CONNECTION_URL",
+    "PREFECT_API_DATABASE_CONNECTION_URL",  # its name before Prefect 3, which still counts
+    "PREFECT_SERVER_DATABASE_PASSWORD",
+    "PREFECT_API_DATABASE_PASSWORD",
+    "MLFLOW_BACKEND_STORE_URI",
+)
+"""What servers need, and flow runs and their jobs do not."""
 _ANYWHERE = ("0.0.0.0", "::")  # noqa: S104  what a user may ask for
-_LOCAL_HOSTS = "127.0.0.1,localhost"
 _QUERY_S = "3"
 """How often our own worker asks our own server for work; 15 s of Prefect's feel dead."""
 
@@ -116,7 +124,8 @@ def client_host(host: str) -> str:
     Args:
         host: The address that it binds to.
     """
-    named = "127.0.0.1" if host in _ANYWHERE else host
+    # A server that binds to :: is not reached by IPv4: asyncio keeps the two apart.
+    named = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
     return f"[{named}]" if ":" in named else named
 
 
@@ -169,7 +178,8 @@ def prefect_service(
     own = {
         "PREFECT_HOME": str(data / "prefect"),
         "PREFECT_API_URL": api,
-        "PREFECT_UI_API_URL": f"http://{public_host(host)}:{port}/api",
+        "PREFECT_UI_API_URL": environment.get("PREFECT_UI_API_URL")  # of a proxy, say
+        or f"http://{public_host(host)}:{port}/api",
     }
     if databases is not None:
         own["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = databases.prefect
@@ -177,7 +187,7 @@ def prefect_service(
     return Service(
         name=PREFECT,
         command=(sys.executable, *command),
-        environment=_without(environment, "WATERSHED_DATABASE", *_OTHERS_PREFECT) | _QUIET | own,
+        environment=_without(environment, VARIABLE, *_OTHERS_PREFECT) | _QUIET | own,
         log=data / "logs" / "prefect.log",
         server=prefect_server(api, environment),
         health="/health",
@@ -216,28 +226,14 @@ def mlflow_service(
         own["MLFLOW_DEFAULT_ARTIFACT_ROOT"] = artifacts
     else:
         own["MLFLOW_BACKEND_STORE_URI"] = databases.mlflow
-    if host in _ANYWHERE or client_host(host) not in _LOCAL_HOSTS:
-        own.setdefault("MLFLOW_SERVER_ALLOWED_HOSTS", _allowed_hosts(host))
-    command = (
-        "-m",
-        "mlflow",
-        "server",
-        "--uvicorn-opts",
-        "--no-access-log",
-        "--workers",
-        "1",
-        "--host",
-        host,
-        "--port",
-        str(port),
-    )
+    if not is_loopback(host) and not environment.get("MLFLOW_SERVER_ALLOWED_HOSTS"):
+        own["MLFLOW_SERVER_ALLOWED_HOSTS"] = _allowed_hosts(host)
+    command = ("-m", "mlflow", "server", "--uvicorn-opts", "--no-access-log", "--workers", "1")
     url = f"http://{client_host(host)}:{port}"
     return Service(
         name=MLFLOW,
-        command=(sys.executable, *command),
-        environment=_without(environment, "WATERSHED_DATABASE", "MLFLOW_TRACKING_URI")
-        | _QUIET
-        | own,
+        command=(sys.executable, *command, "--host", host, "--port", str(port)),
+        environment=_without(environment, VARIABLE, "MLFLOW_TRACKING_URI") | _QUIET | own,
         log=data / "logs" / "mlflow.log",
         server=mlflow_server(url, environment),
         health="/health",
@@ -273,11 +269,8 @@ def client_environment(
         "PREFECT_WORKER_QUERY_SECONDS": environment.get("PREFECT_WORKER_QUERY_SECONDS", _QUERY_S),
         "MLFLOW_TRACKING_URI": addresses.mlflow,
     }
-    unproxied = {
-        name: ",".join(filter(None, [environment.get(name), _LOCAL_HOSTS]))
-        for name in ("NO_PROXY", "no_proxy")
-    }
-    return _without(environment, *_SECRETS, *_OTHERS_PREFECT) | _QUIET | own | unproxied
+    kept = _without(environment, *_SECRETS, *_OTHERS_PREFECT)
+    return kept | _QUIET | own | unproxied(environment)
 
 
 def worker_service(data: Path, pool: str, name: str, environment: Mapping[str, str]) -> Service:

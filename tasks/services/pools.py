@@ -1,7 +1,6 @@
 """Work pools of a Prefect server: made where they are absent, and who serves them."""
 
 import socket
-from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
@@ -208,13 +207,12 @@ def checkouts_of(server: Server, pool: str) -> list[str]:
     return sorted(directories)
 
 
-def num_flow_runs(server: Server, pool: str, states: Sequence[str] = _ACTIVE) -> int:
+def num_flow_runs(server: Server, pool: str) -> int:
     """Count the flow runs of a pool that are at work.
 
     Args:
         server: The Prefect server.
         pool: The pool.
-        states: Types of the states that count.
 
     Raises:
         UnreachableError: Prefect does not answer.
@@ -222,7 +220,7 @@ def num_flow_runs(server: Server, pool: str, states: Sequence[str] = _ACTIVE) ->
     """
     body = {
         "work_pools": {"name": {"any_": [pool]}},
-        "flow_runs": {"state": {"type": {"any_": list(states)}}},
+        "flow_runs": {"state": {"type": {"any_": _ACTIVE}}},
     }
     found = server.ask("/flow_runs/count", body)
     if not isinstance(found, int):

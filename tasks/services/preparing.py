@@ -4,7 +4,7 @@ import socket
 from collections.abc import Mapping
 from pathlib import Path
 
-from tasks.services.database import Databases, check_databases, parse_database
+from tasks.services.database import VARIABLE, Databases, check_databases, parse_database
 from tasks.services.deployments import chosen_names, deploy_command, write_deployments
 from tasks.services.errors import ServicesError
 from tasks.services.plan import (
@@ -96,7 +96,7 @@ def _other_port(host: str, port: int, taken: int) -> int:
 def _databases(database: str | None, environment: Mapping[str, str]) -> Databases | None:
     if not database:
         return None
-    is_option = environment.get("WATERSHED_DATABASE") != database
+    is_option = environment.get(VARIABLE) != database
     databases = parse_database(database, is_option=is_option)
     check_databases(databases)
     return databases

@@ -6,11 +6,19 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence, Sized
 from dataclasses import dataclass, field
 
 from tasks.services.diagnosis import end_of_log
 from tasks.services.plan import Service
-from tasks.services.processes import Process, identify, is_running
+from tasks.services.processes import (
+    Process,
+    all_processes,
+    command_of,
+    identify,
+    is_running,
+    session_of,
+)
 from tasks.services.state import KeptProcess
 
 _GRACE_S = 10.0
@@ -54,12 +62,7 @@ class Served:
 
     def log(self) -> str:
         """Return what it has written since it was started, the end of it."""
-        try:
-            size = self.service.log.stat().st_size
-        except OSError:
-            return ""
-        text = end_of_log(self.service.log)
-        return text.encode()[-max(0, size - self.log_start) :].decode(errors="replace")
+        return end_of_log(self.service.log, self.log_start)
 
     def kept(self) -> KeptProcess:
         """Return what is written down of it."""
@@ -126,17 +129,36 @@ def ask_to_stop(served: Served) -> None:
         served.process.send_signal(signal.SIGTERM)
 
 
-def stop_leftover(kept: KeptProcess) -> None:
-    """Stop what an ``up`` that is no more has left, and wait until it is gone.
+def end_rest(served: Served) -> None:
+    """End what a keeper has left that was itself killed, so that its port is free again.
 
     Args:
-        kept: What it is.
+        served: The server, whose keeper has ended.
     """
-    process = Process(kept.pid, kept.start_ticks)
+    if (served.process.returncode or 0) < 0:
+        _end_session(served.process.pid, served.service.first)
+
+
+def await_leftovers(left: Sequence[KeptProcess], stops: Sized) -> None:
+    """Wait for the keepers of an ``up`` that is no more; what lasts too long is killed.
+
+    They are stopping in good order since it has gone; a signal now would end their patience.
+
+    Args:
+        left: The keepers.
+        stops: Requests to stop so far; one more ends our patience.
+    """
+    processes = [Process(one.pid, one.start_ticks) for one in left]
     deadline = time.monotonic() + PATIENCE_S + 2 * _GRACE_S
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.kill(kept.pid, signal.SIGTERM)
-        while is_running(process) and time.monotonic() < deadline:
-            time.sleep(_POLL_S)
-        if is_running(process):
-            os.killpg(kept.pid, signal.SIGKILL)
+    while any(map(is_running, processes)) and time.monotonic() < deadline and not stops:
+        time.sleep(_POLL_S)
+    for process in filter(is_running, processes):
+        _end_session(process.pid)
+
+
+def _end_session(session: int, gently: str = "") -> None:
+    """Kill the processes of a session, and interrupt those with some words in their command."""
+    for pid in [one for one in all_processes() if session_of(one) == session]:
+        is_gentle = gently and gently in command_of(pid)
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, signal.SIGINT if is_gentle else signal.SIGKILL)

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -82,10 +83,8 @@ class Services(BaseModel):
     @property
     def is_reachable(self) -> bool:
         """Whether the addresses mean on this host what they mean on theirs."""
-        return self.host == socket.gethostname() or not any(
-            is_loopback(url.split("//")[-1].rpartition(":")[0])
-            for url in (self.prefect_ui, self.mlflow)
-        )
+        hosts = [urlsplit(url).hostname or "" for url in (self.prefect_ui, self.mlflow)]
+        return self.host == socket.gethostname() or not any(map(is_loopback, hosts))
 
 
 def write_services(data: Path, services: Services) -> None:

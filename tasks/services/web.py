@@ -1,6 +1,7 @@
 """Asks servers over HTTP: JSON in, JSON out, and in words what goes wrong."""
 
 import base64
+import http.client
 import json
 import urllib.error
 import urllib.request
@@ -15,6 +16,7 @@ from tasks.services.errors import RefusedError, UnreachableError
 _TIMEOUT_S = 10.0
 _REFUSALS = (401, 403)
 _LONGEST_WORDS = 300
+_LOCAL_HOSTS = "127.0.0.1,localhost"
 
 
 @dataclass(frozen=True)
@@ -54,22 +56,26 @@ class Server:
             RefusedError: 401 or 403.
             UnreachableError: No answer, or another error.
         """
-        request = urllib.request.Request(  # noqa: S310  http or https, as is checked below
-            self.url + path,
-            data=None if body is None else json.dumps(body).encode(),
-            headers={"Content-Type": "application/json", **self.headers},
-            method=method,
-        )
-        if request.type not in {"http", "https"}:
+        if not self.url.startswith(("http://", "https://")):
             raise UnreachableError(f"{self.name}: {self.url} is no address of http or https")
         try:
+            request = urllib.request.Request(  # noqa: S310  http or https, as was checked
+                self.url + path,
+                data=None if body is None else json.dumps(body).encode(),
+                headers={"Content-Type": "application/json", **self.headers},
+                method=method,
+            )
             with self._opener().open(request, timeout=timeout_s) as answer:
                 text = answer.read()
         except urllib.error.HTTPError as error:
             raise self._told(error) from error
-        except OSError as error:
-            reason = getattr(error, "reason", None) or error.strerror or error
-            words = getattr(reason, "strerror", None) or reason
+        except (
+            OSError,
+            http.client.HTTPException,
+            ValueError,
+        ) as error:  # the last: of the address
+            reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
+            words = str(getattr(reason, "strerror", None) or reason).strip()
             raise UnreachableError(f"{self.name} at {self.url} does not answer: {words}") from error
         try:
             return json.loads(text) if text else None
@@ -122,8 +128,19 @@ def without_password(url: str) -> str:
     Args:
         url: The URL.
     """
-    parts = urlsplit(url)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+    return _split_login(url)[1]
+
+
+def unproxied(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables that keep clients on this machine from asking a proxy for it.
+
+    Args:
+        environment: Environment variables; the hosts that they name stay.
+    """
+    return {
+        name: ",".join(filter(None, [environment.get(name), _LOCAL_HOSTS]))
+        for name in ("NO_PROXY", "no_proxy")
+    }
 
 
 def prefect_server(api_url: str, environment: Mapping[str, str]) -> Server:
@@ -151,12 +168,22 @@ def mlflow_server(tracking_uri: str, environment: Mapping[str, str]) -> Server:
     headers = {}
     user = environment.get("MLFLOW_TRACKING_USERNAME")
     pair = f"{user}:{environment.get('MLFLOW_TRACKING_PASSWORD', '')}" if user else ""
-    pair = pair or urlsplit(tracking_uri).netloc.rpartition("@")[0]
+    pair = pair or _split_login(tracking_uri)[0]
     if pair:
         headers["Authorization"] = _basic(pair)
     elif token := environment.get("MLFLOW_TRACKING_TOKEN"):
         headers["Authorization"] = f"Bearer {token}"
     return Server("the MLflow server", without_password(tracking_uri).rstrip("/"), headers)
+
+
+def _split_login(url: str) -> tuple[str, str]:
+    """The login of a URL, and the URL without it."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # told when it is asked
+        return "", url.rpartition("@")[2]
+    login, _, host = parts.netloc.rpartition("@")
+    return login, urlunsplit(parts._replace(netloc=host))
 
 
 def _basic(pair: str) -> str:

@@ -21,6 +21,8 @@ from tasks.slurm.slurm_launcher import LEDGER_NAME
 from tasks.slurm.waiting import why_waiting
 
 _LAST_LINES = 15
+_MOST_READ = 1 << 16
+"""Bytes of an output, of which there may be gigabytes."""
 
 
 @dataclass(frozen=True)
@@ -146,8 +148,13 @@ def last_lines(path: Path, number: int = _LAST_LINES) -> tuple[str, ...]:
     Raises:
         OSError: It cannot be read.
     """
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    return tuple(redact(line) for line in lines[-number:])
+    with path.open("rb") as file:
+        start = max(0, path.stat().st_size - _MOST_READ)
+        file.seek(start)
+        text = file.read(_MOST_READ).decode(errors="replace")
+    # Before it is cut into lines: a key is several.
+    lines = redact(text).splitlines()[1 if start else 0 :]
+    return tuple(lines[-number:])
 
 
 def ledgers() -> Iterator[Ledger]:

@@ -21,7 +21,7 @@ _POLL_S = 1.0
 _FAREWELL_S = 20.0
 """How long clients may take to notice that the server has finished."""
 _MOST_SHOWN = 1000
-"""Returns in a table of Prefect."""
+"""Returns of a block in the log, and in its table; all are in the run's directory."""
 
 
 def blocks_of(rounds: int, num_blocks: int = 10) -> list[tuple[int, int]]:
@@ -71,6 +71,8 @@ def follow_rounds(
                 break
             if line.round >= first:
                 lines.append(line)
+                if len(lines) > _MOST_SHOWN:
+                    continue
                 logger.info(
                     "round %d: worker %d of %s, delay %d, %d local steps",
                     line.round,

@@ -75,13 +75,15 @@ def cancelled_by_prefect(flow_run_id: str, cancel: Callable[[], None]) -> Iterat
     wish = Wish()
 
     def watch() -> None:
+        told = ""
         while not over.wait(_POLL_S):
             try:
                 if wish.note(state_of(flow_run_id)):
                     cancel()
                     return
-            except Exception:  # noqa: BLE001  nobody else would stop the jobs
-                _log.exception("the jobs could not be cancelled; it is tried again")
+            except Exception as error:  # noqa: BLE001  nobody else would stop the jobs
+                if told != (told := repr(error)):  # else a traceback every two seconds
+                    _log.exception("the jobs could not be cancelled; it is tried again")
 
     thread = threading.Thread(target=watch, name="cancellation", daemon=True)
     thread.start()

@@ -11,6 +11,7 @@ from prefect.states import Cancelled, Completed, Failed
 from configs.launchers import SlurmLauncherConfig
 from configs.study import Study
 from tasks.runtime.run_directory import RunDirectory
+from tasks.slurm.redaction import redact
 from tasks.steps.cancelling import Wish, state_of
 from tasks.steps.story import Logger
 from tasks.tracking.history import GOOD, read_state
@@ -18,6 +19,8 @@ from tasks.tracking.study_directory import StudyDirectory
 
 _PATIENCE_S = 600.0
 _POLL_S = 5.0
+_MOST_NAMED = 10
+"""Failed points in the message of a state."""
 
 
 def needs_no_job(run: RunDirectory) -> bool:
@@ -46,10 +49,10 @@ def final_state(directory: StudyDirectory) -> State[str]:
     ]
     path = str(directory.path)
     if failed:
-        return Failed(
-            message=f"{len(failed)} of {len(results)} points failed. " + "; ".join(failed),
-            data=path,
-        )
+        told = redact("; ".join(failed[:_MOST_NAMED]))
+        if len(failed) > _MOST_NAMED:
+            told += f"; {len(failed) - _MOST_NAMED} more, see the report"
+        return Failed(message=f"{len(failed)} of {len(results)} points failed. {told}", data=path)
     unfinished = [run for run in directory.points() if not needs_no_job(run)]
     if unfinished:
         message = f"stopped with {len(unfinished)} of {len(results)} points to go"

@@ -32,11 +32,14 @@ def followed(tracker: StudyTracker, link: StudyLink) -> Iterator[None]:
     def poll() -> None:
         told = ""
         while not stop.wait(_POLL_S):
-            error = tracker.poll().error or ""
+            try:
+                error = tracker.poll().error or ""
+                link.show()
+            except OSError as full:  # a disk; the thread is to go on
+                error = str(full)
             if error and error != told:
                 logger.warning("%s; the study goes on, and what is missing is sent later", error)
             told = error
-            link.show()
 
     # Of this flow run: what is logged and shown belongs to it.
     context = contextvars.copy_context()

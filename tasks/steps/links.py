@@ -2,7 +2,6 @@
 
 import contextlib
 from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
 
 from prefect import get_run_logger
 from pydantic import ValidationError
@@ -11,39 +10,12 @@ from tasks.runtime.run_directory import RunDirectory
 from tasks.steps.artifacts import SHOWN
 from tasks.steps.flow_record import FlowRecord, read_flow_record, write_flow_record
 from tasks.steps.reporting import artifact_key
+from tasks.tracking.addresses import LOCAL, opening_command, server_address
 from tasks.tracking.cursor import Cursor, read_cursor
 from tasks.tracking.errors import TrackingError
 from tasks.tracking.store import open_store
 from tasks.tracking.study_directory import StudyDirectory
 from tasks.tracking.views import view_address
-
-_PORT = 5000
-_LOCAL = f"http://127.0.0.1:{_PORT}"
-
-
-def server_address(tracking_uri: str) -> str:
-    """Return the address of an MLflow server for a browser, without a password in it.
-
-    Args:
-        tracking_uri: Where the runs are.
-
-    Returns:
-        The address; empty if it is no server.
-    """
-    parts = urlsplit(tracking_uri)
-    if parts.scheme not in {"http", "https"}:
-        return ""
-    host = parts.netloc.rpartition("@")[2]
-    return urlunsplit((parts.scheme, host, parts.path, "", "")).rstrip("/")
-
-
-def opening_command(tracking_uri: str) -> str:
-    """Return the command that shows a store which is no server.
-
-    Args:
-        tracking_uri: The store.
-    """
-    return f"mlflow server --backend-store-uri {tracking_uri} --port {_PORT}"
 
 
 class StudyLink:
@@ -101,14 +73,14 @@ class StudyLink:
     def _where(self, record: FlowRecord) -> str:
         if server := server_address(self._tracking_uri):
             return f"{server}{record.comparison}"
-        return f"{opening_command(self._tracking_uri)}, then open {_LOCAL}{record.comparison}"
+        return f"{opening_command(self._tracking_uri)}, then open {LOCAL}{record.comparison}"
 
     def _send(self, record: FlowRecord) -> bool:
         name = self._directory.read_study().name
         key, told = artifact_key(f"mlflow {name}"), f"The points of {name}, side by side"
         if server_address(self._tracking_uri):
             return SHOWN.link(self._where(record), "Compare in MLflow", told, key)
-        command, address = opening_command(self._tracking_uri), f"{_LOCAL}{record.comparison}"
+        command, address = opening_command(self._tracking_uri), f"{LOCAL}{record.comparison}"
         text = f"# Compare in MLflow\n\n```\n{command}\n```\n\nthen open [{address}]({address})\n"
         return SHOWN.markdown(text, told, key)
 

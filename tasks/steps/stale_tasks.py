@@ -40,13 +40,18 @@ def close_stale_tasks(flow_run_id: str) -> int:
         How many there were.
     """
     own = FlowRunFilter(id=FlowRunFilterId(any_=[UUID(flow_run_id)]))
+    closed: set[UUID] = set()
     ended: State[Any] = Crashed(message="its process ended before it did; see the newer task run")
     try:
         with get_client(sync_client=True) as client:
-            left = client.read_task_runs(flow_run_filter=own, task_run_filter=_BEGUN)
-            for task in left:
-                client.set_task_run_state(task.id, ended, force=True)
+            while True:  # the server gives a page of them at a time
+                page = client.read_task_runs(flow_run_filter=own, task_run_filter=_BEGUN)
+                left = [task.id for task in page if task.id not in closed]
+                if not left:
+                    break
+                for task_id in left:
+                    client.set_task_run_state(task_id, ended, force=True)
+                    closed.add(task_id)
     except (httpx.HTTPError, PrefectException, OSError) as error:
         _log.warning("task runs of the earlier attempt are shown as running still: %s", error)
-        return 0
-    return len(left)
+    return len(closed)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +26,7 @@ _WIDTH = 24
 
 @dataclass(frozen=True)
 class CurveRow:
-    """One metric of one case, at the last step that all sides have reached.
+    """One metric of one case, at the last step at which all sides were measured.
 
     Attributes:
         label: Of the case.
@@ -54,12 +55,10 @@ def curve_rows(case: Case) -> list[CurveRow]:
     rows = []
     for metric in CURVES:
         means = {name: mean_curve(runs, metric) for name, runs in case.members.items()}
-        if not all(len(one) for one in means.values()):
+        common = reduce(np.intersect1d, [one.rounds for one in means.values()])
+        if not len(common):
             continue
-        end = min(one.rounds[-1] for one in means.values())
-        begin = max(one.rounds[0] for one in means.values())
-        if begin > end:
-            continue
+        begin, end = max(one.rounds[0] for one in means.values()), common[-1]
         at = np.linspace(begin, end, _WIDTH)
         drawn = {name: np.interp(at, one.rounds, one.values) for name, one in means.items()}
         rows.append(

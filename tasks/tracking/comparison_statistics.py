@@ -52,7 +52,7 @@ class Difference:
         first: The first side.
         second: The second.
         verdict: better, worse, same (equal to the last digit), or cannot tell.
-        p_value: Of the test, not corrected; None if nothing could be tested.
+        p_value: Of the test, not corrected; None if there was nothing to test.
         reason: Why it cannot be told; else what the mark rests on.
     """
 
@@ -79,7 +79,8 @@ def differences(
 ) -> list[list[Difference]]:
     """Compare pairs of sides by everything that both have measured.
 
-    *Better* and *worse* are marked at 95 % for all marks together (Holm's correction).
+    *Better* and *worse* are marked at 95 % for all tested marks together (Holm's correction), and
+    where neither side varies with its seeds.
 
     Args:
         pairs: The first side, which the second is compared with.
@@ -99,9 +100,12 @@ def differences(
 def _marked(one: Difference, adjusted: float) -> Difference:
     if adjusted >= 1 - CONFIDENCE:
         return one
+    return replace(one, verdict=_direction(one), reason=f"beyond chance, p = {adjusted:.2g}")
+
+
+def _direction(one: Difference) -> Verdict:
     is_better = (one.absolute > 0) is (one.measure in HIGHER_IS_BETTER)
-    verdict = Verdict.BETTER if is_better else Verdict.WORSE
-    return replace(one, verdict=verdict, reason=f"beyond chance, p = {adjusted:.2g}")
+    return Verdict.BETTER if is_better else Verdict.WORSE
 
 
 def _differences(first: Sequence[RunHistory], second: Sequence[RunHistory]) -> list[Difference]:
@@ -117,9 +121,11 @@ def _differences(first: Sequence[RunHistory], second: Sequence[RunHistory]) -> l
 
 
 def _by_seed(runs: Sequence[RunHistory]) -> dict[str, dict[str, float]]:
-    """Seeds of a run -> its finite results."""
-    found = {}
+    """Seeds of a run -> its finite results; one without a line has none, not even 0 refused."""
+    found: dict[str, dict[str, float]] = {}
     for number, run in enumerate(runs):
+        if not run.metrics:
+            continue
         seeds = [str(run.job.experiment.seed)]
         data = getattr(run.job.experiment, "data", None)
         seeds.append(str(getattr(data, "seed", "")))
@@ -138,29 +144,34 @@ def compare_seeds(name: str, first: Mapping[str, float], second: Mapping[str, fl
         second: The same of the other side.
 
     Returns:
-        The difference, not yet marked better or worse.
+        The difference. What is to be tested is not marked yet. Values that no seed changes are
+        marked: there is no chance in them, and no test.
     """
     x, y = np.array(list(first.values())), np.array(list(second.values()))
     one = Difference(name, _spread(x), _spread(y), Verdict.CANNOT_TELL, None, "")
-    if set(first) == set(second) and all(first[seed] == second[seed] for seed in first):
+    if first == second or len({*first.values(), *second.values()}) == 1:
         return replace(one, verdict=Verdict.SAME, reason="equal to the last digit")
     if min(len(x), len(y)) < _LEAST_SEEDS:
         return replace(one, reason="one seed does not tell chance")
+    rounding = _ROUNDING * max(abs(one.first.mean), abs(one.second.mean))
+    if max(x.std(), y.std()) <= rounding:
+        if abs(one.absolute) <= rounding:
+            return replace(one, reason="equal but for rounding")
+        return replace(one, verdict=_direction(one), reason="no seed changes either")
     if set(first) == set(second):
         deltas = np.array([second[seed] - first[seed] for seed in first])
         error, degrees = float(deltas.std(ddof=1)) / math.sqrt(len(deltas)), len(deltas) - 1
     else:
         error, degrees = _welch(x, y)
-    scale = max(abs(one.first.mean), abs(one.second.mean))
-    t = abs(one.absolute) / max(error, _ROUNDING * scale)
-    return replace(one, p_value=student_outside(t, degrees), reason="seeds differ by as much")
+    if error <= rounding:  # as whole numbers do: t would be infinite, whatever chance does
+        return replace(one, reason="all seeds differ alike, so chance is not seen")
+    p_value = student_outside(abs(one.absolute) / error, degrees)
+    return replace(one, p_value=p_value, reason="seeds differ by as much")
 
 
 def _welch(x: np.ndarray, y: np.ndarray) -> tuple[float, int]:
     """Standard error of the difference of means, and its degrees of freedom, rounded down."""
     a, b = float(x.var(ddof=1)) / len(x), float(y.var(ddof=1)) / len(y)
-    if not a + b:
-        return 0.0, min(len(x), len(y)) - 1
     degrees = (a + b) ** 2 / (a**2 / (len(x) - 1) + b**2 / (len(y) - 1))
     return math.sqrt(a + b), max(1, int(degrees))
 

@@ -8,14 +8,16 @@ from dataclasses import dataclass
 from tasks.tracking.comparison import Case, Subject, configuration_differences, match
 from tasks.tracking.comparison_curves import curve_rows
 from tasks.tracking.comparison_statistics import CONFIDENCE, Difference, Spread, differences
+from tasks.tracking.history import GOOD
 from tasks.tracking.nightly_statistics import Verdict
 
 _MOST_LABELS = 5
 _NOTE = (
-    f"*better* and *worse* are beyond chance at {100 * CONFIDENCE:.0f} % for all marks of this "
-    "table together (Holm): paired by seed where both sides ran the same seeds, else Welch's test. "
-    "*cannot tell* says that seeds differ by as much, or that there is one seed only; it does not "
-    "say that there is no difference. Seeds tell nothing of another machine or another day."
+    f"*better* and *worse* are beyond chance at {100 * CONFIDENCE:.0f} % for all tested marks of "
+    "this table together (Holm): paired by seed where both sides ran the same seeds, else Welch's "
+    "test; or no seed changes either side, which is not tested. *cannot tell* says that seeds "
+    "differ by as much, or do not show what chance does; it does not say that there is no "
+    "difference. Seeds tell nothing of another machine or another day."
 )
 
 
@@ -74,10 +76,21 @@ def compare(subjects: Sequence[Subject]) -> Comparison:
         + (f" and {len(labels) - _MOST_LABELS} more" if len(labels) > _MOST_LABELS else "")
         for name, labels in alone.items()
     ]
+    for name, count in _unfinished(subjects).items():
+        notes.append(f"{name}: {count} not finished; the results are those of the last step so far")
     if not cases:
         notes.append("no point of one stands at the same place of the grid as one of another")
     shown = tuple(table for table in tables if table.body)
     return Comparison(tuple(subjects), tuple(cases), shown, tuple(notes))
+
+
+def _unfinished(subjects: Sequence[Subject]) -> dict[str, int]:
+    """Count the runs that have begun and not finished, of the subjects that have such."""
+    counts = {
+        one.name: sum(bool(run.metrics) and run.state not in GOOD for run in one.runs)
+        for one in subjects
+    }
+    return {name: count for name, count in counts.items() if count}
 
 
 def _standings(subjects: Sequence[Subject]) -> Table:
@@ -191,7 +204,7 @@ def _curves(cases: Sequence[Case], subjects: Sequence[Subject]) -> Table:
         for case in cases
         for row in curve_rows(case)
     ]
-    note = "Mean over seeds, up to the last step that all have reached; all on one scale."
+    note = "Mean over seeds, up to the last step at which all were measured; all on one scale."
     head = (*case_head, "curve", f"at {unit}", *letters(len(subjects)))
     shown = _once(body) if case_head else tuple(body)
     return Table("Curves at equal steps", head, shown, note)

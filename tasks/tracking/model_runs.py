@@ -9,7 +9,7 @@ from tasks.tracking.store import Store, translated
 from tasks.tracking.tables import scaled
 
 
-def send_model(store: Store, directory: RunDirectory, job: JobFile, run_id: str) -> None:
+def send_model(store: Store, directory: RunDirectory, job: JobFile, run_id: str) -> str:
     """Log the final model so that ``mlflow models`` loads it; a model that cannot, as it is.
 
     The model of a training may be larger than what MLflow's store is made for: it stays where it
@@ -21,19 +21,22 @@ def send_model(store: Store, directory: RunDirectory, job: JobFile, run_id: str)
         job: What it has run.
         run_id: Its MLflow run.
 
+    Returns:
+        Why MLflow has the model as a mere file, and what to do; empty if all is well.
+
     Raises:
         TrackingError: MLflow is not there, or refuses; to be called again.
         OSError: A file cannot be read.
     """
     if not directory.model.is_file():
-        return
+        return ""
     if job.experiment.kind == "training":
         place = f"{directory.model.resolve()} ({scaled(directory.model.stat().st_size, 'B')})"
         store.log_tags(run_id, {"watershed.model_file": place})
-        return
+        return ""
     if not can_be_served(job.experiment):
         store.log_files(run_id, [directory.model])
-        return
+        return ""
     tags = {"watershed.study": job.study, "watershed.point": job.point}
     tags |= {"watershed.config_hash": job.config_hash}
     experiment_id = store.experiment_of(run_id)
@@ -52,3 +55,8 @@ def send_model(store: Store, directory: RunDirectory, job: JobFile, run_id: str)
             raise
         # A server older than logged models; the file is worth keeping all the same.
         store.log_files(run_id, [directory.model])
+        return (
+            f"{error}; the model of {job.point} is there as the file {directory.model.name}, which "
+            "mlflow models does not load: logged models need a server of MLflow 3"
+        )
+    return ""

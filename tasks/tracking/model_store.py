@@ -89,9 +89,9 @@ def register_model(
         if model is None:
             raise TrackingError(f"run {run_id} has no model in MLflow", permanent=True)
         digest = model.tags.get(_CONTENT_TAG, "")
-        if not store.client.search_registered_models(f"name = '{_quoted(name)}'"):
+        if not store.client.search_registered_models(f"name = {_quoted(name)}"):
             store.client.create_registered_model(name)
-        versions = store.client.search_model_versions(f"name = '{_quoted(name)}'")
+        versions = store.client.search_model_versions(f"name = {_quoted(name)}")
         same = [
             one for one in versions if one.run_id == run_id and one.tags.get(_CONTENT_TAG) == digest
         ]
@@ -117,4 +117,5 @@ def _logged_model(store: Store, experiment_id: str, run_id: str) -> "LoggedModel
 
 
 def _quoted(name: str) -> str:
-    return name.replace("'", "''")
+    """Quote a text of a filter, in which MLflow knows no escapes."""
+    return f'"{name}"' if "'" in name else f"'{name}'"

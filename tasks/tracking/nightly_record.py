@@ -3,7 +3,7 @@
 from datetime import date
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from configs.base import Record
 from configs.study import Study
@@ -34,6 +34,9 @@ class NightRecord(Record):
     )
     num_parallel: int | None = Field(
         default=None, description="Local jobs at a time; None for the default."
+    )
+    flow_run_id: str = Field(
+        default="", description="Prefect's id of the night's flow run, which a retry has too."
     )
 
 
@@ -69,6 +72,28 @@ def write_night(study_dir: Path, record: NightRecord) -> None:
         OSError: It cannot be written.
     """
     write_atomically(night_path(study_dir), record.model_dump_json(indent=2).encode())
+
+
+def directory_of_night(flow_run_id: str, runs_dir: Path) -> Path | None:
+    """Find the study's directory that a night's flow run has made before.
+
+    Prefect runs the same flow run again when a person retries or resumes it.
+
+    Args:
+        flow_run_id: Prefect's id of the night's flow run.
+        runs_dir: Directory of all runs; it need not exist.
+
+    Returns:
+        The directory; None if the flow run has made none.
+    """
+    for path in runs_dir.glob(f"*/{night_path(Path()).name}"):
+        try:
+            record = read_night(path.parent)
+        except (OSError, ValidationError):  # of another version, or being removed
+            continue
+        if record and record.flow_run_id == flow_run_id:
+            return path.parent
+    return None
 
 
 def night_tags(study: Study, study_dir: Path) -> dict[str, str]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import date
 from urllib.parse import quote
 
+from tasks.tracking.addresses import LOCAL, opening_command, server_address
 from tasks.tracking.nightly_comparison import Outcome, PointComparison
 from tasks.tracking.nightly_history import History, UnusedNight
 from tasks.tracking.nightly_metrics import HIGHER_IS_BETTER
@@ -14,7 +15,6 @@ from tasks.tracking.nightly_statistics import Rule, Verdict
 from tasks.tracking.tables import markdown_table
 
 _MOST_LISTED = 7
-_LOCAL_MLFLOW = "http://127.0.0.1:5000"
 _DIGITS = 12
 _ORDER = {
     verdict: number
@@ -196,7 +196,7 @@ def _commit(commit: str, *, is_dirty: bool = False) -> str:
 
 
 def _base(tracking_uri: str) -> str:
-    return tracking_uri.rstrip("/") if tracking_uri.startswith("http") else _LOCAL_MLFLOW
+    return server_address(tracking_uri) or LOCAL
 
 
 def _compare_address(tonight: Tonight, one: PointComparison) -> str:
@@ -207,9 +207,9 @@ def _compare_address(tonight: Tonight, one: PointComparison) -> str:
 
 
 def _how_to_open(tonight: Tonight) -> str:
-    if tonight.tracking_uri.startswith("http"):
+    if server_address(tonight.tracking_uri):
         return ""
-    return f" (start MLflow with `mlflow ui --backend-store-uri {tonight.tracking_uri}`)"
+    return f" (start MLflow with `{opening_command(tonight.tracking_uri)}`)"
 
 
 def _table(compared: Sequence[PointComparison], rule: Rule) -> str:

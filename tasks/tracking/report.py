@@ -11,6 +11,7 @@ from configs.study import Study
 from configs.training import TrainingExperiment
 from tasks.runtime.atomic_files import write_atomically
 from tasks.runtime.metrics import Metric
+from tasks.tracking.addresses import opening_command, server_address
 from tasks.tracking.axes import SEED_AXES, short_name, told
 from tasks.tracking.costs import TotalCost, read_costs, total
 from tasks.tracking.figures import FEDERATED_PANELS, draw_curves
@@ -348,9 +349,8 @@ def _next(
 def _how_to_compare(study: Study, tracking_uri: str) -> str:
     words, metric = next(iter(CLOCKS[study.experiment.kind].items()))
     clock = f"X-axis: Metric, `{metric}` compares by {words} instead of {study.experiment.unit}s"
-    if tracking_uri.startswith("http"):
-        return f"Compare in MLflow: {tracking_uri}, experiment `{study.name}`; {clock}"
+    if server := server_address(tracking_uri):
+        return f"Compare in MLflow: {server}, experiment `{study.name}`; {clock}"
     return (
-        f"Compare in MLflow: `mlflow ui --backend-store-uri {tracking_uri}`, experiment "
-        f"`{study.name}`; {clock}"
+        f"Compare in MLflow: `{opening_command(tracking_uri)}`, experiment `{study.name}`; {clock}"
     )

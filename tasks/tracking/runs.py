@@ -166,7 +166,7 @@ def _open_run(
     return run_id
 
 
-def end_point_run(store: Store, directory: RunDirectory, run_id: str, status: RunStatus) -> None:
+def end_point_run(store: Store, directory: RunDirectory, run_id: str, status: RunStatus) -> str:
     """Report how a run ended: result metrics, files, status.
 
     Args:
@@ -174,6 +174,9 @@ def end_point_run(store: Store, directory: RunDirectory, run_id: str, status: Ru
         directory: The run directory, whose journal has been sent.
         run_id: Its MLflow run.
         status: How it ended.
+
+    Returns:
+        What MLflow has taken in part only, and why; empty if all is well.
 
     Raises:
         TrackingError: MLflow is not there, or refuses; to be called again.
@@ -193,11 +196,12 @@ def end_point_run(store: Store, directory: RunDirectory, run_id: str, status: Ru
     machine = {"watershed.machine": where} if (where := machine_of(directory)) else {}
     store.log_tags(run_id, {"mlflow.note.content": point_note(row), **machine})
     store.log_files(run_id, [directory.result])
-    send_model(store, directory, history.job, run_id)
+    reduced = send_model(store, directory, history.job, run_id)
     store.set_status(run_id, status)
     cursor = read_cursor(directory, store.tracking_uri)
     num_ended = len(directory.attempts())
     write_cursor(directory, cursor.model_copy(update={"num_ended": num_ended}))
+    return reduced
 
 
 def end_study_run(

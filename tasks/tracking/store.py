@@ -21,7 +21,14 @@ if TYPE_CHECKING:
 MAX_METRICS_PER_BATCH = 1000
 _MAX_PARAMS_PER_BATCH = 100
 _KEY_TAG = "watershed.key"
-_PERMANENT = {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "INVALID_STATE"}
+_OF_TRAININGS = {"mlflow.experimentKind": "custom_model_development"}
+"""Opens the pages for training, not those for language-model applications (read in 3.17.2)."""
+_PERMANENT = {
+    "RESOURCE_DOES_NOT_EXIST",
+    "INVALID_PARAMETER_VALUE",
+    "INVALID_STATE",
+    "ENDPOINT_NOT_FOUND",  # of a server that is older than what was asked of it
+}
 _ENVIRONMENT = {
     # We send again ourselves; MLflow's 7 retries of 120 s would hold a dead server's caller for
     # minutes, and its repeated POST could create a run twice.
@@ -126,7 +133,7 @@ class Store:
                 return self.client.create_experiment(
                     name,
                     artifact_location=_artifact_location(self.tracking_uri),
-                    tags={"mlflow.note.content": description},
+                    tags={"mlflow.note.content": description} | _OF_TRAININGS,
                 )
         if found.lifecycle_stage != "active":
             raise TrackingError(

@@ -63,6 +63,7 @@ class StudyTracker:
         self._opened: tuple[str, str] | None = None
         self._run_ids: dict[Path, str] = {}
         self._refused: dict[Path, TrackingError] = {}
+        self._reduced = ""
 
     def poll(self) -> Followed:
         """Send what is new, unless MLflow failed so recently that it is too early to try.
@@ -101,7 +102,8 @@ class StudyTracker:
             except TrackingError as error:
                 self._backoff.failed(error)
         refused = next((str(error) for error in self._refused.values()), None)
-        return Followed(num_sent, self._backoff.error or refused, self._backoff.remaining_s)
+        untaken = self._backoff.error or refused or self._reduced or None
+        return Followed(num_sent, untaken, self._backoff.remaining_s)
 
     def _advance(self, *, over: bool) -> int:
         if self._opened is None:
@@ -147,7 +149,7 @@ class StudyTracker:
                 self._store.set_status(run_id, "RUNNING")  # ended before, and was resumed
         num_sent = RunFollower(point, run_id, self._store.tracking_uri).send()
         if status != "RUNNING":
-            end_point_run(self._store, point, run_id, status)
+            self._reduced = end_point_run(self._store, point, run_id, status) or self._reduced
             self._run_ids.pop(point.path)
         return num_sent
 

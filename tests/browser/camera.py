@@ -8,7 +8,7 @@ from PIL import Image
 from playwright.sync_api import Page
 
 _TRIES, _BETWEEN_MS = 40, 500
-_NUM_COLOURS = 64  # of an interface with flat areas; a quarter of the bytes
+_NUM_COLOURS = 256  # of an interface with flat areas; a third of the bytes
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,12 @@ class Camera:
             page.set_viewport_size({"width": size[0], "height": size[1]})
         self.directory.mkdir(parents=True, exist_ok=True)
         with Image.open(io.BytesIO(_still(page))) as image:
-            flat = image.convert("RGB").quantize(_NUM_COLOURS, dither=Image.Dither.NONE)
+            flat = image.convert("RGB").quantize(
+                _NUM_COLOURS,
+                # Median cut gives thin lines of different colours the same one.
+                method=Image.Quantize.FASTOCTREE,
+                dither=Image.Dither.NONE,
+            )
         flat.save(self.directory / f"{name}.png", optimize=True)
 
 

@@ -169,7 +169,9 @@ def open_form(page: Page, address: str, deployment: str) -> RunForm:
     """
     page.goto(address)
     page.get_by_role("link", name="Deployments").first.click()
-    page.get_by_role("link", name=deployment, exact=True).first.click()
+    page.wait_for_url("**/deployments?**")  # the page before links to flows of the same names
+    links = page.get_by_role("link", name=deployment, exact=True)
+    links.and_(page.locator("[href*='/deployments/deployment/']")).first.click()
     page.get_by_role("button", name="Run", exact=True).click()
     page.get_by_role("menuitem", name="Custom run").click()
     expect(page.get_by_role("button", name="Submit")).to_be_visible()

@@ -21,7 +21,7 @@ from tests.browser.mlflow_ui import close_assistant, curves, run_names, search_c
 from tests.browser.prefect_ui import FlowRun, open_form
 
 _POINTS = ["AFA-CD", "AFA-CS", "FedAvg"]
-"""Of the preset digits with synchronous arrivals."""
+"""Of the preset digits with arrivals of one kind."""
 _LONG = """
 name: two-lengths
 description: Which points are left when a study is cancelled?
@@ -35,7 +35,7 @@ experiment:
 grid:
   length:
     short: {rounds: 20}
-    long: {rounds: 8000}
+    long: {rounds: 6000}
 """
 
 
@@ -58,7 +58,7 @@ def finished(services: Services, visit: Visit, camera: Camera) -> Study:
     with visit() as page:
         form = open_form(page, services.prefect_ui, "federated-study")
         form.number("Rounds").fill("60")
-        form.select("Arrivals", "synchronous")
+        form.select("Arrivals", "uniform")
         page.get_by_role("main").get_by_text("Study to begin with").scroll_into_view_if_needed()
         camera.take(page, "prefect-run-form")
         run = form.start()

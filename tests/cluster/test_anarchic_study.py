@@ -48,6 +48,7 @@ def small_cluster() -> Iterator[SlurmCluster]:
         yield cluster
 
 
+@pytest.mark.slow
 def test_the_trace_of_real_workers_replays_to_the_same_model(
     tmp_path: Path, small_cluster: SlurmCluster
 ) -> None:

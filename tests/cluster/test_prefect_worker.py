@@ -98,6 +98,7 @@ def test_a_queued_flow_run_that_is_cancelled_leaves_the_queue(
     assert marks(tmp_path / "marks") == []
 
 
+@pytest.mark.slow
 def test_a_job_that_is_cancelled_at_slurm_is_a_crash_in_words(
     pool: SlurmPool, tmp_path: Path, cluster: SlurmCluster
 ) -> None:

@@ -265,6 +265,7 @@ def test_by_hand_a_server_and_its_workers_do_a_run(tmp_path: Path) -> None:
     assert spool.names(spool.taken_by(0)) == []
 
 
+@pytest.mark.slow
 def test_a_server_that_was_cut_off_changes_nothing_when_it_comes_back(tmp_path: Path) -> None:
     """Two incarnations alive at once, and then of a worker, too: only the newer ones count."""
     server_dir, client_dirs = prepare_anarchic(tmp_path / "run", **WITH_MEMORY)

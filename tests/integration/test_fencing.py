@@ -62,6 +62,7 @@ def test_an_old_incarnation_that_wakes_up_changes_nothing(tmp_path: Path, name: 
     assert (code, read_exit(directory, 1).code, read_exit(directory, 2).code) == (75, 75, 0)
 
 
+@pytest.mark.slow
 def test_old_incarnations_beside_the_new_one_change_nothing(tmp_path: Path) -> None:
     """Each is overtaken while it computes, and awake; the last one ends with undisturbed bits."""
     experiment = EXPERIMENTS["event-driven, scaffold"] | {"rounds": 300}

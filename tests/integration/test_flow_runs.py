@@ -21,6 +21,7 @@ from configs.study import Study
 from tasks.runtime.run_directory import RunDirectory
 from tasks.slurm.liveness import is_alive
 from tasks.steps.flow_record import directory_of
+from tasks.tracking.nightly_record import directory_of_night
 from tasks.tracking.study_directory import StudyDirectory
 from tests.cluster.prefect_server import PrefectServer
 from tests.integration.flow_runs import Person, flow_process, worker
@@ -53,21 +54,7 @@ class Site:
 
     def run(self, name: str, rounds: int, grid: dict[str, list[Any]] | None = None) -> str:
         """Start a study of which one point is run at a time; return the flow run's id."""
-        study = Study.model_validate(
-            {
-                "name": name,
-                "experiment": {
-                    "workers": 2,
-                    "rounds": rounds,
-                    "evaluate_every": 100,
-                    "model": {"name": "quadratic", "centres": [0, 100]},
-                    "algorithm": {"collect": 2},
-                    "worker": {"lr": 0.2},
-                    "arrivals": "synchronous",
-                },
-                "grid": grid or {},
-            }
-        )
+        study = Study.model_validate(_study(name, rounds, grid))
         parameters = {"study": study.model_dump(mode="json"), "num_parallel": 1}
         return self.person.run(self.deployment_id, parameters | {"runs_dir": str(self.runs_dir)})
 
@@ -76,15 +63,31 @@ class Site:
         """Directory of all runs."""
         return self.directory / "runs"
 
-    def begun(self, flow_run_id: str) -> tuple[StudyDirectory, RunDirectory]:
+    def begun(
+        self, flow_run_id: str, find: Callable[[str, Path], Path | None] = directory_of
+    ) -> tuple[StudyDirectory, RunDirectory]:
         """Wait until the first point of a flow run computes; return study and point."""
-        _until(lambda: directory_of(flow_run_id, self.runs_dir))
-        path = directory_of(flow_run_id, self.runs_dir)
+        _until(lambda: find(flow_run_id, self.runs_dir))
+        path = find(flow_run_id, self.runs_dir)
         assert path is not None
         study = StudyDirectory(path)
         run = study.points()[0]
         _until(lambda: run.journal.exists() and run.journal.stat().st_size)
         return study, run
+
+
+def _study(name: str, rounds: int, grid: dict[str, list[Any]] | None = None) -> dict[str, Any]:
+    """Return a study of tiny rounds."""
+    experiment = {
+        "workers": 2,
+        "rounds": rounds,
+        "evaluate_every": 100,
+        "model": {"name": "quadratic", "centres": [0, 100]},
+        "algorithm": {"collect": 2},
+        "worker": {"lr": 0.2},
+        "arrivals": "synchronous",
+    }
+    return {"name": name, "experiment": experiment, "grid": grid or {}}
 
 
 @pytest.fixture(scope="module")
@@ -174,6 +177,7 @@ def test_a_flow_run_tells_its_story_and_a_retry_keeps_what_has_finished(site: Si
     assert [len(run.attempts()) for run in StudyDirectory(path).points()] == [1, 2]
 
 
+@pytest.mark.slow
 def test_a_paused_study_frees_its_cores_and_resumes_from_its_checkpoint(site: Site) -> None:
     """Pause stops the job and its process; Resume goes on in the same directory, to the end."""
     person = site.person
@@ -225,6 +229,35 @@ def test_a_killed_flow_leaves_a_job_that_its_retry_follows_and_cancel_stops(site
     assert ended["state"]["message"] == "Flow run was cancelled successfully."
     assert result is not None
     assert (result.status, len(run.attempts())) == ("interrupted", 1)
+
+
+@pytest.mark.slow
+def test_a_paused_night_resumes_in_its_directory(site: Site) -> None:
+    """Pause stops the job of the study that the night runs; Resume goes on with that study."""
+    person = site.person
+    deployment_id = person.deploy("nightly", "flows.nightly.nightly")
+    file = site.directory / "dark.yaml"
+    file.write_text(json.dumps(_study("dark", _LONG)))
+    parameters = {"study": str(file), "runs_dir": str(site.runs_dir), "num_parallel": 1}
+    flow_run_id = person.run(deployment_id, parameters)
+    study, run = site.begun(flow_run_id, directory_of_night)
+    pid = flow_process(flow_run_id)
+
+    person.pause(flow_run_id)
+    stopped_s = _until(run.result.exists)
+    _until(lambda: _is_gone(pid))
+    paused = person.flow_run(flow_run_id)
+    was_alive = is_alive(run)
+    person.resume(flow_run_id)
+    ended = person.wait(flow_run_id, "Completed")
+
+    result = run.read_result()
+    assert stopped_s < _STOPPED_WITHIN_S
+    assert (paused["state_name"], was_alive) == ("Suspended", False)
+    assert ended["state"]["message"].startswith("no earlier night")
+    assert result is not None
+    assert (result.status, len(run.attempts())) == ("finished", 2)
+    assert list(site.runs_dir.glob("dark-*")) == [study.path]
 
 
 @pytest.mark.slow

@@ -5,6 +5,8 @@ import os
 import re
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import mlflow
@@ -18,7 +20,8 @@ from configs.study import Study
 from flows.command_line import main
 from tasks.runtime.records import Result
 from tasks.runtime.run_directory import RunDirectory
-from tasks.tracking.store import default_tracking_uri
+from tasks.tracking.model_store import register_model
+from tasks.tracking.store import default_tracking_uri, open_store
 from tasks.tracking.study_directory import StudyDirectory
 from tasks.tracking.tracker import StudyTracker
 from tests.unit.tracking.conftest import federated_line, training_line, write_run
@@ -165,6 +168,39 @@ def test_sending_again_sends_no_second_model(runs_dir: Path, uri: str) -> None:
     assert len(client.search_logged_models([stored.info.experiment_id])) == 2  # of two points
 
 
+def test_an_older_server_gets_a_file_and_that_is_told(
+    runs_dir: Path, uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without logged models a server answers 404 in HTML; waiting would not help."""
+    run, run_id = _first(runs_dir)
+    cursor = json.loads(run.tracking.read_bytes())
+    run.tracking.write_text(json.dumps(cursor | {"num_ended": 0}))
+    older = ThreadingHTTPServer(("127.0.0.1", 0), _Older)
+    threading.Thread(target=older.serve_forever, daemon=True).start()
+    asked = MlflowClient(f"http://127.0.0.1:{older.server_port}")
+    monkeypatch.setattr(open_store(uri).client, "search_logged_models", asked.search_logged_models)
+
+    tracker = StudyTracker(run.path.parents[1], uri)
+    told, again = (tracker.close(patience_s=0).error or "" for _ in range(2))
+    older.shutdown()
+    older.server_close()
+
+    assert told == again
+    assert "404" in told
+    assert "need a server of MLflow 3" in told
+    stored = MlflowClient(uri)
+    assert "model.safetensors" in [file.path for file in stored.list_artifacts(run_id)]
+    assert stored.get_run(run_id).info.status == "FINISHED"
+
+
+class _Older(BaseHTTPRequestHandler):
+    def do_POST(self) -> None:
+        self.send_error(404)
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
 def test_a_model_is_registered_once_under_its_name(
     runs_dir: Path, uri: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -187,6 +223,17 @@ def test_a_model_is_registered_once_under_its_name(
     mlflow.set_tracking_uri(uri)
     loaded = mlflow.pyfunc.load_model("models:/digits-classifier@champion")
     assert loaded.predict(np.zeros((1, 64), dtype=np.float32)).shape == (1, 10)
+
+
+def test_a_name_with_an_apostrophe_is_found_again(runs_dir: Path, uri: str) -> None:
+    """MLflow's filters know no escapes; a name that is not found would be made twice."""
+    _, run_id = _first(runs_dir)
+
+    made = [
+        register_model(open_store(uri), run_id, "it's mine", tags={}, alias="") for _ in range(2)
+    ]
+
+    assert made == ["1", "1"]
 
 
 def test_the_model_of_a_training_stays_where_it_is(

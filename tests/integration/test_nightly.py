@@ -6,11 +6,14 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 import urllib.request
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from uuid import UUID
+from zoneinfo import ZoneInfo
 
 import pytest
 from mlflow import MlflowClient
@@ -20,16 +23,21 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 from prefect.client.schemas.sorting import ArtifactSort
 from prefect.context import refresh_global_settings_context
+from prefect.flow_engine import run_flow
+from prefect.states import AwaitingRetry
 
 from configs.loading import load_study
+from flows import points
 from flows.nightly import nightly
+from flows.training import training_run
 from tasks.runtime.atomic_files import write_json
 from tasks.runtime.attempt import Claimant, claim, write_exit
 from tasks.steps import launching
 from tasks.steps.creation import create_study_directory
 from tasks.steps.night_lock import night_lock
 from tasks.steps.night_schedule import night_of, read_schedule
-from tasks.tracking.nightly_record import NightRecord, write_night
+from tasks.tracking.nightly_record import NightRecord, read_night, write_night
+from tasks.tracking.study_directory import StudyDirectory
 from tasks.tracking.tracker import StudyTracker
 from tests.cluster.prefect_server import PrefectServer
 from tests.integration.nightly_job import measure
@@ -49,6 +57,8 @@ grid:
   seed: [0, 1]
   optimizer.lr: [0.001, 0.002]
 """
+_SCHEDULED_WITHIN_S = 90.0
+"""The scheduler looks for new deployments every 5 s."""
 _FIRST = date(2026, 3, 27)
 """Two days before the clocks of Europe change: the nights of 28 to 30 March."""
 
@@ -164,6 +174,62 @@ def test_a_night_with_a_failed_point_fails_and_is_not_used(study: Path) -> None:
     assert str(state.message).startswith("points failed: 2 runs have not finished (seed=0")
     assert "no space left on the device" in str(state.message)
     assert "regression" not in str(state.message)
+
+
+def test_a_retried_night_goes_on_in_its_directory(study: Path) -> None:
+    """What has finished stays, what has failed is run again; it is the night that it was."""
+    runs_dir = study.parent / "retried" / "runs"
+    study = runs_dir.with_name(study.name)
+    study.parent.mkdir()
+    study.write_text(_STUDY)
+    failed = _night(study, 0, {"spread": 0.002, "fails_at": 0.002})
+    (path,) = runs_dir.glob("planted-*")
+    os.environ["PLANTED"] = json.dumps({"spread": 0.002})
+    record = read_night(path)
+    assert record is not None
+
+    with get_client(sync_client=True) as client:
+        flow_run_id = UUID(record.flow_run_id)
+        client.set_flow_run_state(flow_run_id, AwaitingRetry(), force=True)
+        again = run_flow(
+            nightly,
+            flow_run=client.read_flow_run(flow_run_id),
+            parameters={
+                "study": str(study),
+                "runs_dir": runs_dir,
+                "metrics": ["tokens_per_s", "step_s"],
+            },
+            return_type="state",
+        )
+
+    assert failed.is_failed()
+    assert isinstance(again, State)
+    assert again.is_completed(), again
+    assert list(runs_dir.glob("planted-*")) == [path]
+    assert read_night(path) == record
+    runs = StudyDirectory(path).points()
+    assert sorted(len(run.attempts()) for run in runs) == [1, 1, 2, 2]
+
+
+def test_what_cannot_be_submitted_is_reported_nevertheless(
+    study: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk, say: the state names it, and the report stands."""
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device", "/runs/ledger.sqlite")
+
+    monkeypatch.setattr(points, "copy_code", full)
+    runs_dir = study.parent / "full"
+    planted = load_study(study)
+
+    state = training_run(planted, runs_dir=runs_dir, return_state=True)
+
+    told = "/runs/ledger.sqlite cannot be used: No space left on device; then Retry"
+    assert state.is_failed()
+    assert state.message == told
+    (path,) = runs_dir.glob("planted-*")
+    assert (path / "report.md").exists()
 
 
 def test_a_slower_night_is_a_regression(study: Path) -> None:
@@ -308,7 +374,23 @@ def test_the_nightly_is_deployed_as_it_is_written(server: PrefectServer, tmp_pat
     assert set(deployment["parameters"]) <= set(properties)
     assert properties["nights"]["minimum"] == 2
     assert "2 %" in properties["least_effect"]["description"]
+    _assert_nights_are_scheduled(server, str(deployment["id"]))
     _assert_missed_nights_are_known(server, str(deployment["id"]))
+
+
+def _assert_nights_are_scheduled(server: PrefectServer, deployment_id: str) -> None:
+    """Prefect's own scheduler makes flow runs, each due at two o'clock in Berlin."""
+    wanted = {
+        "deployments": {"id": {"any_": [deployment_id]}},
+        "flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}},
+    }
+    deadline_s = time.monotonic() + _SCHEDULED_WITHIN_S
+    while not (runs := _read(server, "flow_runs/filter", wanted)):
+        assert time.monotonic() < deadline_s, "no flow run was scheduled"
+        time.sleep(0.5)
+    due = [datetime.fromisoformat(run["expected_start_time"]) for run in runs]
+    berlin = ZoneInfo("Europe/Berlin")
+    assert {at.astimezone(berlin).strftime("%H:%M") for at in due} == {"02:00"}
 
 
 def _assert_missed_nights_are_known(server: PrefectServer, deployment_id: str) -> None:

@@ -1,4 +1,7 @@
-"""`watershed up` as a person uses it: real servers, started once for all tests of this file."""
+"""`watershed up` as a person uses it: real servers, started once for all tests of this file.
+
+What the tests in the browser do not see is in the fast set; the rest is slow.
+"""
 
 import json
 import os
@@ -193,6 +196,7 @@ def test_ports_in_use_are_told_with_their_holders(up: Up, tmp_path: Path) -> Non
     assert "prefect server start" in ended.stderr
 
 
+@pytest.mark.slow
 def test_a_study_from_the_browser_runs_in_the_data_directory(up: Up) -> None:
     """The worker runs it, MLflow has it, its figures are beside those of other commands."""
     run = up.wait_for(up.start_study(), "COMPLETED", "FAILED", "CRASHED")
@@ -205,6 +209,7 @@ def test_a_study_from_the_browser_runs_in_the_data_directory(up: Up) -> None:
     assert not record["tracking_error"]
 
 
+@pytest.mark.slow
 def test_two_machines_do_not_serve_one_pool(up: Up) -> None:
     """With a worker of another machine at the pool: who it is, and what to do."""
     up.ask("/work_pools/", {"name": "shared", "type": "process"})
@@ -227,6 +232,7 @@ def test_two_machines_do_not_serve_one_pool(up: Up) -> None:
     assert "--pool watershed-" in ended.stderr
 
 
+@pytest.mark.slow
 def test_a_deployment_in_a_pool_of_ones_own(up: Up) -> None:
     """The pool is made, and the deployment stands beside that of the default pool."""
     ended = _watershed("deploy", "--data", up.data, "--pool", "mine", "--name", "plan-training")

@@ -185,6 +185,29 @@ def test_what_would_make_labels_lie_is_refused() -> None:
     assert faults["partition"].startswith("hsdp is not in the study's axis 'how', which sets it")
 
 
+def test_a_number_that_labels_tell_keeps_the_points_that_have_it() -> None:
+    """Of ``m x K``: no point labelled ``1 x 2`` may collect four returns."""
+    study = FederatedForm(preset="linear-speedup", collect=4, seeds=(0,)).study()
+
+    assert [point.label for point in study.points()] == ["m x K=4 x 1", "m x K=4 x 4"]
+    for point in study.points():
+        assert isinstance(point.experiment, FederatedExperiment)
+        assert point.experiment.algorithm.collect == 4
+    faults = faults_of(FederatedForm(preset="linear-speedup", collect=3))
+    assert faults["collect"].startswith("3 is not in the study's axis 'm x K'")
+
+
+def test_a_batch_that_points_reach_differently_is_refused(tmp_path: Path) -> None:
+    """One accumulation for micro-batches of 2 and 4 sequences gives them different batches."""
+    path = tmp_path / "mine.yaml"
+    path.write_text("experiment: {kind: training}\ngrid: {micro_batch: [2, 4]}\n")
+
+    faults = faults_of(TrainingForm(file=str(path), batch_tokens="8192"))
+
+    assert list(faults) == ["batch_tokens"]
+    assert "need 2, 4 micro-batches each" in faults["batch_tokens"]
+
+
 def test_a_partition_of_slurm_beside_local_is_refused() -> None:
     """What only Slurm has is not silently left out."""
     form = FederatedForm.model_validate({"launcher": {"kind": "local", "partition": "gpu"}})

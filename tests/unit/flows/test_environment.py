@@ -56,6 +56,13 @@ def test_the_temporary_server_is_not_sought_behind_a_proxy(tmp_path: Path) -> No
     assert environment["https_proxy"] == "http://proxy:8080"
 
 
+def test_the_servers_database_is_nothing_for_flows_and_jobs(tmp_path: Path) -> None:
+    """Its password is exported in the shell in which `up` and `run` are typed."""
+    user = {"HOME": str(tmp_path), "WATERSHED_DATABASE": "postgresql://me:secret@db/lab"}
+
+    assert "WATERSHED_DATABASE" not in flow_environment(tmp_path, user)
+
+
 @pytest.fixture
 def up(tmp_path: Path) -> Iterator[Path]:
     """A runs directory in which `up` is up."""

@@ -158,7 +158,7 @@ def test_servers_of_ones_own_are_given_as_addresses(tmp_path: Path) -> None:
     """With servers running, only the addresses."""
     environment = {"HOME": str(tmp_path), "PREFECT_API_URL": "http://prefect:4200/api"}
 
-    told = _pointers(tmp_path, "http://mlflow:5000/", environment)
+    told = _pointers(tmp_path, "http://me:secret@mlflow:5000/", environment)
 
     assert told["Compare in MLflow"] == "http://mlflow:5000/#/compare-runs?runs=x"
     assert told["Prefect"] == "http://prefect:4200/runs/flow-run/f1"

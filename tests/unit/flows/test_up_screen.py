@@ -1,11 +1,16 @@
 """What `up` shows: in a log file a line when its words change, and no more."""
 
+import contextlib
 import io
+import os
+import sys
 from datetime import UTC, datetime
+from pathlib import Path
 
+import pytest
 from rich.console import Console
 
-from flows.up_screen import make_screen, print_opened
+from flows.up_screen import make_screen, print_line, print_opened
 from tasks.services.state import Services
 
 _SERVICES = Services(
@@ -60,6 +65,20 @@ def test_a_log_file_gets_a_line_when_something_changes() -> None:
         "stopping: worker; 1 flow run stops its jobs at a checkpoint (Ctrl-C again: at once)",
         "stopping: worker; 2 flow runs stop their jobs at a checkpoint (Ctrl-C again: at once)",
     ]
+
+
+def test_a_reader_that_is_gone_is_no_reason_to_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C ends `tee` in `up | tee`, too; Rich would end us before the servers."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    with (tmp_path / "out").open("w") as out, os.fdopen(writing, "w") as pipe:
+        monkeypatch.setattr(sys, "stdout", out)  # Rich redirects it
+        print_line(Console(file=pipe), "stopping")
+        print_line(Console(file=pipe), "still stopping")
+        with contextlib.suppress(BrokenPipeError):
+            pipe.close()
 
 
 def test_opening_the_servers_is_told_with_what_it_means() -> None:

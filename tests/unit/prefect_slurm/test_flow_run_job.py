@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -13,14 +12,15 @@ import pytest
 from tasks.prefect_slurm.flow_run_job import command_of
 from tasks.prefect_slurm.records import MODULE, FlowRunJob
 from tasks.runtime.run_directory import RunDirectory
+from tests.unit.prefect_slurm.world import wait_until
 
 ENGINE = """
 import json, os, pathlib, signal, sys, time
 pathlib.Path("environment.json").write_text(json.dumps(dict(os.environ)))
-signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
 what = sys.argv[1]
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(what == "wait"))
 pathlib.Path("begun").touch()
-if what == "wait":
+if what in {"wait", "ending"}:
     time.sleep(60)
 sys.exit(int(what))
 """
@@ -52,6 +52,12 @@ def _start(directory: RunDirectory) -> "subprocess.Popen[str]":
     )
 
 
+def _begun(directory: RunDirectory) -> "subprocess.Popen[str]":
+    process = _start(directory)
+    wait_until((directory.path / "begun").exists, limit_s=60)
+    return process
+
+
 @pytest.mark.parametrize(("code", "status"), [(0, "finished"), (3, "failed")])
 def test_the_end_of_the_engine_is_the_end_of_the_job(
     tmp_path: Path, code: int, status: str
@@ -75,11 +81,7 @@ def test_the_end_of_the_engine_is_the_end_of_the_job(
 def test_a_stop_reaches_the_engine(tmp_path: Path, *, goes_on: bool) -> None:
     """The job is interrupted; only if the pool says so, another one would come further."""
     directory = _run_dir(tmp_path, "wait", continue_at_time_limit=goes_on)
-    process = _start(directory)
-    begun_s = time.monotonic()
-    while not (tmp_path / "begun").exists():
-        assert time.monotonic() - begun_s < 60
-        time.sleep(0.05)
+    process = _begun(directory)
 
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=30)
@@ -88,6 +90,20 @@ def test_a_stop_reaches_the_engine(tmp_path: Path, *, goes_on: bool) -> None:
     assert result is not None
     assert (process.returncode, result.status) == (143, "interrupted")
     assert directory.checkpoints.exists() is goes_on
+
+
+def test_a_stop_after_the_flows_end_begins_it_no_second_time(tmp_path: Path) -> None:
+    """The engine has told the end already, and takes its time to exit: with code 0."""
+    directory = _run_dir(tmp_path, "ending", continue_at_time_limit=True)
+    process = _begun(directory)
+
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=30)
+
+    result = directory.read_result()
+    assert result is not None
+    assert (process.returncode, result.status) == (0, "finished")
+    assert not directory.checkpoints.exists()
 
 
 def test_a_faulty_file_of_secrets_is_told(tmp_path: Path) -> None:

@@ -141,6 +141,56 @@ def test_jobs_of_studies_are_none_of_flow_runs(world: JobWorld) -> None:
     assert world.jobs.tracked() == []
 
 
+def test_another_directory_of_runs_makes_no_second_job(world: JobWorld) -> None:
+    """The pool's runs_dir was changed while the flow run's job is alive; then it holds."""
+    flow_run_id = uuid4()
+    first = world.submit(flow_run_id)
+    world.stand(first, LedgerState.RUNNING)
+    world.runs_dir = world.path / "elsewhere"
+
+    assert world.submit(flow_run_id) == first
+    world.stand(first, LedgerState.FAILED)
+    assert world.submit(flow_run_id) == world.runs_dir / str(flow_run_id) / "1"
+
+
+def test_jobs_that_a_flow_has_submitted_are_not_taken_for_its_own(world: JobWorld) -> None:
+    """They lie below its run directory, and outlive it; a retry is a job of its own."""
+    flow_run_id = uuid4()
+    first = world.submit(flow_run_id)
+    world.runs_dir = first / "runs"
+    world.submit(uuid4())
+    world.stand(first, LedgerState.FAILED)
+    world.runs_dir = world.path / "runs"
+
+    assert world.submit(flow_run_id) == first.with_name("2")
+
+
+def test_what_begins_and_ends_between_two_looks_is_found(world: JobWorld) -> None:
+    """By another worker; the looks read only what is alive, new, or has not been told."""
+    early, late = uuid4(), uuid4()
+    first = world.submit(early)
+    assert len(world.jobs.tracked()) == 1
+    another = world.restarted()
+    another.close()
+
+    second = world.submit(late, another)
+    for run_dir in (first, second):
+        world.stand(run_dir, LedgerState.FINISHED)
+
+    for _ in range(2):
+        assert {Path(one.entry.run_dir) for one in world.jobs.tracked()} == {first, second}
+    world.jobs.told(str(first))
+    assert [Path(one.entry.run_dir) for one in world.jobs.tracked()] == [second]
+
+
+def test_many_flow_runs_ask_the_cluster_once(world: JobWorld) -> None:
+    """A controller that is asked for its partitions by each of a thousand has no time left."""
+    for _ in range(5):
+        world.jobs.partitions_faults(SlurmResources())
+
+    assert world.slurm.num_calls("sinfo") == 1
+
+
 def test_what_the_cluster_does_not_have_is_told(world: JobWorld) -> None:
     """Before anything is written down; a Slurm that does not answer holds nothing up."""
     (fault,) = world.jobs.partitions_faults(SlurmResources(partition="nowhere"))

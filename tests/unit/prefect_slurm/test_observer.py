@@ -250,6 +250,33 @@ def test_the_report_of_an_earlier_job_hides_no_lost_retry(
     assert prefect.names(elsewhere) == []
 
 
+def test_a_job_of_another_users_worker_is_not_begun_again(
+    prefect: PrefectTable, look: _Look, world: JobWorld
+) -> None:
+    """It is on this cluster, and stands in a ledger that we do not see: it may wait for days."""
+    queued = prefect.add(StateType.PENDING)
+    queued.infrastructure_pid = infrastructure_pid(world.jobs.cluster, "/home/other/runs/f/1")
+
+    look(20.0)
+    look(130.0)
+
+    assert prefect.names(queued) == []
+
+
+def test_a_completed_run_whose_job_is_queued_again_has_it_cancelled(
+    world: JobWorld, prefect: PrefectTable, look: _Look
+) -> None:
+    """Not at once: the ledger may not have heard yet that it runs."""
+    run_dir = _queued(world, prefect.add(StateType.COMPLETED))
+
+    look()
+    look(20.0)
+    assert _wishes(world) == []
+    look(20.0)
+
+    assert _wishes(world) == [str(run_dir)]
+
+
 def test_jobs_of_other_pools_and_servers_are_left_alone(
     world: JobWorld, prefect: PrefectTable, look: _Look
 ) -> None:

@@ -9,6 +9,7 @@ from prefect.client.schemas.objects import StateType
 
 from tasks.prefect_slurm.telling import (
     HOOKS_S,
+    REQUEUED_S,
     Deed,
     crashed_message,
     deed,
@@ -83,21 +84,32 @@ def test_a_flow_that_runs_may_stop_by_itself_first() -> None:
     """Its hooks have some seconds; ten are allowed in all."""
     running = _entry(LedgerState.RUNNING)
 
-    assert deed(running, StateType.CANCELLING, cancelling_s=HOOKS_S - 0.1) is Deed.NOTHING
-    assert deed(running, StateType.CANCELLING, cancelling_s=HOOKS_S) is Deed.CANCEL
+    assert deed(running, StateType.CANCELLING, ended_s=HOOKS_S - 0.1) is Deed.NOTHING
+    assert deed(running, StateType.CANCELLING, ended_s=HOOKS_S) is Deed.CANCEL
     assert HOOKS_S <= 5
+
+
+def test_a_completed_flow_run_is_not_run_again_by_a_requeue() -> None:
+    """Its node was lost before the job's process had ended; one that crashed may go on."""
+    queued = _entry(LedgerState.SUBMITTED, restarts=1)
+
+    assert deed(queued, StateType.COMPLETED, ended_s=REQUEUED_S - 0.1) is Deed.NOTHING
+    assert deed(queued, StateType.COMPLETED, ended_s=REQUEUED_S) is Deed.CANCEL
+    for kind in (StateType.CRASHED, StateType.FAILED):
+        assert deed(queued, kind, ended_s=REQUEUED_S) is Deed.NOTHING
 
 
 @given(st.sampled_from(LIVE), st.sampled_from([*StateType, None]), st.floats(0, 1e6))
 def test_a_live_job_is_never_told_to_have_ended(
-    state: LedgerState, flow_run: StateType | None, cancelling_s: float
+    state: LedgerState, flow_run: StateType | None, ended_s: float
 ) -> None:
     """Nor is it cancelled unless Prefect says so; a server that lost its data says nothing."""
-    found = deed(_entry(state), flow_run, cancelling_s=cancelling_s)
+    found = deed(_entry(state), flow_run, ended_s=ended_s)
 
     assert found in {Deed.NOTHING, Deed.CANCEL, Deed.TELL_QUEUED}
     is_wished = flow_run in {StateType.CANCELLING, StateType.CANCELLED}
-    assert found is not Deed.CANCEL or is_wished
+    is_again = flow_run is StateType.COMPLETED and state is not LedgerState.RUNNING
+    assert found is not Deed.CANCEL or is_wished or is_again
 
 
 @given(st.sampled_from(FINAL), st.sampled_from([*StateType, None]))

@@ -133,7 +133,9 @@ def test_faults_are_told_before_anything_is_written(
 
     with pytest.raises(PoolFault, match="nodes: "):
         _run(worker, flow_run, resources={"nodes": 0})
-    with pytest.raises(PoolFault, match="nowhere"):
+    with pytest.raises(PoolFault, match=r"command: .*No closing quotation"):
+        _run(worker, flow_run, command="run 'this")
+    with pytest.raises(PoolFault, match="for: partition: 'nowhere'"):
         _run(worker, flow_run, resources={"partition": "nowhere"})
 
     assert world.ledger.entries() == []

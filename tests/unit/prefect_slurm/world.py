@@ -42,6 +42,7 @@ class JobWorld:
 
     def __init__(self, path: Path, *, is_led: bool = False) -> None:
         self.path = path
+        self.runs_dir = path / "runs"
         self.slurm = FakeSlurm(0)
         self.jobs = self.restarted()
         self._is_led = is_led
@@ -66,7 +67,7 @@ class JobWorld:
     def submit(self, flow_run_id: UUID, jobs: FlowRunJobs | None = None, **changes: Any) -> Path:
         """Ask for a flow run, as a worker does."""
         return (jobs or self.jobs).submit(
-            self.path / "runs" / str(flow_run_id),
+            self.runs_dir / str(flow_run_id),
             self.job(flow_run_id, **changes),
             SlurmResources(),
             config=CONFIG,

@@ -51,9 +51,29 @@ def test_a_password_on_the_command_line_is_refused_and_not_repeated() -> None:
     with pytest.raises(ServicesError, match="put the URL in the variable") as raised:
         parse_database("postgresql://me:secret@db/lab", is_option=True)
     with pytest.raises(ServicesError) as wrong:
-        parse_database("mysql://me:secret@db/lab", is_option=True)
+        parse_database("mysql://me:secret@db/lab?password=secret", is_option=True)
+    with pytest.raises(ServicesError, match="put the URL in the variable"):
+        parse_database("postgresql://me@db/lab?password=secret", is_option=True)
 
     assert "secret" not in str(raised.value) + str(wrong.value)
+
+
+@pytest.mark.parametrize("place", ["me:sec/ret@db", "me@db:99999", "me@[::1"])
+def test_a_url_that_cannot_be_read_is_not_repeated(place: str) -> None:
+    """What stands where the port should be may be half of a password."""
+    with pytest.raises(ServicesError, match="faulty host or port") as raised:
+        parse_database(f"postgresql://{place}/lab", is_option=False)
+
+    assert "sec" not in str(raised.value)
+
+
+@pytest.mark.parametrize("url", ["me:sec%zzret@db/", "me@db/?nonsense=1"])
+def test_a_url_that_the_driver_cannot_read_is_told(url: str) -> None:
+    """Without the password, and with what to mend."""
+    with pytest.raises(ServicesError, match=r"invalid .*; mend the URL") as raised:
+        check_databases(parse_database(f"postgresql://{url}", is_option=False))
+
+    assert "sec" not in str(raised.value)
 
 
 def test_a_server_that_is_not_there_is_told_without_the_password() -> None:

@@ -29,6 +29,8 @@ _SHELL = {
     "PREFECT_PROFILE": "site",
     "WATERSHED_DATABASE": "postgresql://me:secret@db/lab",
     "PGPASSWORD": "secret",
+    "MLFLOW_BACKEND_STORE_URI": "postgresql://me:secret@db/mlflow",
+    "PREFECT_API_DATABASE_CONNECTION_URL": "postgresql+asyncpg://me:secret@db/prefect",
 }
 
 
@@ -95,6 +97,28 @@ def test_an_open_mlflow_answers_to_the_names_of_this_machine(host: str, *, is_op
     assert mlflow.server.url == "http://127.0.0.1:5000"
 
 
+def test_a_proxy_before_the_servers_has_names_of_its_own() -> None:
+    """Whoever puts one there says how the servers are called."""
+    named = {"MLFLOW_SERVER_ALLOWED_HOSTS": "lab", "PREFECT_UI_API_URL": "https://lab/api"}
+    prefect = prefect_service(_DATA, "0.0.0.0", 4200, databases=None, environment=named)  # noqa: S104
+    mlflow = mlflow_service(_DATA, "0.0.0.0", 5000, databases=None, environment=named)  # noqa: S104
+
+    assert prefect.environment["PREFECT_UI_API_URL"] == "https://lab/api"
+    assert mlflow.environment["MLFLOW_SERVER_ALLOWED_HOSTS"] == "lab"
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [("0.0.0.0", "127.0.0.1"), ("::", "[::1]"), ("10.0.0.1", "10.0.0.1"), ("host", "host")],  # noqa: S104
+)
+def test_processes_of_this_machine_reach_what_a_server_binds_to(host: str, expected: str) -> None:
+    """All IPv6 addresses are not all IPv4 addresses; a name that loopback contains is not it."""
+    mlflow = mlflow_service(_DATA, host, 5000, databases=None, environment={})
+
+    assert client_host(host) == expected
+    assert "MLFLOW_SERVER_ALLOWED_HOSTS" in mlflow.environment
+
+
 def test_people_are_given_an_address_that_can_be_reached() -> None:
     """0.0.0.0 is no address to open; its name is one that this machine itself finds."""
     named = public_host("0.0.0.0")  # noqa: S104
@@ -149,6 +173,17 @@ def test_deployments_of_another_pool_are_others() -> None:
     assert default["pull"][0]["prefect.deployments.steps.set_working_directory"] == {
         "directory": "/here"
     }
+
+
+def test_a_checkout_may_have_a_quote_in_its_name() -> None:
+    """It is written into YAML."""
+    written = yaml.safe_load((_ROOT / "prefect.yaml").read_text())
+    found = {"commit": "abc", "checkout": "/home/o'neil/watershed"}
+
+    rendered = yaml.safe_load(render(written, ["nightly-scaling"], "watershed", found))
+
+    (step,) = rendered["pull"]
+    assert next(iter(step.values()))["directory"] == "/home/o'neil/watershed"
 
 
 def test_unknown_deployments_are_told_with_those_that_there_are() -> None:

@@ -1,6 +1,7 @@
 """Servers asked over HTTP, by a small real one."""
 
 import json
+import socket
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -88,6 +89,31 @@ def test_a_server_that_is_not_there_is_told_with_the_variable() -> None:
     assert "the MLflow server at http://127.0.0.1:1 does not answer: Connection refused" in told
     assert "MLFLOW_TRACKING_URI" in told
     assert not mlflow.answers("/health")
+
+
+@pytest.mark.parametrize("address", ["site/api", "http://h:abc/api", "http://[::1/api"])
+def test_an_address_that_is_none_is_told(address: str) -> None:
+    """No traceback, whatever the variable holds."""
+    for server in (prefect_server(address, {}), mlflow_server(address, {})):
+        with pytest.raises(UnreachableError, match=r"the (Prefect|MLflow) server"):
+            server.ask("/health")
+
+
+def test_what_speaks_no_http_is_told() -> None:
+    """Another program's port, by mistake."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def greet() -> None:
+            connection, _ = listening.accept()
+            with connection:
+                connection.recv(1000)
+                connection.sendall(b"SSH-2.0-x\r\n")
+
+        thread = threading.Thread(target=greet)
+        thread.start()
+        with pytest.raises(UnreachableError, match=r"does not answer: SSH-2\.0-x$"):
+            prefect_server(f"http://127.0.0.1:{listening.getsockname()[1]}", {}).ask("/x")
+        thread.join()
 
 
 def test_other_errors_come_with_the_servers_words(site: _Site) -> None:

@@ -7,7 +7,7 @@ import pytest
 from configs.study import Study
 from tasks.runtime.records import JobFile, Result
 from tasks.runtime.run_directory import RunDirectory
-from tasks.slurm.explaining import explain, in_markdown, in_short
+from tasks.slurm.explaining import explain, in_markdown, in_short, last_lines
 from tasks.slurm.results import write_result
 
 
@@ -56,3 +56,16 @@ def test_a_run_without_a_result_is_no_failure(run: RunDirectory) -> None:
     explained = explain(run)
 
     assert (explained.state, explained.category, explained.local) == ("no result yet", "", None)
+
+
+def test_the_end_of_a_huge_output_is_told_without_the_key_in_it(tmp_path: Path) -> None:
+    """Of gigabytes only the end is read; a key of several lines is one secret."""
+    path = tmp_path / "stdout"
+    with path.open("w") as file:
+        file.truncate(1 << 34)  # takes no room
+        file.seek(0, 2)
+        file.write(
+            "\nbegun\n-----BEGIN PRIVATE KEY-----\nMIIEvQ\n-----END PRIVATE KEY-----\nbroke\n"
+        )
+
+    assert last_lines(path, 3) == ("begun", "***", "broke")

@@ -2,35 +2,10 @@
 
 from pathlib import Path
 
-import pytest
-
 from tasks.runtime.run_directory import RunDirectory
 from tasks.steps.flow_record import FlowRecord, write_flow_record
-from tasks.steps.links import opening_command, point_address, server_address
+from tasks.steps.links import point_address
 from tasks.tracking.cursor import Cursor, write_cursor
-
-
-@pytest.mark.parametrize(
-    ("tracking_uri", "address"),
-    [
-        ("http://127.0.0.1:5000/", "http://127.0.0.1:5000"),
-        ("https://me:secret@mlflow.site/base", "https://mlflow.site/base"),
-        ("sqlite:////runs/mlflow.db", ""),
-        ("databricks", ""),
-    ],
-)
-def test_only_a_server_has_an_address_and_no_password_in_it(
-    tracking_uri: str, address: str
-) -> None:
-    """Links are seen by everybody who sees the flow run."""
-    assert server_address(tracking_uri) == address
-
-
-def test_a_database_is_opened_by_a_command() -> None:
-    """There is no link to what nobody serves."""
-    command = opening_command("sqlite:////runs/mlflow.db")
-
-    assert command == "mlflow server --backend-store-uri sqlite:////runs/mlflow.db --port 5000"
 
 
 def test_a_point_has_an_address_once_its_run_is_there(tmp_path: Path) -> None:

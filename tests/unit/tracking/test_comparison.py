@@ -2,6 +2,7 @@
 
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from tasks.tracking.comparison_curves import curve_rows, sparklines
 from tasks.tracking.comparison_page import write_comparison
 from tasks.tracking.comparison_statistics import compare_seeds, differences
 from tasks.tracking.comparison_tables import compare
+from tasks.tracking.history import Series
 from tasks.tracking.nightly_statistics import Verdict, student_outside
 from tests.unit.tracking.conftest import BuildStudy
 
@@ -22,7 +24,7 @@ _GRID = {"worker.lr": [0.1, 0.2], "seed": [0, 1, 2]}
 
 def _subject(build: BuildStudy, name: str, grid: dict[str, object], offset: float = 0.0) -> Subject:
     def square(point: Point, step: int) -> float:
-        noise = 0.001 * math.sin(7 * point.experiment.seed + step)
+        noise = 0.001 * math.sin(7 * point.experiment.seed + step + 3 * offset)
         return offset + noise + 1 / math.sqrt(1 + step)
 
     study = build(grid, grad_sq_norm=square)
@@ -98,6 +100,25 @@ def test_one_seed_tells_nothing_and_equal_values_are_the_same() -> None:
     assert equal.verdict == Verdict.SAME
 
 
+def test_values_that_no_seed_changes_are_no_matter_of_chance() -> None:
+    """None refused with any seeds is the same; the bytes of a partition differ, untested."""
+    none = compare_seeds("num_refused", {"0": 0.0, "1": 0.0}, {"5": 0.0, "6": 0.0})
+    fewer = compare_seeds("state_bytes", {"0": 8e9, "1": 8e9}, {"0": 2e9, "1": 2e9})
+    rounded = compare_seeds("virtual_s", {"0": 0.3, "1": 0.3}, {"5": 0.1 + 0.2, "6": 0.1 + 0.2})
+
+    assert none.verdict == Verdict.SAME
+    assert (fewer.verdict, fewer.p_value) == (Verdict.BETTER, None)
+    assert (rounded.verdict, rounded.p_value) == (Verdict.CANNOT_TELL, None)
+
+
+def test_two_seeds_that_happen_to_differ_alike_are_no_proof() -> None:
+    """Whole numbers do so often; t would be infinite."""
+    one = compare_seeds("max_delay", {"0": 5.0, "1": 3.0}, {"0": 4.0, "1": 2.0})
+
+    assert (one.verdict, one.p_value) == (Verdict.CANNOT_TELL, None)
+    assert "differ alike" in one.reason
+
+
 def test_marks_go_the_right_way(build_study: BuildStudy) -> None:
     """A smaller loss is better, a smaller accuracy worse; both far beyond the seeds here."""
     first = _subject(build_study, "a", {"seed": [0, 1, 2, 3]}, offset=0.5)
@@ -141,6 +162,34 @@ def test_curves_end_where_the_shorter_one_does(build_study: BuildStudy) -> None:
     assert {row.step for row in rows} == {100}
     loss = next(row for row in rows if row.metric == Metric.TRAIN_LOSS)
     assert {len(spark) for spark in loss.sparks.values()} == {24}
+
+
+def test_curves_are_compared_where_both_were_measured(build_study: BuildStudy) -> None:
+    """A value between two measurements is none: of 0, 10, ... and 0, 3.5, ..., 105 at 70."""
+    first = _subject(build_study, "a", {"seed": [0]})
+    (run,) = first.runs
+    closer = {name: Series(0.35 * one.rounds, one.values) for name, one in run.metrics.items()}
+    second = Subject("b", (replace(run, metrics=closer),))
+
+    rows = curve_rows(match([first, second])[0][0])
+
+    assert {row.step for row in rows} == {70}
+    loss = next(row for row in rows if row.metric == Metric.TRAIN_LOSS)
+    assert loss.values["a"] == run.series(Metric.TRAIN_LOSS).values[7]
+    assert loss.values["b"] == run.series(Metric.TRAIN_LOSS).values[20]
+
+
+def test_what_has_not_finished_is_told(build_study: BuildStudy) -> None:
+    """Its results are of an earlier step, and a run that has not begun has none at all."""
+    first = _subject(build_study, "a", {"seed": [0, 1]})
+    behind = tuple(replace(run, state="running") for run in first.runs)
+    waiting = tuple(replace(run, state="waiting", metrics={}) for run in first.runs)
+
+    comparison = compare([first, Subject("b", behind), Subject("c", waiting)])
+
+    assert comparison.notes == ("b: 2 not finished; the results are those of the last step so far",)
+    (found,) = differences([(first.runs, waiting)])
+    assert found == []
 
 
 def test_sparklines_share_their_scale() -> None:

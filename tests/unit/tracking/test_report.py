@@ -58,9 +58,11 @@ def test_a_report_has_table_figure_and_next_steps(build_study: BuildStudy) -> No
     assert "4 runs: 4 finished." in text
     assert "What do fake runs show?" in text
     assert f"]({directory.curves.name})" in text
-    assert "mlflow ui --backend-store-uri sqlite:////runs/mlflow.db" in text
+    assert "mlflow server --backend-store-uri sqlite:////runs/mlflow.db" in text
     assert "seed: [0, 1, 2]" in text
     assert _size(directory.curves)[0] > 800
+    uri = "http://me:secret@mlflow.site"
+    assert "secret" not in write_report(directory.path, tracking_uri=uri).read_text()
 
 
 def test_failures_are_told_in_words(build_study: BuildStudy) -> None:

@@ -1,0 +1,44 @@
+"""Where MLflow is, as it may be shown to everybody who sees a study: without passwords."""
+
+import re
+from urllib.parse import urlsplit, urlunsplit
+
+_PORT = 5000
+LOCAL = f"http://127.0.0.1:{_PORT}"
+"""Address of the server that a person starts by ``opening_command``."""
+_USER = re.compile(r"^([a-z][a-z0-9+.-]*://)[^/]*@", re.IGNORECASE)
+
+
+def server_address(tracking_uri: str) -> str:
+    """Return the address of an MLflow server for a browser, without a password in it.
+
+    Args:
+        tracking_uri: Where the runs are.
+
+    Returns:
+        The address; empty if it is no server.
+    """
+    parts = urlsplit(tracking_uri)
+    if parts.scheme not in {"http", "https"}:
+        return ""
+    host = parts.netloc.rpartition("@")[2]
+    return urlunsplit((parts.scheme, host, parts.path, "", "")).rstrip("/")
+
+
+def opening_command(tracking_uri: str, program: str = "mlflow") -> str:
+    """Return the command that shows a store which is no server.
+
+    Args:
+        tracking_uri: The store; user and password of a database are left out.
+        program: How to call MLflow.
+    """
+    return f"{program} server --backend-store-uri {hidden_password(tracking_uri)} --port {_PORT}"
+
+
+def hidden_password(tracking_uri: str) -> str:
+    """Return an address with ``***`` in place of its user and password.
+
+    Args:
+        tracking_uri: Where the runs are.
+    """
+    return _USER.sub(r"\1***@", tracking_uri)

@@ -1,0 +1,118 @@
+"""From start to end, with small processes in the place of servers."""
+
+import os
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tasks.services.lifecycle import Lifecycle, Screen
+from tasks.services.plan import Addresses, Plan, Service
+from tasks.services.processes import identify, is_running
+from tasks.services.state import STATE_NAME, Services, read_services, write_services
+from tasks.services.web import Server
+
+pytestmark = pytest.mark.skipif(
+    not sys.platform.startswith("linux"), reason="/proc and prctl are Linux's"
+)
+
+
+class _Prefect(Server):
+    """Knows the pool, and no flow runs."""
+
+    def ask(self, path: str, *_: object, **__: object) -> Any:
+        """Answer."""
+        return 0 if path.endswith("count") else [{"type": "process"}]
+
+
+@dataclass
+class _Watched:
+    """A lifecycle, and what it has shown."""
+
+    data: Path
+    stops: list[int] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    pids: list[int] = field(default_factory=list)
+
+    def run(self, is_up: Any, health: Any) -> bool:
+        """Run it with what is to happen when it is up, and when its health is shown."""
+        prefect = _Prefect("the Prefect server", "http://127.0.0.1:1")
+        plan = Plan(
+            data=self.data,
+            addresses=Addresses(f"{prefect.url}/api", prefect.url, prefect.url),
+            pool="watershed",
+            worker="",
+            prefect=prefect,
+            mlflow=None,
+            own=(self._service("server", "sleep 60"),),
+            deploy=self._service("registration", "true"),
+            serve=None,
+            host="127.0.0.1",
+            database="",
+        )
+
+        def note(services: Services) -> None:
+            self.pids += [one.pid for one in services.processes]
+            is_up(services)
+
+        screen = Screen(
+            waiting=lambda *_: None,
+            health=lambda *_: health(),
+            stopping=lambda *_: None,
+            warn=self.warnings.append,
+            is_up=note,
+        )
+        return Lifecycle(plan, self.stops, screen).run()
+
+    def _service(self, name: str, script: str) -> Service:
+        return Service(
+            name=name,
+            command=("bash", "-c", script),
+            environment=dict(os.environ),
+            log=self.data / "logs" / f"{name}.log",
+        )
+
+
+def test_a_record_that_somebody_has_removed_is_written_again(tmp_path: Path) -> None:
+    """Other commands would not find the servers any more."""
+    watched = _Watched(tmp_path)
+    found: list[Services | None] = []
+
+    def look() -> None:
+        found.append(read_services(tmp_path))
+        watched.stops.append(2)
+
+    went_well = watched.run(lambda _: (tmp_path / STATE_NAME).unlink(), look)
+
+    assert went_well
+    assert found[0] is not None
+    assert found[0].pid == os.getpid()
+    assert not (tmp_path / STATE_NAME).exists()
+
+
+def test_who_has_pressed_ctrl_c_already_gets_no_servers(tmp_path: Path) -> None:
+    """A database may take seconds to be asked, before anything is started."""
+    watched = _Watched(tmp_path, stops=[2])
+
+    assert watched.run(lambda _: None, lambda: None)
+    assert not (tmp_path / "logs").exists()
+
+
+def test_of_two_hosts_in_one_directory_one_gives_way(tmp_path: Path) -> None:
+    """Where locks are not seen from host to host, two would write to one SQLite database."""
+    watched = _Watched(tmp_path)
+
+    went_well = watched.run(
+        lambda own: write_services(tmp_path, own.model_copy(update={"host": "elsewhere"})),
+        lambda: watched.stops.append(2),
+    )
+
+    other = read_services(tmp_path)
+    assert not went_well
+    assert "an `up` on elsewhere" in watched.warnings[0]
+    assert other is not None  # its record is not ours to remove
+    assert (other.host, other.phase) == ("elsewhere", "up")
+    assert watched.pids
+    assert not any(is_running(identify(pid)) for pid in watched.pids)
