@@ -219,7 +219,7 @@ def _compared(
 
 
 def _within(margin: float, estimate: float, error: float, degrees: int) -> float:
-    """Return how sure it is that a change is below a margin, either way; estimate in [0, margin)."""
+    """Return how sure a change is below a margin, either way; the estimate is in [0, margin)."""
     above = 0.5 * student_outside((margin - estimate) / error, degrees)
     below = 0.5 * student_outside((margin + estimate) / error, degrees)
     return 1.0 - above - below

@@ -145,6 +145,7 @@ def test_a_cancelled_study_stops_its_jobs_and_keeps_what_has_finished(
     assert _status(long) == "interrupted"
 
 
+@pytest.mark.slow
 def test_a_retried_study_finishes_and_runs_nothing_twice(
     cancelled: Study, visit: Visit, data: Path
 ) -> None:

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from configs.topology import CLUSTER, load_topology
 from flows.command_line import main
 from tests.cluster.slurm_cluster import SlurmCluster
@@ -10,6 +12,7 @@ MACHINE = "levels:\n- {name: node, ranks: 2}\n"
 LAUNCHER = 'time_limit: "10"\ncalls_per_minute: 600\ncall_burst: 1000\n'
 
 
+@pytest.mark.slow
 def test_a_cluster_is_measured_by_a_job(in_cluster: SlurmCluster, tmp_path: Path) -> None:
     """The command submits one job on both nodes, and writes what it has measured."""
     del in_cluster

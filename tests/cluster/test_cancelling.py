@@ -69,7 +69,7 @@ def _in_prefect(process: "subprocess.Popen[bytes]", directory: Path, api: str) -
     urllib.request.urlopen(request, timeout=10).close()  # noqa: S310
 
 
-@pytest.mark.parametrize("stop", [_by_ctrl_c, _in_prefect])
+@pytest.mark.parametrize("stop", [pytest.param(_by_ctrl_c, marks=pytest.mark.slow), _in_prefect])
 def test_a_cancelled_study_leaves_no_job(
     tmp_path: Path,
     cluster: SlurmCluster,

@@ -68,6 +68,7 @@ class User:
         return ended.stdout
 
 
+@pytest.mark.slow
 def test_a_failing_script_is_explained_and_retried(
     tmp_path: Path, cluster: SlurmCluster, prefect: PrefectServer
 ) -> None:
@@ -116,6 +117,7 @@ def _is_told_in_prefect(study_dir: Path, person: Person) -> None:
     assert "# toy" in texts["toy"]  # the report
 
 
+@pytest.mark.slow
 def test_jobs_of_a_lost_ledger_are_adopted(
     tmp_path: Path, cluster: SlurmCluster, prefect: PrefectServer
 ) -> None:

@@ -79,6 +79,7 @@ def test_a_federated_study_is_a_job(pool: SlurmPool, tmp_path: Path, cluster: Sl
     until(lambda: queue(cluster) == [], limit_s=60)  # Prefect's process takes its time to end
 
 
+@pytest.mark.slow
 def test_a_queued_flow_run_that_is_cancelled_leaves_the_queue(
     pool: SlurmPool, cluster: SlurmCluster, tmp_path: Path
 ) -> None:
@@ -113,6 +114,7 @@ def test_a_job_that_is_cancelled_at_slurm_is_a_crash_in_words(
     assert "Retry the flow run" in (crashed.message or "")
 
 
+@pytest.mark.slow
 def test_a_worker_killed_before_its_report_leaves_no_orphan(
     make_pool: Callable[[str], SlurmPool], tmp_path: Path, cluster: SlurmCluster
 ) -> None:

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from tasks.tracking.costs import read_costs
 from tasks.tracking.history import read_history
 from tests.cluster.launching import ROOT
@@ -18,6 +20,7 @@ _SETTINGS = (
 )
 
 
+@pytest.mark.slow
 def test_points_of_two_sizes_are_jobs_of_their_own_shape(
     accounted_cluster: SlurmCluster, tmp_path: Path
 ) -> None:

@@ -237,6 +237,7 @@ def start_module(name: str, directory: RunDirectory) -> "subprocess.Popen[bytes]
         )
 
 
+@pytest.mark.slow
 def test_by_hand_a_server_and_its_workers_do_a_run(tmp_path: Path) -> None:
     """As modules, with one worker preempted, one killed and the server killed in the middle."""
     server_dir, client_dirs = prepare_anarchic(

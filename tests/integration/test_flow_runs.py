@@ -204,6 +204,7 @@ def test_a_paused_study_frees_its_cores_and_resumes_from_its_checkpoint(site: Si
     assert list(site.runs_dir.glob("pause-*")) == [study.path]
 
 
+@pytest.mark.slow
 def test_a_killed_flow_leaves_a_job_that_its_retry_follows_and_cancel_stops(site: Site) -> None:
     """The job outlives its flow, is not run twice, and ends within ten seconds when cancelled."""
     person = site.person

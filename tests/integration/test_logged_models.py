@@ -30,6 +30,12 @@ _DOCUMENT = Path(__file__).parents[2] / "docs" / "mlflow.md"
 _DONE = Result(status="finished", wall_s=3.0)
 
 
+@pytest.fixture(autouse=True)
+def _own_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Loading a model puts its code first on the path, and its ``models`` has not all of ours."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+
+
 @pytest.fixture(scope="module")
 def runs_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two studies, as they are after their end, sent to the store beside them."""

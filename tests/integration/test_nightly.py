@@ -176,6 +176,7 @@ def test_a_night_with_a_failed_point_fails_and_is_not_used(study: Path) -> None:
     assert "regression" not in str(state.message)
 
 
+@pytest.mark.slow
 def test_a_retried_night_goes_on_in_its_directory(study: Path) -> None:
     """What has finished stays, what has failed is run again; it is the night that it was."""
     runs_dir = study.parent / "retried" / "runs"

@@ -145,6 +145,7 @@ def _watershed(*arguments: str | Path, **own: str) -> "subprocess.CompletedProce
     )
 
 
+@pytest.mark.slow
 def test_it_prints_three_addresses_that_answer(up: Up) -> None:
     """Prefect, MLflow, and the pool with the worker that serves it, which Prefect knows."""
     state = up.state
@@ -159,6 +160,7 @@ def test_it_prints_three_addresses_that_answer(up: Up) -> None:
     assert state["worker"].startswith(f"{socket.gethostname()}:")
 
 
+@pytest.mark.slow
 def test_all_deployments_are_there(up: Up) -> None:
     """With descriptions, tags and a version; the nightly has its schedule and its limit."""
     found = {one["name"]: one for one in up.ask("/deployments/filter", {})}
@@ -175,6 +177,7 @@ def test_all_deployments_are_there(up: Up) -> None:
     assert found["nightly-scaling"]["global_concurrency_limit"]["limit"] == 1
 
 
+@pytest.mark.slow
 def test_a_second_up_finds_the_first(up: Up) -> None:
     """It prints the addresses of the first, and starts nothing."""
     ended = _watershed("up", "--data", up.data)
@@ -185,6 +188,7 @@ def test_a_second_up_finds_the_first(up: Up) -> None:
     assert up.state["mlflow"] in ended.stdout
 
 
+@pytest.mark.slow
 def test_ports_in_use_are_told_with_their_holders(up: Up, tmp_path: Path) -> None:
     """Another data directory, the same port: it is said who has it."""
     port = up.state["prefect_ui"].rpartition(":")[2]
@@ -255,6 +259,7 @@ def _started_job(up: Up) -> str:
     return run_id
 
 
+@pytest.mark.slow
 def test_ctrl_c_stops_all_and_running_flows_can_be_continued(up: Up) -> None:
     """The flow run stops its jobs and says so; no process is left; Prefect's database knows it."""
     run_id = _started_job(up)
