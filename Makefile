@@ -24,7 +24,6 @@ up: $(STAMP)  ## Start the Prefect and MLflow servers and a worker (ARGS="--data
 test: $(STAMP)  ## Check style, types and import contracts, and run all tests (15 minutes)
 	@tests/cluster/install-packages.sh cluster || test "$$REQUIRE_SLURM" != 1
 	@tests/cluster/install-packages.sh browser || test "$$REQUIRE_BROWSER" != 1
-	@tests/cluster/install-packages.sh database || true
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -37,10 +36,10 @@ screenshots: $(STAMP)  ## Take the pictures of docs/images in a browser (2 minut
 	REQUIRE_BROWSER=1 OMP_NUM_THREADS=1 $(BIN)/pytest -p no:xdist tests/browser \
 	    --screenshots docs/images $(ARGS)
 
-proof-slurm: $(STAMP)  ## Kill and disturb studies on a real Slurm cluster (needs root; 20 minutes)
-	@tests/cluster/install-packages.sh
-	REQUIRE_SLURM=1 OMP_NUM_THREADS=1 $(BIN)/pytest --slow -s --benchmark-disable \
-	    tests/cluster tests/integration tests/unit/slurm $(ARGS)
+proof-slurm: $(STAMP)  ## Kill and disturb studies on real clusters and servers (needs root; 40 minutes)
+	@for group in cluster browser database; do tests/cluster/install-packages.sh $$group; done
+	REQUIRE_SLURM=1 REQUIRE_BROWSER=1 OMP_NUM_THREADS=1 $(BIN)/pytest --slow -s --benchmark-disable \
+	    tests/cluster tests/integration tests/browser tests/unit/slurm $(ARGS)
 
 proof-zero: $(STAMP)  ## The long proofs: all partitions of 8 ranks, engines, rates (40 minutes)
 	OMP_NUM_THREADS=1 $(BIN)/pytest --slow -s --benchmark-disable \

@@ -255,10 +255,14 @@ def _difference(sample: Sample, rule: Rule) -> _Difference | str:
 
 
 def _in_one_order(logs: Floats) -> Floats:
-    """Sort repeats and earlier nights, as the draws of the bootstrap go by position."""
-    columns = np.lexsort(np.vstack([np.sort(logs[1:], axis=0)[::-1], logs[0]]))
-    logs = logs[:, columns]
-    rows = np.lexsort(logs[1:].T)
+    """Sort repeats and earlier nights, as the draws of the bootstrap go by position.
+
+    What differs by rounding alone, which another unit changes, is no order.
+    """
+    keys = np.round((logs - logs.mean()) / _ROUNDING)
+    columns = np.lexsort(np.vstack([np.sort(keys[1:], axis=0)[::-1], keys[0]]))
+    logs, keys = logs[:, columns], keys[:, columns]
+    rows = np.lexsort(keys[1:].T)
     return np.vstack([logs[:1], logs[1:][rows]])
 
 

@@ -6,6 +6,7 @@ and names of tests, of ``python -m`` the module.
 """
 
 import importlib.util
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -16,6 +17,7 @@ import pytest
 from tests.integration.documents import ROOT, Command, commands_of_line
 
 _INCOMPLETE = re.compile("requires an argument|Missing (argument|option|parameter)")
+_OF_OUR_MAKE = {"MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "ARGS"}
 _SESSION_OPTIONS = {"--no-prompt", "--prompt"}
 """Options of ``prefect`` before its command, which its outer command line takes away."""
 
@@ -106,9 +108,12 @@ def _of_prefect(arguments: list[str]) -> str | None:
 
 
 def _of_make(arguments: list[str]) -> str | None:
+    # The make that runs the tests hands its own ARGS on.
+    environment = {name: text for name, text in os.environ.items() if name not in _OF_OUR_MAKE}
     ended = subprocess.run(
         ["make", "--dry-run", "--no-print-directory", *arguments],
-        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
+        cwd=ROOT, env=environment, text=True, check=False,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
     if ended.returncode:
         return ended.stdout.strip()

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tasks.tracking.nightly_statistics import (
@@ -213,6 +213,7 @@ def _close(first: Comparison, second: Comparison) -> bool:
 
 @settings(max_examples=60)
 @given(rows=_SAMPLES, factor=st.sampled_from([2.0**-20, 0.25, 8.0, 2.0**30]))
+@example(rows=[[1.0, 2.0], [1.0, 0.5000000000000001], [2.0, 0.5]], factor=2.0**-20)
 def test_units_do_not_matter(rows: list[list[float]], factor: float) -> None:
     """Tokens or millions of tokens: the same ratio, interval and mark."""
     scaled = [[factor * value for value in row] for row in rows]
