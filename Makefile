@@ -36,7 +36,7 @@ screenshots: $(STAMP)  ## Take the pictures of docs/images in a browser (2 minut
 	REQUIRE_BROWSER=1 OMP_NUM_THREADS=1 $(BIN)/pytest -p no:xdist tests/browser \
 	    --screenshots docs/images $(ARGS)
 
-proof-slurm: $(STAMP)  ## Kill and disturb studies on real clusters and servers (needs root; 40 minutes)
+proof-slurm: $(STAMP)  ## Kill and disturb studies on real clusters and servers (needs root; takes long)
 	@for group in cluster browser database; do tests/cluster/install-packages.sh $$group; done
 	REQUIRE_SLURM=1 REQUIRE_BROWSER=1 OMP_NUM_THREADS=1 $(BIN)/pytest --slow -s --benchmark-disable \
 	    tests/cluster tests/integration tests/browser tests/unit/slurm $(ARGS)
