@@ -35,7 +35,7 @@ experiment:
 grid:
   length:
     short: {rounds: 20}
-    long: {rounds: 6000}
+    long: {rounds: 20000}
 """
 
 
