@@ -21,6 +21,7 @@ from flows.command_line import main
 from tasks.runtime.run_directory import RunDirectory
 from tasks.steps.calibrating import calibrate_locally
 from tasks.zero.calibrate import calibrate
+from tasks.zero.calibrate_engine import visit_s
 from tasks.zero.calibrate_file import Calibrated, topology_text, write_topology
 from tasks.zero.calibrate_fit import (
     Beside,
@@ -33,8 +34,10 @@ from tasks.zero.calibrate_fit import (
     fit_line,
     message_latency,
     num_sharers,
+    with_visit,
 )
 from tasks.zero.calibrate_links import hops_of
+from tasks.zero.calibrate_times import Clock
 from tasks.zero.cost_model import predict
 
 LEVELS = [{"name": "package", "ranks": 2}, {"name": "node", "ranks": 4}]
@@ -175,6 +178,8 @@ def test_what_is_not_measured_stays() -> None:
         gb_per_s=1.0, shared_by=4, latency_us=100.0, interference=0.1, algorithm="direct"
     )
     assert [rate.gflops for rate in found.device.rates["float32"]] == [0.01, 0.2]
+    assert (found.device.quantize_gb_per_s, found.device.quantize_us) == (2.0, 300.0)
+    assert with_visit(found, 5e-5).device.visit_us == 50.0
 
 
 def measured(topology: Topology) -> Calibrated:
@@ -272,7 +277,6 @@ def test_the_command_refuses_before_it_measures(
     assert (tmp_path / "here.yaml").read_text() == "mine"
 
 
-@pytest.mark.slow  # tests/cluster/test_calibrate.py measures one as well
 def test_four_ranks_measure_a_machine(tmp_path: Path) -> None:
     """The job measures both levels of a node and the device; nothing but its files is left."""
     calibration = Calibration.model_validate({"topology": BARE, "ranks": 4, **TINY})
@@ -307,6 +311,44 @@ def measure_alone(rank: int, num_ranks: int) -> tuple[object, object, int]:
     calibration = Calibration.model_validate({"topology": BARE, "ranks": num_ranks, **TINY})
     topology = calibrate(calibration, torch.device("cpu")).topology
     return topology.link("node"), topology.network, len(topology.device.rates["float32"])
+
+
+@pytest.mark.parametrize(("tflops", "is_left"), [(1e6, True), (1e-6, False)])
+def test_the_engine_costs_what_the_model_does_not_price(
+    ranks: Any, tflops: float, *, is_left: bool
+) -> None:
+    """All of a micro-batch where products take no time; nothing where they are priced too high."""
+    ((seconds, visit),) = ranks(1).run(measure_engine, tflops)
+
+    assert (visit > 0) is is_left
+    if is_left:  # 7 visits of 2 blocks, embedding and head; a micro-batch takes 100 us at least
+        assert 1e-5 < visit < seconds
+
+
+def measure_engine(rank: int, num_ranks: int, tflops: float) -> tuple[float, float]:
+    """Return how long the measurement took, and what a visit of a stage costs, s."""
+    del rank
+    topology = Topology.model_validate(
+        BARE.model_dump()
+        | {
+            "device": {
+                "memory_gb_per_s": 1e6,
+                "rates": {"float32": [{"gflops": 0.01, "tflops": tflops}]},
+            }
+        }
+    )
+    clock = Clock(torch.device("cpu"), 0.01)
+    began = time.perf_counter()
+    visit = visit_s(
+        topology,
+        torch.device("cpu"),
+        clock,
+        ranks=num_ranks,
+        dtype="float32",
+        width=32,
+        tokens=16,
+    )
+    return time.perf_counter() - began, visit
 
 
 @pytest.mark.parametrize(
