@@ -3,8 +3,8 @@
 #   make run ARGS="--set rounds=50"         further arguments for watershed, pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help run up test screenshots proof-slurm proof-zero check bench setup cluster-packages \
-    browser-packages database-packages constraints clean distclean
+.PHONY: help run up test types suite screenshots proof-slurm proof-zero check bench setup \
+    cluster-packages browser-packages database-packages constraints clean distclean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -26,8 +26,14 @@ test: $(STAMP)  ## Check style, types and import contracts, and run all tests (1
 	@tests/cluster/install-packages.sh browser || test "$$REQUIRE_BROWSER" != 1
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
 	$(BIN)/lint-imports
+	@$(MAKE) --no-print-directory -j2 types suite
+
+# Beside the tests, which leave a core idle now and then: types take a minute.
+types: $(STAMP)
+	$(BIN)/mypy
+
+suite: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadfile --no-loadscope-reorder \
 	    --benchmark-disable $(ARGS)
 

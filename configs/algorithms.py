@@ -1,6 +1,7 @@
 """What the server does with the returns, and what optimiser a worker runs on its own data."""
 
-from typing import Annotated, Literal
+from functools import lru_cache
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
 from pydantic_core import PydanticCustomError
@@ -68,6 +69,9 @@ Slots = Literal["zeros", "wait", "seen"]
 class AlgorithmBase(Record):
     """What all server algorithms have."""
 
+    has_worker_memory: ClassVar[bool] = False
+    """Whether the server keeps a vector of the model's size for every registered worker."""
+
     collect: Whole = Field(
         default=10,
         ge=1,
@@ -85,6 +89,16 @@ class AlgorithmBase(Record):
         default=ServerSgd(), description="Server-side optimiser that applies the direction."
     )
 
+    @property
+    def is_normalised(self) -> bool:
+        """Whether each return is divided by its own number of local steps."""
+        return False
+
+    @property
+    def waits_for_all(self) -> bool:
+        """Whether the model stays until every worker has returned once."""
+        return False
+
 
 class AfaCd(AlgorithmBase):
     """Anarchic federated averaging, cross-device: the mean of the returns as they come."""
@@ -94,10 +108,16 @@ class AfaCd(AlgorithmBase):
         default=True, description="Divide each return by its own number of local steps."
     )
 
+    @property
+    def is_normalised(self) -> bool:
+        """As ``normalise`` says."""
+        return self.normalise
+
 
 class AfaCs(AlgorithmBase):
     """Anarchic federated averaging, cross-silo: the mean of every worker's latest return."""
 
+    has_worker_memory = True
     name: Literal["afa_cs"] = "afa_cs"
     normalise: bool = Field(
         default=True, description="Divide each return by its own number of local steps."
@@ -109,6 +129,16 @@ class AfaCs(AlgorithmBase):
             "returned); seen (divide by the number of workers seen)."
         ),
     )
+
+    @property
+    def is_normalised(self) -> bool:
+        """As ``normalise`` says."""
+        return self.normalise
+
+    @property
+    def waits_for_all(self) -> bool:
+        """As ``slots`` says."""
+        return self.slots == "wait"
 
 
 class FedAvg(AlgorithmBase):
@@ -134,6 +164,23 @@ class FedAsync(AlgorithmBase):
     knee: Whole = Field(
         default=4, ge=0, le=MOST_ROUNDS, description="b: hinge leaves delays up to b undamped."
     )
+
+    def damping(self, delay: float) -> float:
+        """Return by how much alpha is multiplied.
+
+        Args:
+            delay: In rounds, at least 0.
+
+        Returns:
+            s(delay), in (0, 1].
+        """
+        match self.staleness:
+            case "constant":
+                return 1.0
+            case "polynomial":
+                return float((1 + delay) ** -self.exponent)
+            case "hinge":
+                return 1 / (1 + self.exponent * max(0, delay - self.knee))
 
 
 class FedBuff(AlgorithmBase):
@@ -177,21 +224,29 @@ class Fadas(AlgorithmBase):
 class Mifa(AlgorithmBase):
     """MIFA: the mean of every worker's latest change, not normalised."""
 
+    has_worker_memory = True
     name: Literal["mifa"] = "mifa"
     slots: Slots = Field(
         default="zeros", description="Memory before a worker's first return, as for afa_cs."
     )
 
+    @property
+    def waits_for_all(self) -> bool:
+        """As ``slots`` says."""
+        return self.slots == "wait"
+
 
 class Ca2fl(AlgorithmBase):
     """CA2FL: the buffer's changes calibrated by a memory of all (SAGA where MIFA is SAG)."""
 
+    has_worker_memory = True
     name: Literal["ca2fl"] = "ca2fl"
 
 
 class Area(AlgorithmBase):
     """AREA: each worker sends the change of its own local model since its last return."""
 
+    has_worker_memory = True
     name: Literal["area"] = "area"
 
 
@@ -199,6 +254,11 @@ class RescaledAsgd(AlgorithmBase):
     """Rescaled ASGD: each return weighs as long as its worker took, which undoes frequency."""
 
     name: Literal["rescaled_asgd"] = "rescaled_asgd"
+
+    @property
+    def is_normalised(self) -> bool:
+        """Always."""
+        return True
 
 
 Algorithm = Annotated[
@@ -222,6 +282,19 @@ class WorkerBase(Record):
         default=None, description="Clip each stochastic gradient to this 2-norm."
     )
 
+    def gradient_weight(self, num_steps: int) -> float:
+        """Return by how much the gradients of a return count together, FedNova's normaliser.
+
+        A return is x_K - x_0 = -lr * sum_j a_j g_j over its K gradients, and this is sum_j |a_j|.
+
+        Args:
+            num_steps: K, at least 1.
+
+        Returns:
+            K where all gradients count alike; at least 1.
+        """
+        return float(num_steps)
+
 
 class WorkerSgd(WorkerBase):
     """Plain SGD."""
@@ -235,12 +308,51 @@ class WorkerMomentum(WorkerBase):
     optimizer: Literal["momentum"] = "momentum"
     beta: Beta = Field(default=0.9, description="Decay of the velocity.")
 
+    def gradient_weight(self, num_steps: int) -> float:
+        """Return sum_{j=1..K} (1 - beta^j) / (1 - beta): early gradients stay in the velocity.
+
+        Args:
+            num_steps: K, at least 1.
+
+        Returns:
+            Between K and K / (1 - beta).
+        """
+        return _momentum_weight(self.beta, num_steps)
+
 
 class FedProx(WorkerBase):
     """SGD with the proximal term mu/2 * |x - x_pulled|^2."""
 
     optimizer: Literal["fedprox"] = "fedprox"
     mu: Weight = Field(default=0.1, description="Weight of the proximal term.")
+
+    def gradient_weight(self, num_steps: int) -> float:
+        """Return sum_{j<K} |1 - lr mu|^j: the pull back makes early gradients fade.
+
+        Args:
+            num_steps: K, at least 1.
+
+        Returns:
+            Between 1 and K for lr mu up to 2, beyond which the pull back diverges.
+        """
+        return _proximal_weight(abs(1 - self.lr * self.mu), num_steps)
+
+
+@lru_cache(maxsize=4096)
+def _momentum_weight(beta: float, num_steps: int) -> float:
+    velocity, change = 0.0, 0.0
+    for _ in range(num_steps):  # heavy ball on gradients of one; the closed form cancels near 1
+        velocity = beta * velocity + 1
+        change += velocity
+    return change
+
+
+@lru_cache(maxsize=4096)
+def _proximal_weight(kept: float, num_steps: int) -> float:
+    change = 0.0
+    for _ in range(num_steps):
+        change = kept * change + 1
+    return change
 
 
 class Scaffold(WorkerBase):

@@ -11,6 +11,7 @@ from configs.arrivals import BudgetSteps, EventDriven, SpeedSteps, Synchronous
 from configs.base import Fault
 from configs.data import DATASETS, Data, LocationError, locate
 from configs.federated import FederatedExperiment
+from configs.hub_cache import Reader, hub_fault, hub_note, reader_of, unseen_note
 from configs.measuring import points_to_run, why_too_large
 from configs.models import CharLstm, Quadratic
 from configs.sizes import in_flight_bytes, num_parameters, server_memory_bytes
@@ -54,10 +55,11 @@ def check_study(study: Study) -> Findings:
     faults: dict[Fault, None] = {}
     warnings: dict[str, None] = {}
     notes: dict[str, None] = {}
+    reader = reader_of(study.launcher)
     for experiment in federated:
-        faults |= dict.fromkeys([*data_faults(experiment.data), *trace_faults(experiment)])
+        faults |= dict.fromkeys([*data_faults(experiment.data, reader), *trace_faults(experiment)])
         warnings |= dict.fromkeys(_step_warnings(experiment))
-        notes |= dict.fromkeys([*_source_notes(experiment.data), *_memory_notes(experiment)])
+        notes |= dict.fromkeys([*data_notes(experiment.data, reader), *_memory_notes(experiment)])
     warnings |= dict.fromkeys(_service_warnings(federated))
     for one in training:
         faults |= dict.fromkeys(training_faults(one, study.launcher))
@@ -81,30 +83,50 @@ def _size_notes(study: Study) -> list[str]:
     ]
 
 
-def data_faults(data: Data | None) -> list[Fault]:
-    """Check that a local data set is where it should be.
+def data_faults(data: Data | None, reader: Reader) -> list[Fault]:
+    """Check that a data set is where it will be read from.
 
     Args:
         data: Which one, and from where; None for models without data.
+        reader: Who reads it.
 
     Returns:
-        What is missing and what to put where; empty for bundled data, and for the hub.
+        What is missing and what to put where; empty for bundled data, for the hub where it can be
+        reached, and for what is not seen from here.
     """
     if data is None or (data.source is None and DATASETS[data.name].hub_name is None):
         return []
     try:
-        locate(data.name, data.source)
+        place = locate(data.name, data.source, reader.environment)
     except LocationError as error:
+        if data.source is None and reader.unseen_data:
+            return []
         return [Fault(path="data.source", message=str(error))]
-    return []
+    message = "" if isinstance(place, Path) else hub_fault(place, reader)
+    return [Fault(path="data.source", message=f"{data.name}: {message}")] if message else []
 
 
-def _source_notes(data: Data | None) -> list[str]:
-    if data is None or data.source is None or data_faults(data):
+def data_notes(data: Data | None, reader: Reader) -> list[str]:
+    """Say what the author of a study should know of where its data are read from.
+
+    Args:
+        data: Which data set, and from where; None for models without data.
+        reader: Who reads it.
+
+    Returns:
+        The notes; none where ``data_faults`` finds a fault.
+    """
+    if data is None or DATASETS[data.name].hub_name is None or data_faults(data, reader):
         return []
-    if isinstance(locate(data.name, data.source), Path):
+    if data.source is None and (root := reader.unseen_data):
+        return [unseen_note(root)]
+    place = locate(data.name, data.source, reader.environment)
+    if isinstance(place, Path):
         return []
-    return [f"{data.source}: no such directory here; taken as a hub name"]
+    told = []
+    if data.source is not None:
+        told.append(f"{data.source}: no such directory here; taken as a hub name")
+    return [*told, *filter(None, [hub_note(place, reader)])]
 
 
 def _service_warnings(experiments: list[FederatedExperiment]) -> list[str]:

@@ -1,13 +1,14 @@
 """Which data set, from where, and how it is divided among the workers."""
 
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from configs.base import PositiveFloat, Record, Whole, tagged_by
+from configs.base import Fault, PositiveFloat, Record, Whole, raise_faults, tagged_by
 
 MOST_SAMPLES = 10**9
 DATA_ENVIRONMENT = "WATERSHED_DATA"
@@ -26,7 +27,7 @@ class DatasetFacts:
     Attributes:
         num_labels: Number of classes (for text: of symbols, None while unknown).
         shape: Shape of one sample.
-        hub_name: Its name on the Hugging Face hub; None for bundled data.
+        hub_name: Its name on the Hugging Face hub; None for bundled data, empty for the user's own.
         local_name: Its name below ``WATERSHED_DATA``; empty for bundled data.
         layout: What must stand there, in words.
         has_natural_partition: Whether it says who produced each sample.
@@ -44,6 +45,7 @@ DATASETS: dict[str, DatasetFacts] = {
     "digits": DatasetFacts(10, (64,)),
     "mnist": DatasetFacts(10, (1, 28, 28), "ylecun/mnist", "mnist", _IMAGES),
     "cifar10": DatasetFacts(10, (3, 32, 32), "uoft-cs/cifar10", "cifar10", _IMAGES),
+    "images": DatasetFacts(None, (), "", "", _IMAGES),
     "shakespeare": DatasetFacts(
         None,
         (80,),
@@ -59,12 +61,15 @@ class LocationError(ValueError):
     """A data set that is not where it should be; says what to put where."""
 
 
-def locate(name: str, source: str | None) -> Path | str:
+def locate(
+    name: str, source: str | None, environment: Mapping[str, str] | None = None
+) -> Path | str:
     """Find where a data set that is not bundled is to be read from.
 
     Args:
         name: Its name in the configuration.
         source: ``data.source``: a path or a hub name; None for the default place.
+        environment: Variables of who reads it; None for those of this process.
 
     Returns:
         An existing path, or a name on the hub.
@@ -83,7 +88,7 @@ def locate(name: str, source: str | None) -> Path | str:
         if may_be_hub_name(source):
             return source
         raise LocationError(how_to_provide(name, f"{source} does not exist"))
-    root = os.environ.get(DATA_ENVIRONMENT)
+    root = (os.environ if environment is None else environment).get(DATA_ENVIRONMENT)
     if not root:
         return facts.hub_name
     found = [Path(root, facts.local_name)]
@@ -112,6 +117,8 @@ def how_to_provide(name: str, problem: str) -> str:
         The problem, and what to do about it.
     """
     facts = DATASETS[name]
+    if not facts.hub_name:
+        return f"{name}: {problem}. Needed is {facts.layout}, or a name on the hub"
     return (
         f"{name}: {problem}. Needed is {facts.layout}. Name it in data.source, or put it at "
         f"<directory>/{facts.local_name} and set {DATA_ENVIRONMENT}=<directory>; without either it "
@@ -163,11 +170,20 @@ Partition = Annotated[
 ]
 
 
+Side = Annotated[Whole, Field(ge=1, le=4096)]
+
+
+def _is_none(value: object) -> bool:
+    """Leave a field out of a configuration's hash, which is older than the field."""
+    return value is None
+
+
 class Data(Record):
     """A data set and its division among the workers."""
 
-    name: Literal["digits", "mnist", "cifar10", "shakespeare"] = Field(
-        default="digits", description="digits is bundled; the others come from source."
+    name: Literal["digits", "mnist", "cifar10", "images", "shakespeare"] = Field(
+        default="digits",
+        description="digits is bundled; the others come from source; images are your own.",
     )
     source: str | None = Field(
         default=None,
@@ -176,6 +192,18 @@ class Data(Record):
             "hub name. Default: the directory of that name below WATERSHED_DATA if it is set, "
             "else the hub."
         ),
+    )
+    shape: tuple[Side, Side, Side] | None = Field(
+        default=None,
+        exclude_if=_is_none,
+        description="Of own images: channels (1 grey, 3 colours), then height and width in pixels.",
+    )
+    classes: Whole | None = Field(
+        default=None,
+        ge=2,
+        le=1_000_000,
+        exclude_if=_is_none,
+        description="Of own images: their labels are 0 to classes - 1.",
     )
     partition: Partition = Field(default=ByLabels(), description="How samples go to workers.")
     max_samples: Whole | None = Field(
@@ -187,6 +215,31 @@ class Data(Record):
     seed: Whole = Field(
         default=6, ge=0, lt=2**63, description="Seed of the division; 6 in the authors' protocol."
     )
+
+    @model_validator(mode="after")
+    def _says_what_images_are(self) -> "Data":
+        given = {"source": self.source, "shape": self.shape, "classes": self.classes}
+        faults = []
+        for field, value in given.items():
+            if self.name == "images" and value is None:
+                message = "missing; images are your own: say where they are, of what shape, and "
+                faults.append(Fault(path=field, message=f"{message}how many classes they have"))
+            elif self.name != "images" and field != "source" and value is not None:
+                message = f"{self.name} has its own; remove this key, or use images"
+                faults.append(Fault(path=field, message=message, related=("name",)))
+        if self.shape is not None and self.shape[0] not in {1, 3}:
+            message = f"{self.shape[0]} channels are not read; use 1 (grey) or 3 (colours)"
+            faults.append(Fault(path="shape.0", message=message))
+        raise_faults("Data", faults)
+        return self
+
+    @property
+    def facts(self) -> DatasetFacts:
+        """What is known of it without loading it."""
+        known = DATASETS[self.name]
+        if self.shape is None:
+            return known
+        return replace(known, shape=self.shape, num_labels=self.classes)
 
 
 DataField = Annotated[Data, tagged_by("name", "digits")]

@@ -1,6 +1,6 @@
 """Which network (or test problem) is trained. One record a model; the tag is ``name``."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -11,7 +11,23 @@ Centre = Coordinate | tuple[Coordinate, ...]
 Execution = Literal["auto", "batched", "looped", "threads"]
 
 
-class Quadratic(Record):
+class ModelBase(Record):
+    """What all models have."""
+
+    datasets: ClassVar[tuple[str, ...]] = ()
+    """The data sets that it takes; none for a problem that brings its own."""
+
+
+class NetworkBase(ModelBase):
+    """What all networks have."""
+
+    execution: Execution = Field(
+        default="auto",
+        description="How a round's workers are computed; auto takes what the benchmark found best.",
+    )
+
+
+class Quadratic(ModelBase):
     """The closed-form test problem: worker i has ``f_i(x) = h_i/2 * |x - c_i|^2``."""
 
     name: Literal["quadratic"] = "quadratic"
@@ -42,44 +58,40 @@ class Quadratic(Record):
         return self.curvatures
 
 
-class Logistic(Record):
+class Logistic(ModelBase):
     """Multinomial logistic regression, starting from zeros."""
+
+    datasets = ("digits", "mnist", "cifar10", "images")
 
     name: Literal["logistic"] = "logistic"
     l2: Weight = Field(default=0.0, description="Weight of the penalty l2/2 * |x|^2.")
 
 
-class MnistCnn(Record):
+class MnistCnn(NetworkBase):
     """The CNN for 28 x 28 grey images of the authors' protocol (dossier 6.2)."""
 
+    datasets = ("mnist",)
+
     name: Literal["mnist_cnn"] = "mnist_cnn"
-    execution: Execution = Field(
-        default="auto",
-        description="How a round's workers are computed; auto takes what the benchmark found best.",
-    )
 
 
-class Cifar10Cnn(Record):
+class Cifar10Cnn(NetworkBase):
     """The CNN for 32 x 32 colour images of the authors' protocol (dossier 6.2)."""
 
+    datasets = ("cifar10",)
+
     name: Literal["cifar10_cnn"] = "cifar10_cnn"
-    execution: Execution = Field(
-        default="auto",
-        description="How a round's workers are computed; auto takes what the benchmark found best.",
-    )
 
 
-class CharLstm(Record):
+class CharLstm(NetworkBase):
     """Next-character LSTM for Shakespeare (LEAF's convention, dossier 6.2)."""
+
+    datasets = ("shakespeare",)
 
     name: Literal["char_lstm"] = "char_lstm"
     embedding: Whole = Field(default=8, ge=1, le=4096, description="Embedding width.")
     hidden: Whole = Field(default=256, ge=1, le=8192, description="Hidden units of each layer.")
     layers: Whole = Field(default=2, ge=1, le=8, description="Stacked LSTM layers.")
-    execution: Execution = Field(
-        default="auto",
-        description="How a round's workers are computed; auto takes what the benchmark found best.",
-    )
 
 
 Model = Annotated[

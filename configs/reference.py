@@ -26,7 +26,7 @@ Every field of a study's YAML file, and of a machine's. Made from the schemas by
 
 A dotted path names a field on the command line (`--set worker.lr=0.1`) and in a grid. A field
 without a default has to be given. Where a record is chosen by a word (`algorithm: afa_cs`), the
-word alone means the record with its defaults.
+word alone means the record with its defaults. The forms in Prefect are in [forms.md](forms.md).
 """
 
 

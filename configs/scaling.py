@@ -5,34 +5,31 @@ number of ranks grows; a federated experiment grows in the returns m of a round 
 steps K of a return.
 """
 
-import copy
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import ConfigDict, Field, ValidationError, field_serializer, model_validator
 
-from configs.base import Fault, Record, Whole, raise_faults
-from configs.faults import faults_in
+from configs.base import Record, Whole, raise_faults
 from configs.federated import FederatedExperiment
 from configs.launchers import LauncherConfig, LocalLauncherConfig
-from configs.overrides import OverrideError, set_path
-from configs.scaling_points import Measure, Published, Scaling, size_of
+from configs.scaling_faults import faults_together
+from configs.scaling_points import (
+    RANKS,
+    RETURNS_AND_STEPS,
+    SEED,
+    SERVER_RATE,
+    STRATEGY,
+    Measure,
+    Published,
+    Scaling,
+    size_of,
+)
 from configs.study import Axis, Experiment, Overrides, Study
 from configs.training import TrainingExperiment
 
-STRATEGY, RANKS, RETURNS_AND_STEPS, SEED = "strategy", "ranks", "m x K", "seed"
-"""Axes of the grid."""
-SET_BY_SIZES = {
-    "training": ("ranks",),
-    "federated": ("algorithm.collect", "local_steps"),
-}
-"""What the sizes set, by kind of the experiment; in strong scaling the batch, too."""
-_BATCH = ("micro_batch", "accumulation")
-_RATE = "algorithm.server_lr"
-_FIELDS = {STRATEGY: "strategies", RANKS: "sizes", RETURNS_AND_STEPS: "sizes", SEED: "repeats"}
 _MOST_SIZES = 100
-_MOST_DIVISORS = 12
 
 
 class ScalingStudy(Record):
@@ -114,13 +111,7 @@ class ScalingStudy(Record):
 
     @model_validator(mode="after")
     def _expands(self) -> "ScalingStudy":
-        faults = list(self._faults())
-        strong = list(self._faults_of_strong())
-        unusable = {*_FIELDS.values(), "local_steps"}
-        if not any(fault.path.partition(".")[0] in unusable for fault in faults):
-            checked = self.model_copy(update={"mode": "weak"}) if strong else self
-            faults += checked._faults_of_study()
-        raise_faults("ScalingStudy", faults + strong)
+        raise_faults("ScalingStudy", faults_together(self))
         return self
 
     def study(self) -> Study:
@@ -129,9 +120,10 @@ class ScalingStudy(Record):
         The seed is the outermost axis: what drifts on the machine while the study runs then falls
         on all strategies and sizes alike.
         """
-        return Study.model_validate(self._raw_study())
+        return Study.model_validate(self.raw_study())
 
-    def _raw_study(self) -> dict[str, Any]:
+    def raw_study(self) -> dict[str, Any]:
+        """Return that study as it would be written, whether or not it is valid."""
         base, seed = self.experiment, self.experiment.seed
         grid: dict[str, Axis] = {}
         if self.repeats > 1:
@@ -178,127 +170,9 @@ class ScalingStudy(Record):
                     size = returns * (1 if steps is None else steps)
                     per = base.algorithm.collect if steps is None else size_of(base)
                     rate = base.algorithm.server_lr * math.sqrt(size / per)
-                    overrides[_RATE] = float(f"{rate:.6g}")
+                    overrides[SERVER_RATE] = float(f"{rate:.6g}")
                 axis[f"{returns} x {_steps_of(base) if steps is None else steps}"] = overrides
         return axis
-
-    def _faults(self) -> Iterator[Fault]:
-        """Find what is wrong before there is a grid."""
-        for field in ("sizes", "local_steps"):
-            values = getattr(self, field)
-            if small := [value for value in values if value < 1]:
-                yield Fault(path=field, message=f"{small[0]} is none; use 1 or more")
-            if twice := [value for value in values if values.count(value) > 1]:
-                yield Fault(path=field, message=f"{twice[0]} stands twice; remove one")
-        if isinstance(self.experiment, TrainingExperiment):
-            yield from self._faults_of_training()
-        else:
-            yield from self._faults_of_federated()
-        yield from self._faults_of_strategies()
-        yield from self._faults_of_published()
-
-    def _faults_of_training(self) -> Iterator[Fault]:
-        for field in ("local_steps", "server_rate"):
-            if field in self.model_fields_set and getattr(self, field) not in ((), "sqrt"):
-                message = "a training has none; it is of federated studies. Remove it"
-                yield Fault(path=field, message=message)
-
-    def _faults_of_strong(self) -> Iterator[Fault]:
-        base = self.experiment
-        if self.mode == "weak" or not isinstance(base, TrainingExperiment) or min(self.sizes) < 1:
-            return
-        first = min(self.sizes)
-        batch = first * base.micro_batch * base.accumulation
-        if left := [size for size in self.sizes if batch % size]:
-            per_node = base.topology.ranks_per_node
-            divisors = [
-                n for n in _divisors(batch) if n >= first and (n <= per_node or n % per_node == 0)
-            ]
-            some = ", ".join(map(str, divisors[:_MOST_DIVISORS]))
-            more = ", ..." if len(divisors) > _MOST_DIVISORS else ""
-            yield Fault(
-                path="sizes",
-                message=(
-                    f"{', '.join(map(str, left))} do not divide the {batch} sequences of a train "
-                    f"step ({first} ranks x micro_batch {base.micro_batch} x accumulation "
-                    f"{base.accumulation}), which strong scaling keeps; use {some}{more}, or "
-                    "another accumulation"
-                ),
-                related=("experiment.micro_batch", "experiment.accumulation"),
-            )
-
-    def _faults_of_federated(self) -> Iterator[Fault]:
-        if self.mode == "strong":
-            message = "strong keeps the batch of a train step, and federated averaging has none; "
-            yield Fault(path="mode", message=f"{message}use weak")
-        if self.measure != "all":
-            message = "federated averaging is not predicted, so every point runs; use all"
-            yield Fault(path="measure", message=message)
-
-    def _faults_of_strategies(self) -> Iterator[Fault]:
-        taken = [*SET_BY_SIZES[self.experiment.kind]]
-        if self.mode == "strong":
-            taken += _BATCH
-        if self.experiment.kind == "federated" and self.server_rate == "sqrt":
-            taken.append(_RATE)
-        if self.repeats > 1:
-            taken.append(SEED)
-        for label, overrides in self.strategies.items():
-            for path, value in overrides.items():
-                if clash := [one for one in taken if _sets(path, value, one)]:
-                    field = "repeats" if clash[0] == SEED else "sizes"
-                    remedy = "use server_rate: constant" if clash[0] == _RATE else "remove it here"
-                    message = f"sets {clash[0]}, which the {field} set; {remedy}"
-                    yield Fault(path=f"strategies.{label}", message=message)
-
-    def _faults_of_published(self) -> Iterator[Fault]:
-        for number, one in enumerate(self.published):
-            for field, label in (("strategy", one.strategy), ("over", one.over)):
-                if label is not None and label not in self.strategies:
-                    known = ", ".join(self.strategies) or "none"
-                    message = f"'{label}' is no strategy; known: {known}"
-                    yield Fault(path=f"published.{number}.{field}", message=message)
-            if one.size not in self.sizes:
-                known = ", ".join(map(str, self.sizes))
-                message = f"{one.size} is none of the sizes {known}; add it there"
-                yield Fault(path=f"published.{number}.size", message=message)
-
-    def _faults_of_study(self) -> list[Fault]:
-        """Find what is wrong with the points, said in terms of this file."""
-        raw = self._raw_study()
-        alone = self._faults_of_each_strategy(raw["experiment"])
-        if alone:
-            return alone
-        return [
-            Fault(path=_own_path(fault.path), message=fault.message)
-            for fault in faults_in(Study, raw)
-        ]
-
-    def _faults_of_each_strategy(self, base: dict[str, Any]) -> list[Fault]:
-        """Find keys that are no fields, each at its strategy and not at all of its points."""
-        faults = []
-        for label, overrides in self.strategies.items():
-            raw = copy.deepcopy(base)
-            if isinstance(self.experiment, TrainingExperiment):
-                raw["ranks"] = min(self.sizes)
-            try:
-                for path, value in overrides.items():
-                    set_path(raw, path, value)
-                type(self.experiment).model_validate(raw)
-            except OverrideError as error:
-                faults.append(Fault(path=f"strategies.{label}", message=str(error)))
-            except ValidationError:
-                faults += [
-                    Fault(path=f"strategies.{label}", message=str(fault))
-                    for fault in faults_in(type(self.experiment), raw)
-                    if fault.path != "ranks"  # is of the sizes, and said there
-                ]
-        return faults
-
-
-def _divisors(number: int) -> list[int]:
-    low = [n for n in range(1, math.isqrt(number) + 1) if number % n == 0]
-    return sorted({*low, *(number // n for n in low)})
 
 
 def _is_training(raw: Mapping[str, Any]) -> bool:
@@ -326,27 +200,6 @@ def strong_batch(base: TrainingExperiment, first: int, ranks: int) -> dict[str, 
     return {"micro_batch": micro_batch, "accumulation": per_rank // micro_batch}
 
 
-def _sets(path: str, value: object, taken: str) -> bool:
-    """Whether an override sets a field: by its name, below it, or with all of a record above it.
-
-    A whole algorithm brings a server's rate of its own, named or not.
-    """
-    if path == taken or path.startswith(f"{taken}."):
-        return True
-    if not taken.startswith(f"{path}."):
-        return False
-    below = taken.removeprefix(f"{path}.")
-    return taken == _RATE or (isinstance(value, Mapping) and below in value)
-
-
 def _steps_of(base: FederatedExperiment) -> str:
     steps = base.local_steps
     return str(getattr(steps, "steps", steps.kind)) if base.arrivals.kind != "slurm" else "K"
-
-
-def _own_path(path: str) -> str:
-    """Say where in the file of a scaling study a fault of the grid comes from."""
-    for axis, field in _FIELDS.items():
-        if path == f"grid.{axis}" or path.startswith(f"grid.{axis}."):
-            return f"{field}{path.removeprefix(f'grid.{axis}')}"
-    return path.removeprefix("scaling.") or "sizes"

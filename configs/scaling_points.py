@@ -11,6 +11,10 @@ from configs.federated import FederatedExperiment
 from configs.scripts import refused
 from configs.training import TrainingExperiment
 
+STRATEGY, RANKS, RETURNS_AND_STEPS, SEED = "strategy", "ranks", "m x K", "seed"
+"""Axes of the grid of a scaling study."""
+SERVER_RATE = "algorithm.server_lr"
+
 
 class UpTo(Record):
     """Measure the small points only."""

@@ -60,10 +60,7 @@ _SECRET_VALUE = re.compile(
     r"|\b(?:hf_|gh[opsru]_|github_pat_|glpat-|sk-|xox[abeprs]-)[\w-]{16,}|\bA[KS]IA[0-9A-Z]{16}\b"
 )
 _LITERAL_ASSIGNMENT = re.compile(r"""\b(?P<name>[A-Za-z_]\w*)=(?=["']?[^\s"'$`;])""")
-_INSTEAD = (
-    "and would stand in job.sh; set it in your shell's start-up file on the cluster, or by a line "
-    "of setup that reads a file of mode 0600"
-)
+_INSTEAD = "and would stand in job.sh; set it by a line of setup that reads a file of mode 0600"
 
 
 def environment_faults(environment: Mapping[str, str]) -> Iterator[Fault]:

@@ -1,13 +1,10 @@
 """What an experiment keeps in memory, in closed form, to be said before it starts."""
 
 from configs.arrivals import EventDriven, RoundBased, Trace
-from configs.data import DATASETS
 from configs.federated import FederatedExperiment
 from configs.models import CharLstm, Cifar10Cnn, Logistic, MnistCnn, Quadratic
 
 _BYTES = {"float32": 4, "float64": 8}
-_SLOT_ALGORITHMS = {"afa_cs", "mifa", "ca2fl", "area"}
-"""Algorithms that keep one vector a worker."""
 _MOST_SYMBOLS = 90
 """Of a text without rare ones; Tiny Shakespeare has 65."""
 
@@ -36,7 +33,7 @@ def num_parameters(experiment: FederatedExperiment) -> int | None:
         cells = sum(4 * model.hidden * (width + model.hidden + 2) for width in inputs)
         return cells + _MOST_SYMBOLS * (model.embedding + model.hidden + 1)
     if isinstance(model, Logistic) and experiment.data is not None:
-        facts = DATASETS[experiment.data.name]
+        facts = experiment.data.facts
         if facts.num_labels is not None:
             features = 1
             for extent in facts.shape:
@@ -55,10 +52,38 @@ def server_memory_bytes(experiment: FederatedExperiment, parameters: int) -> int
     Returns:
         Bytes; 0 for algorithms without a memory.
     """
-    vectors = (experiment.algorithm.name in _SLOT_ALGORITHMS) + (
-        experiment.worker.optimizer == "scaffold"
-    )
+    vectors = experiment.algorithm.has_worker_memory + (experiment.worker.optimizer == "scaffold")
     return vectors * experiment.workers * parameters * _BYTES[experiment.dtype]
+
+
+def least_in_flight_bytes(experiment: FederatedExperiment, parameters: int) -> int:
+    """Bytes of the models in flight that are certain to be kept at once.
+
+    With service times every version but the first is pulled by m workers, so that M workers in
+    flight hold at least M / m versions. Returns that are dropped pull too, and a trace has its own
+    times: there nothing but one version is certain.
+
+    Args:
+        experiment: A validated experiment.
+        parameters: P.
+
+    Returns:
+        Bytes; at most ``in_flight_bytes``.
+    """
+    arrivals, most = experiment.arrivals, in_flight_bytes(experiment, parameters)
+    if not isinstance(arrivals, (EventDriven, Trace)):
+        return most
+    versions = 1
+    if isinstance(arrivals, EventDriven) and arrivals.max_delay is None:
+        flying = experiment.workers - len(arrivals.never_return)
+        versions = -(-flying // experiment.algorithm.collect)
+    return min(most, versions * _flown_bytes(experiment, parameters))
+
+
+def _flown_bytes(experiment: FederatedExperiment, parameters: int) -> int:
+    """Bytes of one version; SCAFFOLD's control variate goes with each model."""
+    vectors = 2 if experiment.worker.optimizer == "scaffold" else 1
+    return vectors * parameters * _BYTES[experiment.dtype]
 
 
 def in_flight_bytes(experiment: FederatedExperiment, parameters: int) -> int:
@@ -78,5 +103,4 @@ def in_flight_bytes(experiment: FederatedExperiment, parameters: int) -> int:
         versions = experiment.workers
     else:
         versions = 1
-    vectors = 2 if experiment.worker.optimizer == "scaffold" else 1
-    return min(versions, experiment.rounds) * vectors * parameters * _BYTES[experiment.dtype]
+    return min(versions, experiment.rounds) * _flown_bytes(experiment, parameters)

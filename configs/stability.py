@@ -1,29 +1,20 @@
-"""How large a step may be before a run diverges: closed forms, and warnings made of them.
+"""Warnings that a step is too large, made of the closed forms of ``step_limits``.
 
-The model behind them is linear: every worker's return contracts towards its own optimum as
-``s * (c - x)``, and the server moves by ``a = eta * eta_L`` times the returns that it has. With
-returns of a constant delay d, averaged over a memory of G groups that take turns,
-
-    x_{t+1} = x_t - (a s / G) * sum_{j < G} x_{t-d-j}
-
-is stable up to ``a s = 2 G sin^2(w/2) / sin(G w/2)`` with ``w = pi / (2 d + G)``, where the first
-root reaches the unit circle. G = 1 is P8 and d = 0 is P9 of the test battery.
-
-Symbols: M workers, m returns a round, K local steps, h the curvature of a worker's loss.
+Symbols: M workers, m returns a round, K local steps, a = eta * eta_L the effective step, s by how
+much a normalised return contracts.
 """
 
 import math
 from statistics import fmean
 
 from configs.algorithms import (
-    AfaCd,
     AfaCs,
     Area,
+    Ca2fl,
     FedAsync,
     FedBuff,
     FedProx,
     Mifa,
-    RescaledAsgd,
     ServerSgd,
     WorkerSgd,
 )
@@ -40,63 +31,13 @@ from configs.arrivals import (
 )
 from configs.federated import FederatedExperiment
 from configs.models import Quadratic
-
-
-def step_limit(delay: float, groups: float) -> float:
-    """Return the largest stable ``a * s`` with a constant delay and a memory.
-
-    Args:
-        delay: d, age of every return at its arrival, in rounds, at least 0.
-        groups: G = M / m, groups of workers in the memory that take turns; 1 without memory.
-            Where m does not divide M, the limit is somewhat lower than the true one.
-
-    Returns:
-        The limit; at 2 or below for whole numbers of groups.
-    """
-    frequency = math.pi / (2 * delay + groups)
-    return 2 * groups * math.sin(frequency / 2) ** 2 / math.sin(groups * frequency / 2)
-
-
-def delay_step_limit(delay: float) -> float:
-    """Return the largest stable ``a * s`` with a constant delay: P8, 2 sin(pi / (2 (2d + 1))).
-
-    Args:
-        delay: d, in rounds, at least 0.
-
-    Returns:
-        The limit, at most 2.
-    """
-    return step_limit(delay, 1)
-
-
-def memory_step_limit(workers: int, collect: int) -> float:
-    """Return the largest stable ``a * s`` of AFA-CS: P9, 2 G sin^2(pi / (2 G)) with G = M / m.
-
-    Args:
-        workers: M, that take turns; random arrivals bear more.
-        collect: m, at most M.
-
-    Returns:
-        The limit; about pi^2 m / (2 M) when M is much larger than m.
-    """
-    return step_limit(0, workers / collect)
-
-
-def contraction(curvature: float, lr: float, steps: int) -> float:
-    """Return s(K) = (1 - (1 - lr h)^K) / (lr K): by how much a normalised return contracts.
-
-    Args:
-        curvature: h, above 0.
-        lr: eta_L, above 0.
-        steps: K, at least 1.
-
-    Returns:
-        The contraction; tends to h as lr falls.
-    """
-    product = lr * curvature
-    if product < 1:  # without cancellation, also for tiny rates
-        return -math.expm1(steps * math.log1p(-product)) / (lr * steps)
-    return (1 - (1 - product) ** steps) / (lr * steps)
+from configs.step_limits import (
+    averaging_rate_limit,
+    calibrated_step_limit,
+    contraction,
+    delay_step_limit,
+    step_limit,
+)
 
 
 def mean_steps(experiment: FederatedExperiment) -> float:
@@ -138,18 +79,15 @@ def effective_step(experiment: FederatedExperiment) -> float:
     """
     algorithm = experiment.algorithm
     step = algorithm.server_lr * experiment.worker.lr
-    is_normalised = isinstance(algorithm, RescaledAsgd) or (
-        isinstance(algorithm, (AfaCd, AfaCs)) and algorithm.normalise
-    )
-    return step if is_normalised else step * mean_steps(experiment)
+    return step if algorithm.is_normalised else step * mean_steps(experiment)
 
 
 def step_warnings(experiment: FederatedExperiment, smoothness: float | None) -> list[str]:
     """Say where a step size is above what the closed forms call stable.
 
     They hold for SGD at the server, and for SGD and FedProx at the workers; nothing is said about
-    others. FedAsync and AREA average models, which is stable at any delay, so only their workers'
-    steps are looked at; so it is with real workers, as nobody knows how many steps they will do.
+    others. With real workers only their own steps are looked at, as nobody knows how many they will
+    do.
 
     Args:
         experiment: A validated experiment.
@@ -168,12 +106,10 @@ def step_warnings(experiment: FederatedExperiment, smoothness: float | None) -> 
     if (is_real or mean_steps(experiment) > 1) and worker.lr * (max(curvatures) + proximal) > 2:
         # The closed forms of the server presuppose that the workers' steps contract.
         return [_local_warning(worker.lr, max(curvatures) + proximal)]
-    if (
-        is_real
-        or isinstance(algorithm, (FedAsync, Area))
-        or not isinstance(algorithm.server, ServerSgd)
-    ):
+    if is_real or not isinstance(algorithm.server, ServerSgd):
         return []
+    if isinstance(algorithm, (FedAsync, Area)):
+        return _averaging_warnings(experiment, algorithm, curvatures, proximal)
     return _server_warnings(experiment, _mean_contraction(experiment, curvatures, proximal))
 
 
@@ -191,14 +127,12 @@ def _server_warnings(experiment: FederatedExperiment, rate: float) -> list[str]:
     step = effective_step(experiment)
     if isinstance(algorithm, FedBuff) and algorithm.damp_stale:
         step /= math.sqrt(1 + delay)
-    groups = 1.0
-    if isinstance(algorithm, (AfaCs, Mifa)):
+    limit = delay_step_limit(delay)
+    if isinstance(algorithm, (AfaCs, Mifa, Ca2fl)):
         groups = experiment.workers / algorithm.collect
-        why += (
-            f" and a memory of {experiment.workers} workers, {algorithm.collect} a round (exact if "
-            "they take turns; random arrivals bear more)"
-        )
-    limit = step_limit(delay, groups)
+        is_calibrated = isinstance(algorithm, Ca2fl)
+        limit = (calibrated_step_limit if is_calibrated else step_limit)(delay, groups)
+        why += _of_memory(experiment)
     if step * rate <= limit:
         return []
     return [
@@ -208,13 +142,48 @@ def _server_warnings(experiment: FederatedExperiment, rate: float) -> list[str]:
     ]
 
 
+def _averaging_warnings(
+    experiment: FederatedExperiment,
+    algorithm: FedAsync | Area,
+    curvatures: list[float],
+    proximal: float,
+) -> list[str]:
+    """Look at the mixture of models: with one local step, or a rate above 1, it may diverge."""
+    delay, why = _delay(experiment)
+    steps = max(round(mean_steps(experiment)), 1)
+    moved = steps * experiment.worker.lr * _mean_contraction(experiment, curvatures, proximal)
+    groups, damping = 1.0, 1.0
+    if isinstance(algorithm, Area):
+        groups = experiment.workers / algorithm.collect
+        why += _of_memory(experiment)
+    else:
+        damping = algorithm.damping(delay)
+    limit = averaging_rate_limit(delay, groups, 1 - moved) / damping
+    if algorithm.server_lr <= limit:
+        return []
+    return [
+        f"algorithm.server_lr={algorithm.server_lr:g} is above the stability limit {limit:.4g} for "
+        f"local models that move {moved:.4g} of the way to their optimum and {why}: the run may "
+        "diverge; lower it, or worker.lr"
+    ]
+
+
+def _of_memory(experiment: FederatedExperiment) -> str:
+    return (
+        f" and a memory of {experiment.workers} workers, {experiment.algorithm.collect} a round "
+        "(exact if they take turns; random arrivals bear more)"
+    )
+
+
 def _mean_contraction(
     experiment: FederatedExperiment, curvatures: list[float], proximal: float
 ) -> float:
     """Mean s over the workers; FedProx's term pulls back, which leaves h / (h + mu) of the way."""
     steps = max(round(mean_steps(experiment)), 1)
+    is_normalised = experiment.algorithm.is_normalised
+    weight = experiment.worker.gradient_weight(steps) if is_normalised else steps
     return fmean(
-        contraction(h + proximal, experiment.worker.lr, steps) * h / (h + proximal)
+        contraction(h + proximal, experiment.worker.lr, steps) * h / (h + proximal) * steps / weight
         for h in curvatures
     )
 

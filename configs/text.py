@@ -8,6 +8,8 @@ from pydantic import Field, model_validator
 
 from configs.base import Fault, Number, Record, Whole, raise_faults, tagged_by
 
+CACHE_ENVIRONMENT = "WATERSHED_CACHE"
+"""Environment variable that names the directory of token files; default ``~/.cache/watershed``."""
 BYTES = "bytes"
 """The tokenizer that needs no file: a token is a byte."""
 

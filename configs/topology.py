@@ -106,9 +106,19 @@ class Device(Record):
         description="What the engine itself costs each time that it visits a stage of the model, "
         "forward or backward, microseconds.",
     )
+    collective_us: Weight = Field(
+        default=0.0,
+        description="What the engine itself costs each collective of a unit, beside what its "
+        "messages and bytes cost (issuing it, its buffers, its lane, waiting), microseconds.",
+    )
     optimizer_gb_per_s: PositiveFloat | None = Field(
         default=None,
         description="Bytes that the update reads and writes, GB/s. Default: 0.8 of the memory's.",
+    )
+    optimizer_us: Weight = Field(
+        default=0.0,
+        description="Fixed time of the update of a unit of the model (norm, clipping, the call of "
+        "the optimizer), microseconds: each unit pays it once a train step.",
     )
     power_w: PositiveFloat | None = Field(
         default=None, description="Power while it trains, watts, its share of the node included."

@@ -176,7 +176,7 @@ def read_buffers(config: Trace, experiment: FederatedExperiment) -> list[TracedB
 
     Raises:
         TraceError: The trace cannot be read, has faults, does not fit to the size of the buffers,
-            or is too short for the rounds.
+            is too short for the rounds, or lacks a worker that the algorithm waits for.
     """
     path = Path(config.path)
     returns = read_trace(path, experiment.workers)
@@ -195,7 +195,16 @@ def read_buffers(config: Trace, experiment: FederatedExperiment) -> list[TracedB
                 "algorithm.collect, or give a longer trace"
             ],
         )
-    return buffers[: experiment.rounds]
+    used = buffers[: experiment.rounds]
+    if experiment.algorithm.waits_for_all:
+        seen = {row.worker for buffer in used for row in buffer.returns}
+        if missing := sorted(set(range(experiment.workers)) - seen):
+            fault = (
+                f"algorithm.slots: wait needs every worker once, but {len(missing)} (such as "
+                f"{missing[0]}) do not return in the {experiment.rounds} rounds; use zeros or seen"
+            )
+            raise TraceError(path, [fault])
+    return used
 
 
 def trace_faults(experiment: FederatedExperiment) -> list[Fault]:

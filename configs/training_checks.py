@@ -4,16 +4,17 @@ What only torch can tell (which parameters a pattern of ``frozen`` names), the j
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from configs.base import Fault
 from configs.data import LocationError, locate, may_be_hub_name
 from configs.engines import engine_faults
+from configs.hub_cache import Reader, hub_fault, hub_note, reader_of, unseen_note
 from configs.launchers import LauncherConfig
 from configs.sharding import named_partition
-from configs.text import Text
+from configs.text import CACHE_ENVIRONMENT, Text
 from configs.training import TrainingExperiment
 from configs.training_memory import DeviceMemory, predicted_memory
 
@@ -39,8 +40,9 @@ def training_faults(experiment: TrainingExperiment, launcher: LauncherConfig) ->
     """
     return [
         *engine_faults(experiment),
-        *_text_faults(experiment.data),
+        *_text_faults(experiment.data, reader_of(launcher)),
         *_vocabulary_faults(experiment),
+        *device_faults(experiment, launcher, gpus_here()),
         *_memory_faults(experiment, device_bytes(experiment, launcher)),
     ]
 
@@ -69,6 +71,7 @@ def training_notes(
     if needed.total >= _NOTABLE_BYTES:
         count = experiment.model.num_parameters
         notes.append(f"{count:,} parameters need about {_in_words(needed)} on each device")
+    notes += _text_notes(experiment.data, reader_of(launcher))
     return notes
 
 
@@ -121,6 +124,58 @@ def _changes(experiment: TrainingExperiment) -> Iterator[tuple[dict[str, Any], s
                 yield chosen | change, " and ".join(told)
 
 
+def device_faults(
+    experiment: TrainingExperiment, launcher: LauncherConfig, num_gpus: int | None
+) -> list[Fault]:
+    """Find ranks of this machine that would have no GPU of their own.
+
+    Args:
+        experiment: The training.
+        launcher: Where it is to run.
+        num_gpus: Of this machine; None if nobody can say.
+    """
+    if num_gpus is None or experiment.device == "cpu" or launcher.kind != "local":
+        return []
+    if num_gpus >= experiment.ranks or (experiment.device == "auto" and num_gpus == 0):
+        return []
+    message = too_few_gpus(num_gpus, experiment.ranks)
+    return [Fault(path="device", message=message, related=("ranks",))]
+
+
+def too_few_gpus(num_gpus: int, num_ranks: int) -> str:
+    """Say that ranks of one machine need a GPU each, and what to do.
+
+    Args:
+        num_gpus: There are so many.
+        num_ranks: For so many ranks.
+    """
+    return (
+        f"{num_gpus} GPUs are seen on this machine, for {num_ranks} ranks, each of which needs one "
+        "of its own; set device: cpu, or use no more ranks than GPUs, or a launcher with more nodes"
+    )
+
+
+def gpus_here(
+    devices: Path = Path("/dev"), variables: Mapping[str, str] = os.environ
+) -> int | None:
+    """Count the GPUs that processes of this machine see, without torch.
+
+    Args:
+        devices: Where device files are.
+        variables: Of the environment.
+
+    Returns:
+        Those of NVIDIA; None where there are others.
+    """
+    if (devices / "kfd").exists():
+        return None
+    present = sum(path.name[6:].isdecimal() for path in devices.glob("nvidia*"))
+    visible = variables.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        return present
+    return min(present, len([word for word in visible.split(",") if word.strip()]))
+
+
 def device_bytes(experiment: TrainingExperiment, launcher: LauncherConfig) -> int | None:
     """Return the memory that a rank may use, in bytes; None if nobody has said.
 
@@ -164,9 +219,9 @@ def _machine_bytes() -> int:
     return min(whole, int(limit)) if limit.isdigit() else whole
 
 
-def _text_faults(text: Text) -> Iterator[Fault]:
-    """Check that a local text and its tokenizer are where they should be."""
-    if message := _source_fault(text):
+def _text_faults(text: Text, reader: Reader) -> Iterator[Fault]:
+    """Check that a text and its tokenizer are where they should be."""
+    if message := _source_fault(text, reader):
         yield Fault(path="data.source", message=message)
     tokenizer = text.tokenizer_path
     if tokenizer is not None and not tokenizer.is_file():
@@ -174,13 +229,14 @@ def _text_faults(text: Text) -> Iterator[Fault]:
         yield Fault(path="data.tokenizer", message=f"{message}, or use bytes")
 
 
-def _source_fault(text: Text) -> str:
+def _source_fault(text: Text, reader: Reader) -> str:
     """Say what is wrong with where a text comes from; empty if nothing is."""
-    if text.name == "shakespeare":
-        try:
-            locate(text.name, text.source)
-        except LocationError as error:
-            return str(error)
+    try:
+        hub_name = _hub_name(text, reader)
+    except LocationError as error:
+        return "" if text.source is None and reader.unseen_data else str(error)
+    if hub_name and not _is_packed(text, reader):
+        return hub_fault(hub_name, reader)
     if text.name not in {"file", "hub"} or text.source is None:
         return ""
     path = Path(text.source).expanduser()
@@ -192,6 +248,35 @@ def _source_fault(text: Text) -> str:
     if text.name == "file" and path.is_dir() and not any(path.rglob("*.txt")):
         return f"{text.source} holds no .txt file; name {wanted}"
     return ""
+
+
+def _hub_name(text: Text, reader: Reader) -> str:
+    """Return the name by which the hub is asked for a text; empty if it is not.
+
+    Raises:
+        LocationError: Tiny Shakespeare is not where it should be.
+    """
+    if text.name == "shakespeare":
+        place = locate(text.name, text.source, reader.environment)
+        return place if isinstance(place, str) else ""
+    name = text.source or ""
+    is_asked = text.name == "hub" and may_be_hub_name(name) and not Path(name).expanduser().exists()
+    return name if is_asked else ""
+
+
+def _text_notes(text: Text, reader: Reader) -> Iterator[str]:
+    if _source_fault(text, reader):
+        return
+    if text.name == "shakespeare" and text.source is None and reader.unseen_data:
+        yield unseen_note(reader.unseen_data)
+    elif (hub_name := _hub_name(text, reader)) and not _is_packed(text, reader):
+        yield from filter(None, [hub_note(hub_name, reader)])
+
+
+def _is_packed(text: Text, reader: Reader) -> bool:
+    """Whether there are tokens of such a text, of which the job can say whether they are these."""
+    cache = Path(reader.environment.get(CACHE_ENVIRONMENT) or "~/.cache/watershed")
+    return any(cache.expanduser().glob(f"*-{text.name}.tokens"))
 
 
 def _vocabulary_faults(experiment: TrainingExperiment) -> Iterator[Fault]:

@@ -23,9 +23,10 @@ from tasks.services.pools import (
     pool_type,
     refuse_other_servers,
 )
+from tasks.services.profile import with_profile
 from tasks.services.web import Server, prefect_server
 
-_TIMEOUT_S = 120
+_TIMEOUT_S = 300
 
 Pool = Annotated[str, typer.Option("--pool", metavar="NAME", help="The Prefect work pool.")]
 
@@ -56,8 +57,9 @@ def deploy_deployments(
 ) -> None:
     """Register the deployments of prefect.yaml at the Prefect server.
 
-    The server is that of `watershed up` in the same runs directory, or PREFECT_API_URL. `up` does
-    this by itself; use the command after an edit of prefect.yaml, or for a pool of another type. In
+    The server is that of `watershed up` in the same runs directory, or that of PREFECT_API_URL or
+    of your Prefect profile. `up` does this by itself; use the command after an edit of
+    prefect.yaml, or for a pool of another type. In
     a pool other than `watershed`, deployments are named DEPLOYMENT-POOL, and have no schedule.
 
     Exit codes: 0 registered, 1 the server does not answer or refuses, 2 a faulty option.
@@ -69,11 +71,12 @@ def deploy_deployments(
     api = chosen_api(environment)
     if api is None:
         give_up(
-            "no Prefect server: start one with `watershed up`, or set PREFECT_API_URL to yours, "
-            "such as http://127.0.0.1:4200/api",
+            "no Prefect server: start one with `watershed up`, or name yours, such as "
+            "http://127.0.0.1:4200/api, in PREFECT_API_URL or in your Prefect profile (prefect "
+            "config set PREFECT_API_URL=...)",
             EXIT_CONFIGURATION,
         )
-    server = prefect_server(api, environment)
+    server = prefect_server(api, with_profile(environment))
     try:
         directory = checkout()
         names = chosen_names(directory, name)
@@ -136,9 +139,11 @@ def explain(error: ServicesError) -> str:
     if isinstance(error, RefusedError):
         name = "MLFLOW_TRACKING_TOKEN, or MLFLOW_TRACKING_USERNAME and _PASSWORD"
         if "Prefect" in str(error):
-            name = "PREFECT_API_KEY or PREFECT_API_AUTH_STRING"
+            name = "PREFECT_API_KEY or PREFECT_API_AUTH_STRING (environment, or Prefect profile)"
         return f"{error}: it refuses the token or password, or the lack of one; check {name}"
     if isinstance(error, UnreachableError):
-        name = "PREFECT_API_URL" if "Prefect" in str(error) else "MLFLOW_TRACKING_URI"
+        name = "MLFLOW_TRACKING_URI"
+        if "Prefect" in str(error):
+            name = "PREFECT_API_URL (environment, or Prefect profile)"
         return f"{error}\nIs it running there? The address is from {name}, or from `watershed up`."
     return str(error)

@@ -5,11 +5,11 @@ with the same runs directory, if it is up; else a temporary one. MLflow alike, b
 MLFLOW_TRACKING_URI.
 """
 
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 
 from tasks.services.database import VARIABLE
+from tasks.services.profile import API_URL, with_profile
 from tasks.services.state import Services, find_services
 from tasks.services.web import unproxied
 
@@ -43,18 +43,7 @@ def chosen_api(environment: Mapping[str, str]) -> str | None:
         environment: Environment variables: the user's, for what the user has chosen; those from
             ``flow_environment``, for what a flow will use.
     """
-    if api := environment.get("PREFECT_API_URL"):
-        return api
-    home = Path(environment.get("PREFECT_HOME") or Path(environment.get("HOME", "/"), ".prefect"))
-    path = Path(environment.get("PREFECT_PROFILES_PATH") or home / "profiles.toml")
-    try:
-        written = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    active = environment.get("PREFECT_PROFILE") or written.get("active")
-    profile = written.get("profiles", {}).get(active, {})
-    api = profile.get("PREFECT_API_URL") if isinstance(profile, dict) else None
-    return str(api) if api else None
+    return with_profile(environment).get(API_URL) or None
 
 
 def servers_up(runs_dir: Path) -> Services | None:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markdown import Markdown
 
 from configs.presets import study_path
 from flows.arguments import (
@@ -30,6 +29,7 @@ from flows.console import make_console
 from flows.environment import flow_environment, told_servers
 from flows.orchestration import PATIENCE_S, stop_requests
 from tasks.steps.night_lock import night_lock
+from tasks.tracking.terminal_markdown import TerminalMarkdown
 
 LOG_NAME = "nightly.log"
 _POLL_S = 0.2
@@ -113,7 +113,7 @@ def nightly(
         console = make_console()
         lines = Path(report).read_text(encoding="utf-8").splitlines()
         shown = [line for line in lines if not line.startswith("![")]  # a terminal has no figures
-        console.print(Markdown("\n".join(shown)))
+        console.print(TerminalMarkdown("\n".join(shown)))
         typer.echo(f"Report: {report}")
     (typer.echo if code == 0 else say)(message or f"no word; see {runs_dir / LOG_NAME}")
     leave(code)

@@ -7,7 +7,7 @@ from prefect.states import Completed
 from pydantic import Field
 
 from configs.base import Fault
-from configs.forms import GptName
+from configs.form_words import GptName
 from configs.topology import Dtype
 from flows.parameters import NamedTopology, titled
 from flows.plan_files import plan_text
@@ -30,7 +30,7 @@ def plan_training_flow(
     devices: Annotated[int, Field(ge=1, le=1_000_000), titled("Devices")] = 384,
     batch_tokens: Annotated[str, Field(min_length=1), titled("Batch tokens")] = "4M",
     sequence: Annotated[int, Field(ge=2, le=1_000_000), titled("Sequence")] = 2048,
-    dtype: Annotated[Dtype, titled("Dtype")] = "bfloat16",
+    dtype: Annotated[Dtype, titled("Floating-point type")] = "bfloat16",
     engine: Annotated[Literal["ours", "deepspeed", "fsdp2"], titled("Engine")] = "ours",
     memory: Annotated[str, titled("Memory")] = "",
     exact: Annotated[bool, titled("Exact")] = False,  # noqa: FBT002  Prefect passes it by name

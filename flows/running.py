@@ -10,7 +10,8 @@ from flows.arguments import EXIT_FAILED, EXIT_INTERRUPTED, give_up, leave, say
 from flows.console import make_console, show_lines, show_live
 from flows.environment import told_servers
 from flows.orchestration import last_words, snapshots, start_flow, started_flow, stop_requests
-from flows.summary import print_summary, program
+from flows.pointers import program
+from flows.summary import print_summary
 from tasks.runtime.run_directory import RunDirectory
 from tasks.slurm.liveness import is_alive
 from tasks.tracking.history import GOOD

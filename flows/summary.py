@@ -1,10 +1,7 @@
 """What a study came to: a table, where its files are, and where to look further."""
 
 import os
-import shutil
-import sys
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -12,17 +9,14 @@ from rich.table import Table
 from rich.text import Text
 
 from flows.console import STYLES, duration
-from flows.environment import chosen_api, flow_environment, has_own_prefect
+from flows.pointers import pointers
 from tasks.runtime.run_directory import RunDirectory
 from tasks.steps.flow_record import FlowRecord, read_flow_record
-from tasks.tracking.addresses import LOCAL, opening_command, server_address
 from tasks.tracking.history import RunHistory, read_history
 from tasks.tracking.rows import Row, collect_rows, row_of
 from tasks.tracking.study_directory import StudyDirectory
 from tasks.tracking.tables import Column, percent, scaled
 from tasks.tracking.training_rows import TrainingMeasures
-
-PREFECT_ADDRESS = "http://127.0.0.1:4200"
 
 _MOST_WARNINGS = 10
 _LAST_LINES = 15
@@ -146,7 +140,7 @@ def table_of(rows: Sequence[Row], width: int) -> Table:
         if _LABEL_WIDTH + sum(map(_width, texts.items())) > width:
             texts.pop(name, None)
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column("run", min_width=_LABEL_WIDTH)
+    table.add_column("run", min_width=_LABEL_WIDTH, overflow="fold")  # ends tell points apart
     for name in texts:
         table.add_column(name, justify="left" if name == "state" else "right", no_wrap=True)
     for row, *cells in zip(rows, *texts.values(), strict=True):
@@ -204,67 +198,6 @@ def warnings_of(rows: Sequence[Row], record: FlowRecord | None) -> list[str]:
             "disk; watershed resume sends the rest"
         )
     return told
-
-
-def pointers(
-    directory: StudyDirectory, record: FlowRecord | None, environment: Mapping[str, str]
-) -> list[tuple[str, str]]:
-    """Say where the files are and how to open MLflow and Prefect.
-
-    Args:
-        directory: The study's directory.
-        record: Of the newest flow run; None if the flow has never begun.
-        environment: Environment variables, which may name servers of the user's own.
-
-    Returns:
-        Labels and texts; an empty label continues the line above.
-    """
-    figures = [directory.scaling, directory.scaling_split, directory.curves]
-    figures += [directory.speedup, directory.time_split]
-    drawn = [path for path in figures if path.exists()]
-    found = [
-        *(("" if number else "Figure", path) for number, path in enumerate(drawn)),
-        ("Interactive", directory.scaling_page),
-        ("Report", directory.report),
-        ("Directory", directory.path),
-    ]
-    told = [(label, os.path.relpath(path)) for label, path in found if path.exists()]
-    if record is None:
-        return told
-    told += _mlflow_pointers(record)
-    address = f"/runs/flow-run/{record.flow_run_id}"
-    runs_dir = directory.path.resolve().parent
-    used = chosen_api(flow_environment(runs_dir, environment))  # that of `watershed up`, say
-    if used or has_own_prefect(environment):
-        api = used or f"{PREFECT_ADDRESS}/api"
-        server = environment.get("PREFECT_UI_URL", api.removesuffix("/").removesuffix("/api"))
-        return [*told, ("Prefect", f"{server}{address}")]
-    home = runs_dir / "prefect"
-    return [
-        *told,
-        ("Prefect", f"PREFECT_HOME={home} {program('prefect')} server start"),
-        ("", f"then open {PREFECT_ADDRESS}{address}"),
-    ]
-
-
-def _mlflow_pointers(record: FlowRecord) -> list[tuple[str, str]]:
-    if not record.comparison:
-        return []
-    if server := server_address(record.tracking_uri):
-        return [("Compare in MLflow", f"{server}{record.comparison}")]
-    return [
-        ("Compare in MLflow", opening_command(record.tracking_uri, program("mlflow"))),
-        ("", f"then open {LOCAL}{record.comparison}"),
-    ]
-
-
-def program(name: str) -> str:
-    """Return how to call a program of this environment: by its name if the shell finds it there."""
-    installed = Path(sys.executable).with_name(name)
-    found = shutil.which(name)
-    if found is not None and Path(found).resolve() == installed.resolve():
-        return name
-    return min(os.path.relpath(installed), str(installed), key=len)
 
 
 def _number(value: float | None, digits: int) -> str:

@@ -39,9 +39,9 @@ def print_opened(console: Console, host: str) -> None:
 
     Args:
         console: Where to.
-        host: The address that they bind to.
+        host: The address that they bind to; empty if they are not ours.
     """
-    if is_loopback(host):
+    if not host or is_loopback(host):
         return
     console.print(
         Text(

@@ -80,7 +80,7 @@ def load(config: Data | Quadratic) -> Dataset:
     match config.name:
         case "digits":
             dataset = _digits()
-        case "mnist" | "cifar10":
+        case "mnist" | "cifar10" | "images":
             dataset = _images(config)
         case "shakespeare":
             dataset = _shakespeare(config)
@@ -128,22 +128,27 @@ def _digits() -> Dataset:
 
 
 def _images(config: Data) -> Dataset:
+    """Labelled images; own ones are normalised by what their training samples are like."""
     source = locate(config.name, config.source)
-    mean, deviation = (torch.tensor(v).view(-1, 1, 1) for v in _NORMALISATION[config.name])
 
     def read(split: str) -> tuple[Tensor, Ints]:
-        pixels, labels = read_images(source, config.name, split)
-        return torch.from_numpy(pixels).float().div_(255).sub_(mean).div_(deviation), labels
+        pixels, labels = read_images(source, config, split)
+        return torch.from_numpy(pixels).float().div_(255), labels
 
     train_inputs, labels = read("train")
     test_inputs, test_labels = read("test")
+    if config.name in _NORMALISATION:
+        mean, deviation = (torch.tensor(v).view(-1, 1, 1) for v in _NORMALISATION[config.name])
+    else:
+        deviation, mean = torch.std_mean(train_inputs, dim=(0, 2, 3), correction=0, keepdim=True)
+        deviation[deviation == 0] = 1  # one colour everywhere
     return Dataset(
-        train_inputs=train_inputs,
+        train_inputs=train_inputs.sub_(mean).div_(deviation),
         train_targets=torch.from_numpy(labels),
-        test_inputs=test_inputs,
+        test_inputs=test_inputs.sub_(mean).div_(deviation),
         test_targets=torch.from_numpy(test_labels),
         labels=labels,
-        num_labels=10,
+        num_labels=config.facts.num_labels or 0,
     )
 
 

@@ -9,7 +9,7 @@ Symbols: B sequences, s tokens of each, h width, n heads, d width of a head, r h
 rotates, V vocabulary, T = B s positions.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import cast
 
 import numpy as np
@@ -266,7 +266,9 @@ def build_gpt(
     return model
 
 
-def initial_weights(model: GptStages, seed: int) -> Iterator[tuple[str, Tensor]]:
+def initial_weights(
+    model: GptStages, seed: int, skipped: Collection[str] = ()
+) -> Iterator[tuple[str, Tensor]]:
     """Draw the initial weights one parameter at a time.
 
     A parameter's generator is seeded by the seed and its number alone, so that its values are the
@@ -277,6 +279,7 @@ def initial_weights(model: GptStages, seed: int) -> Iterator[tuple[str, Tensor]]
     Args:
         model: Says shapes and names; may be on the meta device.
         seed: At least 0.
+        skipped: Names of parameters whose values nobody needs: they are zero, which takes no time.
 
     Yields:
         Name and value, float32 on the CPU, in the model's order.
@@ -284,6 +287,9 @@ def initial_weights(model: GptStages, seed: int) -> Iterator[tuple[str, Tensor]]
     config = model.config
     for index, (name, parameter) in enumerate(model.named_parameters()):
         value = torch.empty(parameter.shape, dtype=torch.float32, device="cpu")
+        if name in skipped:
+            yield name, value.zero_()
+            continue
         if value.dim() == 1:
             yield name, value.fill_(float(name.endswith("norm.weight")))
             continue

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import configs.data
-from configs.data import DATASETS, LocationError, how_to_provide
+from configs.data import Data, LocationError, how_to_provide
 from models.errors import DatasetError
 
 
@@ -39,13 +39,13 @@ def locate(name: str, source: str | None) -> Path | str:
 
 
 def read_images(
-    source: Path | str, name: str, split: str
+    source: Path | str, data: Data, split: str
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Read one split of a data set of labelled images.
 
     Args:
         source: A directory in the Hugging Face layout, or a hub name.
-        name: Name of the data set, which says the shape (channels, height, width).
+        data: The data set, which says the shape (channels, height, width) and the classes.
         split: ``train`` or ``test``.
 
     Returns:
@@ -56,7 +56,7 @@ def read_images(
     """
     import datasets  # type: ignore[import-untyped]  # noqa: PLC0415  costs 2 s: not for digits
 
-    shape = DATASETS[name].shape
+    name, shape = data.name, data.facts.shape
     with _cache() as cache, _explained(source, name):
         table = datasets.load_dataset(str(source), split=split, cache_dir=cache)
         # Files that were not written by the library say only that a column is a record of bytes.
@@ -84,7 +84,7 @@ def read_images(
         chunks = [chunk.flatten().to_numpy() for chunk in table.data.column("pixels").chunks]
         labels = table.data.column("label").to_numpy()
     images, classes = np.concatenate(chunks).reshape(-1, *shape), np.array(labels, dtype=np.int64)
-    num_labels = DATASETS[name].num_labels or 0
+    num_labels = data.facts.num_labels or 0
     if len(classes) and not 0 <= classes.min() <= classes.max() < num_labels:
         found = f"{split} of {source} has labels from {classes.min()} to {classes.max()}"
         raise DatasetError(f"{found}; those of {name} are 0 to {num_labels - 1}: number them so")

@@ -1,15 +1,14 @@
-"""Models by the name of their configuration."""
+"""Models by the name of their configuration; networks are those of ``models.networks``."""
 
 import torch
+from torch import nn
 
-from configs.models import CharLstm, Cifar10Cnn, Logistic, MnistCnn, Model, Quadratic
-from models.cnn import Cifar10Cnn as Cifar10CnnNetwork
-from models.cnn import MnistCnn as MnistCnnNetwork
+from configs.models import Logistic, Model, Quadratic
 from models.datasets import Dataset
 from models.interface import Model as ModelInterface
 from models.logistic import LogisticModel
-from models.lstm import CharLstmNetwork
 from models.modules import ModuleModel
+from models.networks import make_network
 from models.quadratic import QuadraticModel
 
 
@@ -26,6 +25,9 @@ def build(
 
     Returns:
         The model; it holds no parameters.
+
+    Raises:
+        ValueError: ``make_network`` does not know it.
     """
     match config:
         case Quadratic():
@@ -44,18 +46,10 @@ def build(
                 dtype=dtype,
                 device=device,
             )
-        case MnistCnn():
-            return ModuleModel(config.name, MnistCnnNetwork, dtype=dtype, device=device)
-        case Cifar10Cnn():
-            return ModuleModel(config.name, Cifar10CnnNetwork, dtype=dtype, device=device)
-        case CharLstm():
+        case _:
+            shape = tuple(dataset.train_inputs.shape[1:])
 
-            def make_lstm() -> CharLstmNetwork:
-                return CharLstmNetwork(
-                    dataset.num_labels,
-                    embedding=config.embedding,
-                    hidden=config.hidden,
-                    layers=config.layers,
-                )
+            def make() -> nn.Module:
+                return make_network(config.name, config.model_dump(), shape, dataset.num_labels)
 
-            return ModuleModel(config.name, make_lstm, dtype=dtype, device=device)
+            return ModuleModel(config.name, make, dtype=dtype, device=device)

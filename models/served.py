@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from models.cnn import Cifar10Cnn, MnistCnn
-from models.lstm import CharLstmNetwork
+from models.networks import make_network
 
 NETWORK_FILE = "network.json"
 MODEL_FILE = "model.safetensors"
@@ -39,7 +38,7 @@ class ServedModel:
     def __init__(self, network: Mapping[str, Any], params: Tensor) -> None:
         self._dtype: torch.dtype = getattr(torch, network["dtype"])
         module = _make(network, params.numel()).to(self._dtype)
-        expected = sum(parameter.numel() for parameter in module.parameters())
+        expected = _num_parameters(module)
         if expected != params.numel():
             raise ValueError(f"{network['name']} has {expected} parameters, not {params.numel()}")
         nn.utils.vector_to_parameters(params.to(self._dtype), module.parameters())
@@ -80,23 +79,23 @@ _OUTPUTS: Mapping[str, Callable[[Tensor], Tensor]] = {
 
 
 def _make(network: Mapping[str, Any], num_parameters: int) -> nn.Module:
-    sizes = network["sizes"]
-    match network["name"]:
-        case "logistic":
-            num_features = int(np.prod(network["input_shape"]))
-            linear = nn.Linear(num_features, num_parameters // (num_features + 1))
-            return nn.Sequential(nn.Flatten(), linear)
-        case "mnist_cnn":
-            return MnistCnn()
-        case "cifar10_cnn":
-            return Cifar10Cnn()
-        case "char_lstm":
-            # The vocabulary is not written down; the number of parameters says how large it was.
-            one_symbol = CharLstmNetwork(1, **sizes)
-            per_symbol = sizes["embedding"] + sizes["hidden"] + 1
-            others = sum(parameter.numel() for parameter in one_symbol.parameters()) - per_symbol
-            return CharLstmNetwork((num_parameters - others) // per_symbol, **sizes)
-    raise ValueError(f"network {network['name']!r} is unknown")
+    """Build a network with so many classes that it has its parameters.
+
+    Of a text nobody has written down how many symbols it has. The parameters of a network are an
+    affine function of C, or do not depend on it.
+    """
+
+    def make(num_labels: int) -> nn.Module:
+        return make_network(
+            network["name"], network["sizes"], tuple(network["input_shape"]), num_labels
+        )
+
+    one, two = (_num_parameters(make(num_labels)) for num_labels in (1, 2))
+    return make(max(1, 1 + (num_parameters - one) // (two - one)) if two > one else 1)
+
+
+def _num_parameters(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def _load_pyfunc(data_path: str) -> ServedModel:

@@ -25,13 +25,10 @@ from torch import Tensor
 
 from configs.base import Record
 from configs.gpt import Gpt
-from configs.text import Text
+from configs.text import CACHE_ENVIRONMENT, Text
 from models.errors import DatasetError
 from models.permutation import permuted
 from models.texts import Tokenizer, text_source, tokenizer_of
-
-CACHE_ENVIRONMENT = "WATERSHED_CACHE"
-"""Environment variable that names the directory of token files."""
 
 _FORMAT: Literal["watershed tokens 1"] = "watershed tokens 1"
 _HEADER_BYTES = 4096

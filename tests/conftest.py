@@ -2,19 +2,26 @@
 
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
+from tests.cluster.prefect_server import use_home
+from tests.once import made_once
 from tests.ranks import RankPool
 
 # On a busy machine an example may take any time.
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
 
-_FIRST = {"browser", "cluster", "integration", "zero"}
-"""Directories of the longest files: begun last, one of them would keep a single process busy."""
+_WAITING = {"browser", "cluster", "integration"}
+"""Directories of tests that wait, for Slurm and servers, more than they compute."""
+_WAITING_SHARE = 0.8
+"""In so much of the time they are begun: what is begun last should be short."""
+_LONG = {"proof", "zero"}
+"""Directories of the longest files that compute."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -28,7 +35,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
     """Return how many processes test: more than cores, as many tests wait for Slurm and servers."""
-    return len(os.sched_getaffinity(0)) + 1
+    return len(os.sched_getaffinity(0)) + 2
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -36,8 +43,32 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     wanted = bool(config.getoption("--slow"))
     others = [item for item in items if bool(item.get_closest_marker("slow")) is not wanted]
     items[:] = [item for item in items if bool(item.get_closest_marker("slow")) is wanted]
-    items.sort(key=lambda item: not set(item.path.parts) & _FIRST)
+    items[:] = in_good_order(items)
     config.hook.pytest_deselected(items=others)
+
+
+def in_good_order(items: Sequence[pytest.Item]) -> list[pytest.Item]:
+    """Mix the files that wait with those that compute, so that neither is done by all at once.
+
+    Processes take the files in this order, one after the other.
+
+    Args:
+        items: Tests, those of a file together.
+    """
+    files: tuple[dict[Path, list[pytest.Item]], ...] = ({}, {})
+    for item in items:
+        is_waiting = bool(set(item.path.parts) & _WAITING)
+        files[is_waiting].setdefault(item.path, []).append(item)
+    computing = sorted(files[False], key=lambda path: not set(path.parts) & _LONG)
+    placed = [
+        ((number + 0.5) / len(paths) * share, files[is_waiting][path])
+        for is_waiting, paths, share in (
+            (False, computing, 1.0),
+            (True, list(files[True]), _WAITING_SHARE),
+        )
+        for number, path in enumerate(paths)
+    ]
+    return [test for _, tests in sorted(placed, key=lambda one: one[0]) for test in tests]
 
 
 @pytest.fixture(autouse=True)
@@ -76,3 +107,9 @@ def ranks() -> Iterator[Callable[[int], RankPool]]:
     yield pool
     for running in pools.values():
         running.close()
+
+
+@pytest.fixture(scope="session")
+def used_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a PREFECT_HOME to copy, with a database that nothing has been written to."""
+    return made_once(tmp_path_factory, "used-home", use_home) / "prefect"

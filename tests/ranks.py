@@ -110,6 +110,7 @@ def _serve(
     import torch  # noqa: PLC0415  in the forked process only
     import torch.distributed as dist  # noqa: PLC0415
 
+    os.nice(5)  # eight ranks would leave little to the tests that run beside them
     os.environ["OMP_NUM_THREADS"] = "1"
     torch.set_num_threads(1)
     dist.init_process_group(

@@ -10,6 +10,9 @@ that is set), a step is:
     scaffold  x -= lr * (g - c_i + c)               Karimireddy et al., ICML 2020, option II:
               c_i becomes c_i - c + (x_0 - x_K) / (K * lr)
 
+Dividing by K makes a mean of gradients where all count alike. With momentum and FedProx they do
+not; what takes the place of K then is the server's (``algorithms.gradient_weights``).
+
 Every draw is keyed by the worker and by how many returns it made before, so that a return does not
 depend on which others are computed beside it.
 
@@ -27,7 +30,7 @@ from torch import Tensor
 
 from configs.algorithms import FedProx, WorkerMomentum
 from configs.federated import FederatedExperiment
-from configs.models import CharLstm, Cifar10Cnn, Execution, MnistCnn
+from configs.models import Execution, NetworkBase
 from configs.models import Model as ModelConfig
 from models.datasets import Dataset
 from models.interface import Model
@@ -267,7 +270,7 @@ class LocalTrainer:
 
 
 def _execution(config: ModelConfig, device: str) -> Execution:
-    asked = config.execution if isinstance(config, MnistCnn | Cifar10Cnn | CharLstm) else "auto"
+    asked = config.execution if isinstance(config, NetworkBase) else "auto"
     return BEST_EXECUTION.get((config.name, device), "batched") if asked == "auto" else asked
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from configs.federated import FederatedExperiment
 from configs.models import Quadratic
-from configs.sizes import in_flight_bytes, server_memory_bytes
+from configs.sizes import in_flight_bytes, least_in_flight_bytes, server_memory_bytes
 from models.datasets import Dataset, load
 from models.errors import DataError
 from models.interface import Model
@@ -61,31 +61,74 @@ def build_problem(experiment: FederatedExperiment) -> Problem:
     return Problem(model, dataset, shards, initial)
 
 
-def check_memory(experiment: FederatedExperiment, problem: Problem) -> None:
-    """Say what a server keeps of its workers, and check that it fits.
+def check_memory(experiment: FederatedExperiment, problem: Problem) -> tuple[str, ...]:
+    """Say what a server keeps of its workers and of models in flight, and check that it fits.
 
     Args:
         experiment: A validated experiment.
         problem: Its problem.
 
+    Returns:
+        What the user should know: that it may not fit.
+
     Raises:
-        JobError: The machine has less memory.
+        JobError: The machine has less memory than is certain to be needed.
     """
-    needed = server_memory_bytes(experiment, problem.model.num_parameters)
-    in_flight = in_flight_bytes(experiment, problem.model.num_parameters)
+    parameters = problem.model.num_parameters
+    kept = server_memory_bytes(experiment, parameters)
+    most = in_flight_bytes(experiment, parameters)
     device = problem.initial.device
     if device.type == "cuda":
         has = int(torch.cuda.get_device_properties(device).total_memory)
     else:
         has = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    say(f"keeps {needed:,} bytes of its workers, and at most {in_flight:,} of models in flight")
-    if needed > has:
+    say(f"keeps {kept:,} bytes of its workers, and at most {most:,} of models in flight")
+    return memory_doubts(experiment, parameters, has)
+
+
+def memory_doubts(
+    experiment: FederatedExperiment, parameters: int, has_bytes: int
+) -> tuple[str, ...]:
+    """Compare what a server keeps with the memory that there is.
+
+    Args:
+        experiment: A validated experiment.
+        parameters: P.
+        has_bytes: Memory of its device.
+
+    Returns:
+        That it may not fit; empty if it will.
+
+    Raises:
+        JobError: It will not fit.
+    """
+    kept = server_memory_bytes(experiment, parameters)
+    least = least_in_flight_bytes(experiment, parameters)
+    most = in_flight_bytes(experiment, parameters)
+    has = f"the {experiment.device} has {_gib(has_bytes)}"
+    if kept > has_bytes:
         raise JobError(
             "memory",
-            f"{experiment.algorithm.name} with {experiment.workers} workers keeps "
-            f"{needed / 2**30:.1f} GiB, the {device.type} has {has / 2**30:.1f} GiB; use fewer "
-            "workers, a smaller model, or an algorithm without memory (afa_cd)",
+            f"{experiment.algorithm.name} with {experiment.workers} workers keeps {_gib(kept)}, "
+            f"{has}; use fewer workers, a smaller model, or an algorithm without memory (afa_cd)",
         )
+    remedy = "use a larger algorithm.collect, a smaller arrivals.max_delay, or fewer workers"
+    if kept + least > has_bytes:
+        raise JobError(
+            "memory",
+            f"models in flight take {_gib(least)} or more, what is kept of the workers "
+            f"{_gib(kept)} besides, {has}; {remedy}",
+        )
+    if kept + most > has_bytes:
+        return (
+            f"models in flight may take up to {_gib(most)}, what is kept of the workers "
+            f"{_gib(kept)} besides, and {has}: the run may be killed; {remedy}",
+        )
+    return ()
+
+
+def _gib(num_bytes: int) -> str:
+    return f"{num_bytes / 2**30:.1f} GiB"
 
 
 def _divided_data(experiment: FederatedExperiment) -> tuple[Dataset, Shards]:

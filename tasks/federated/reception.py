@@ -7,17 +7,12 @@ file is still to be taken, or the line, and the file counts as taken wherever it
 ``taken/`` until no kept checkpoint needs them.
 """
 
-import contextlib
 import errno
-import itertools
-import os
 import time
-from collections import Counter, defaultdict, deque
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
-from typing import NamedTuple
 
 from torch import Tensor
 
@@ -25,17 +20,13 @@ from configs.arrivals import Slurm
 from configs.federated import FederatedExperiment
 from tasks.federated.messages import Refusal, Refused, ReturnHeader, read_return
 from tasks.federated.published import PublishedModels
-from tasks.runtime.atomic_files import as_json
+from tasks.federated.refused_returns import RefusedReturns
+from tasks.federated.waiting_returns import Waiting, waiting_returns
 from tasks.runtime.errors import JobError
 from tasks.runtime.fence import Fence
 from tasks.runtime.records import ReturnLine
 from tasks.runtime.returns import ReturnsLog
 from tasks.runtime.spool import ReturnName, Spool
-
-_MOST_KEPT = 100
-"""Refused returns that are kept whole; of all others only the reason is."""
-_HARMLESS = {Refusal.DUPLICATE, Refusal.TOO_OLD}
-"""Nothing is wrong with these, so there is nothing to look at: only the checkpoint counts them."""
 
 
 @dataclass(frozen=True)
@@ -55,14 +46,6 @@ class Taken:
     delta: Tensor
 
 
-class _Waiting(NamedTuple):
-    """A file in ``returns/``: when it came, its name, and what that says if it is a return's."""
-
-    came_ns: int
-    text: str
-    name: ReturnName | None
-
-
 class Reception:
     """Takes, or refuses, what the workers hand in.
 
@@ -77,9 +60,7 @@ class Reception:
 
     Attributes:
         last: Worker -> sequence number and token of the last return taken.
-        refusals: How many returns were refused, by reason.
-        not_finite: How many returns of each worker were refused as not finite.
-        num_barren: Returns refused as not finite since one was taken.
+        refused: What was refused.
     """
 
     def __init__(
@@ -103,11 +84,9 @@ class Reception:
         self._began_s, self._now_s = began_s, 0.0
         self._taken = spool.taken_by(fence.attempt)
         self._round_of: dict[ReturnName, int] = {}
-        self._queue: deque[_Waiting] = deque()
+        self._queue: deque[Waiting] = deque()
         self.last: dict[int, tuple[int, int]] = {}
-        self.refusals: Counter[str] = Counter()
-        self.not_finite: Counter[int] = Counter()
-        self.num_barren = 0
+        self.refused = RefusedReturns(spool, fence)
 
     def restore(
         self, last: dict[int, tuple[int, int]], refusals: Mapping[str, int], now_s: float
@@ -121,7 +100,7 @@ class Reception:
             now_s: When the last return was taken: the clock of this machine may be behind.
         """
         self.last = last
-        self.refusals = Counter({k: n for k, n in refusals.items() if k in _HARMLESS})
+        self.refused.restore(refusals)
         self._now_s = now_s
 
     def open(self, version: int, lines: list[tuple[ReturnLine, int]]) -> None:
@@ -135,11 +114,7 @@ class Reception:
             Overtaken: There is a newer server.
             OSError: A file cannot be moved.
         """
-        for path in self._spool.refused.glob("*.json"):
-            reason, refused = _parse_refused(path.name)
-            if reason not in _HARMLESS:
-                self._count(reason, refused)
-        self.num_barren = 0
+        self.refused.recount()
         self._inherit()
         tail = {_name_of(line): line.round for line, _ in lines}
         for name in self._spool.names(self._spool.returns):
@@ -225,13 +200,13 @@ class Reception:
         """
         taken: list[tuple[ReturnHeader, ReturnLine, Tensor, Tensor]] = []
         if not self._queue:
-            self._queue.extend(self._waiting())
+            self._queue.extend(waiting_returns(self._spool))
         while self._queue and len(taken) < most:
             path = self._spool.returns / self._queue.popleft().text
             try:
                 header, start, delta = self._admit(path, version)
             except Refused as refusal:
-                self._refuse(path, refusal)
+                self.refused.refuse(path, refusal)
                 continue
             except FileNotFoundError:  # somebody has removed it
                 continue
@@ -245,7 +220,7 @@ class Reception:
         for header, line, _, _ in taken:
             self._move(header.name, self._spool.returns, self._taken)
             self._round_of[header.name] = line.round
-        self.num_barren = 0
+        self.refused.num_barren = 0
         return [Taken(line, end, start, delta) for _, line, start, delta in taken]
 
     def forget(self, version: int) -> None:
@@ -265,42 +240,6 @@ class Reception:
     def _is_before(self, name: ReturnName) -> bool:
         """Whether a return, or a later one of its worker, was taken."""
         return name.worker in self.last and name.sequence <= self.last[name.worker][0]
-
-    def _waiting(self) -> list["_Waiting"]:
-        """List what lies there by the time it came; returns of one worker in their order.
-
-        A look costs 12 microseconds, and 30 more for each return that lies there (on a local disk).
-        """
-        found = self._scan()
-        latest: dict[int, int] = {}
-        for name in filter(None, (waiting.name for waiting in found)):
-            latest[name.worker] = max(name.sequence, latest.get(name.worker, -1))
-        if latest:
-            # A directory that changes while it is listed may show a return of a worker and hide an
-            # earlier one; that one was there before, so the next list has it.
-            found |= {
-                waiting
-                for waiting in self._scan()
-                if waiting.name and waiting.name.sequence < latest.get(waiting.name.worker, -1)
-            }
-        by_time = sorted(found, key=lambda waiting: (waiting.came_ns, waiting.text))
-        in_order: dict[int, list[_Waiting]] = defaultdict(list)
-        returns = [(waiting.name, waiting) for waiting in by_time if waiting.name]
-        for name, waiting in sorted(returns, reverse=True):
-            in_order[name.worker].append(waiting)
-        return [
-            in_order[waiting.name.worker].pop() if waiting.name else waiting for waiting in by_time
-        ]
-
-    def _scan(self) -> set["_Waiting"]:
-        found = set()
-        with os.scandir(self._spool.returns) as entries:
-            for entry in entries:
-                if not entry.name.startswith("."):
-                    with contextlib.suppress(FileNotFoundError):  # somebody has removed it
-                        came_ns = entry.stat(follow_symlinks=False).st_mtime_ns
-                        found.add(_Waiting(came_ns, entry.name, ReturnName.parse(entry.name)))
-        return found
 
     def _admit(self, path: Path, version: int) -> tuple[ReturnHeader, Tensor, Tensor]:
         """Read a return, and the model that it started from.
@@ -365,40 +304,6 @@ class Reception:
         self.last[line.worker] = line.sequence, line.token
         self._now_s = max(self._now_s, line.taken_at_s)
 
-    def _refuse(self, path: Path, refusal: Refused) -> None:
-        """Put a return aside, with the reason; remove it if nothing is wrong with it.
-
-        The reason is written first: killed in between, the same return is refused once more, and
-        overwrites it. A server that is still the newest here knows all that could speak for it.
-
-        Raises:
-            Overtaken: There is a newer server.
-        """
-        self._fence.check()
-        name = ReturnName.parse(path.name)
-        if refusal.reason in _HARMLESS and path.is_file():
-            self._count(refusal.reason, name)
-            path.unlink(missing_ok=True)
-            return
-        kept_name = path.name if name else sha256(os.fsencode(path.name)).hexdigest()[:16]
-        kept = self._spool.refused / f"{refusal.reason}-{kept_name}"
-        said = {"file": path.name, "reason": refusal.reason, "message": str(refusal)}
-        # Not durable: what a power cut takes is a reason, and no return.
-        self._fence.write(kept.with_name(f"{kept.name}.json"), as_json(said), is_durable=False)
-        self._count(refusal.reason, name)
-        num_wrong = sum(n for reason, n in self.refusals.items() if reason not in _HARMLESS)
-        if path.is_file() and num_wrong > _MOST_KEPT:
-            path.unlink()
-        else:
-            with contextlib.suppress(FileNotFoundError):  # somebody has removed it
-                path.rename(_free(kept))
-
-    def _count(self, reason: str, name: ReturnName | None) -> None:
-        self.refusals[reason] += 1
-        if reason == Refusal.NOT_FINITE and name:
-            self.not_finite[name.worker] += 1
-            self.num_barren += 1
-
     def _move(self, name: ReturnName, source: Path, target: Path) -> None:
         try:
             (source / str(name)).rename(target / str(name))
@@ -409,14 +314,3 @@ class Reception:
 
 def _name_of(line: ReturnLine) -> ReturnName:
     return ReturnName(line.worker, line.sequence, line.pulled, line.token)
-
-
-def _free(path: Path) -> Path:
-    """Return a path, or one like it, where nothing lies; a directory cannot be written over."""
-    others = (path.with_name(f"{path.name}.{number}") for number in itertools.count(2))
-    return next(free for free in itertools.chain([path], others) if not free.exists())
-
-
-def _parse_refused(name: str) -> tuple[str, ReturnName | None]:
-    reason, _, rest = name.removesuffix(".json").partition("-")
-    return reason, ReturnName.parse(rest)

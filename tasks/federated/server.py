@@ -188,10 +188,11 @@ class Server:
         taken = self._reception.take(version, self._collect - len(self._buffer))
         self._buffer += taken
         self._note_refusals()
-        if self._reception.num_barren >= _MOST_BARREN_ROUNDS * self._collect:
+        num_barren = self._reception.refused.num_barren
+        if num_barren >= _MOST_BARREN_ROUNDS * self._collect:
             raise JobError(
                 "diverged",
-                f"{self._reception.num_barren} returns in a row were not finite (up to round "
+                f"{num_barren} returns in a row were not finite (up to round "
                 f"{version}); lower worker.lr, or set worker.clip_norm",
             )
         if taken:
@@ -235,8 +236,10 @@ class Server:
 
     def _note_refusals(self) -> None:
         totals = self.totals
-        totals.reasons = dict(self._reception.refusals)
-        totals.refused = {str(worker): n for worker, n in self._reception.not_finite.items()}
+        totals.reasons = dict(self._reception.refused.reasons)
+        totals.refused = {
+            str(worker): n for worker, n in self._reception.refused.not_finite.items()
+        }
         for worker in totals.refused:
             totals.first_refused.setdefault(worker, self.state.version)
 
@@ -273,7 +276,8 @@ class Server:
         self.state = ServerState(
             model=checkpoint.tensors["server/model"].to(device),
             version=checkpoint.facts["version"],
-            memory={k: v.to(device) for k, v in checkpoint.under("server/memory").items()},
+            memory=self.state.memory
+            | {k: v.to(device) for k, v in checkpoint.under("server/memory").items()},
         )
         self.totals = ServerTotals(**checkpoint.facts["totals"])
         self._log_bytes = checkpoint.facts["returns_bytes"]

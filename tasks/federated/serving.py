@@ -75,7 +75,7 @@ def assemble_server(
     """
     experiment = job.federated
     problem = build_problem(experiment)
-    check_memory(experiment, problem)
+    doubts = check_memory(experiment, problem)
     evaluator = Evaluator(
         problem.model, problem.dataset, problem.shards, experiment.evaluate_samples
     )
@@ -90,7 +90,8 @@ def assemble_server(
         fence=fence,
         began_s=_began_s(directory),
     )
-    return Assembly(server, evaluator, tuple(step_warnings(experiment, evaluator.smoothness())))
+    doubts += tuple(step_warnings(experiment, evaluator.smoothness()))
+    return Assembly(server, evaluator, doubts)
 
 
 def _began_s(directory: RunDirectory) -> float:

@@ -29,7 +29,7 @@ def assemble(experiment: FederatedExperiment) -> Assembly[Simulator]:
     """
     problem = build_problem(experiment)
     model, dataset, shards = problem.model, problem.dataset, problem.shards
-    check_memory(experiment, problem)
+    doubts = check_memory(experiment, problem)
     evaluator = Evaluator(model, dataset, shards, experiment.evaluate_samples)
     shares = label_shares(shards, dataset.labels, dataset.num_labels)
     trainer = LocalTrainer(model, dataset, shards, experiment)
@@ -41,7 +41,8 @@ def assemble(experiment: FederatedExperiment) -> Assembly[Simulator]:
         num_workers=experiment.workers,
         batch_size=trainer.batch_size,
     )
-    return Assembly(simulator, evaluator, tuple(step_warnings(experiment, evaluator.smoothness())))
+    doubts += tuple(step_warnings(experiment, evaluator.smoothness()))
+    return Assembly(simulator, evaluator, doubts)
 
 
 def simulate(directory: RunDirectory) -> Result:

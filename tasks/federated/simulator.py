@@ -295,7 +295,8 @@ class Simulator:
         self.state = ServerState(
             model=checkpoint.tensors["server/model"].to(device),
             version=checkpoint.facts["version"],
-            memory=tensors("server/memory"),
+            # Of a checkpoint of an earlier version a name may be missing.
+            memory=self.state.memory | tensors("server/memory"),
         )
         self.totals = Totals(**checkpoint.facts["totals"])
         self._models = {int(k): v for k, v in tensors("models").items()}

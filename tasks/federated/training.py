@@ -18,8 +18,10 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from torch import Tensor
 
+from configs.federated import FederatedExperiment
 from tasks.federated import checkpoint
 from tasks.federated.algorithms.interface import ServerState
+from tasks.federated.algorithms.memory_ages import age_metrics
 from tasks.federated.arrivals.interface import Arrivals
 from tasks.federated.arrivals.recorder import TraceRecorder
 from tasks.federated.checkpoint import Checkpoint
@@ -130,7 +132,23 @@ def train(directory: RunDirectory, job: JobFile, parts: Assembly[Engine], fence:
                 recorder.flush()
             return _result(parts, status="failed", reason=error.reason, message=str(error))
     checkpoint.save_tensors(directory.model, {"model": engine.state.model}, fence=fence)
-    return _result(parts, status="finished", metrics=last_metrics)
+    unfilled = _unfilled(experiment, engine.state)
+    return _result(parts, status="finished", metrics=last_metrics, warnings=unfilled)
+
+
+def _unfilled(experiment: FederatedExperiment, state: ServerState) -> tuple[str, ...]:
+    """Say that the model is the initial one, as an algorithm has waited to the end."""
+    num_filled = state.memory.get("num_filled")
+    if not experiment.algorithm.waits_for_all or num_filled is None:
+        return ()
+    missing = experiment.workers - int(num_filled)
+    if not missing:
+        return ()
+    return (
+        f"the model was never updated: slots wait for every worker, and {missing} of "
+        f"{experiment.workers} have not returned in {state.version} rounds; use "
+        "algorithm.slots: zeros or seen, or more rounds",
+    )
 
 
 def _result(
@@ -140,6 +158,7 @@ def _result(
     reason: str = "",
     message: str = "",
     metrics: Mapping[str, float] | None = None,
+    warnings: tuple[str, ...] = (),
 ) -> Result:
     totals = parts.engine.totals
     return Result(
@@ -148,7 +167,7 @@ def _result(
         message=message,
         steps=parts.engine.state.version,
         metrics=dict(metrics or {}),
-        warnings=(*parts.warnings, *totals.refusals()[:_MOST_REFUSALS_SHOWN]),
+        warnings=(*parts.warnings, *warnings, *totals.refusals()[:_MOST_REFUSALS_SHOWN]),
         refused=totals.refused,
     )
 
@@ -216,6 +235,7 @@ class _Run:
         metrics = finite(
             self._parts.evaluator.measure(engine.state.model)
             | totals.line()
+            | age_metrics(engine.state)
             | {Metric.WALL_S: self._wall_s()}
         )
         self._journal.write(engine.state.version, metrics)

@@ -12,6 +12,7 @@ import stat
 from collections.abc import Mapping
 from pathlib import Path
 
+from configs.launchers import Apptainer, Container, Pyxis, SlurmResources
 from configs.scripts import environment_faults
 from tasks.prefect_slurm.records import FlowRunJob
 from tasks.runtime.fence import ATTEMPT_VARIABLE, RUN_VARIABLE
@@ -30,6 +31,8 @@ _OF_OUR_JOB = {
 }
 _OF_THE_WORKER = ("WATERSHED_RUNS_DIR", "WATERSHED_STATE_DIR", "MLFLOW_TRACKING_URI")
 """Where the worker's user keeps runs, ledgers and MLflow: the same for flows in jobs."""
+_MOUNT_HOME = "--container-mount-home"
+_NO_HOME = frozenset({"--no-home", "--contain", "-c", "--containall", "-C"})
 _LINE = re.compile(r"(?:export\s+)?(?P<name>[A-Za-z_]\w*)=(?P<value>.*)")
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
@@ -77,8 +80,46 @@ def places(own: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in found.items() if redact(value) == value}
 
 
+def hidden_home(container: Container | None) -> str:
+    """Say why a job's container does not see the user's home, and with it the Prefect profile.
+
+    Args:
+        container: What the job runs in; None for none.
+
+    Returns:
+        Why, for people; empty if it sees it, as Apptainer's do unless told otherwise.
+    """
+    if isinstance(container, Pyxis) and _MOUNT_HOME not in container.flags:
+        return f"Pyxis mounts no home without the flag {_MOUNT_HOME}"
+    if isinstance(container, Apptainer) and (found := _NO_HOME.intersection(container.flags)):
+        return f"Apptainer mounts no home with {' '.join(sorted(found))}"
+    return ""
+
+
+def with_secrets_file(resources: SlurmResources, path: Path | None) -> SlurmResources:
+    """Have a file of secrets seen inside the container of a job.
+
+    Args:
+        resources: What the job asks for.
+        path: The file; None for none.
+    """
+    container = resources.container
+    if container is None or path is None:
+        return resources
+    bind = f"{path}:{path}:ro"
+    if isinstance(container, Pyxis):
+        changed: Container = container.model_copy(update={"mounts": (*container.mounts, bind)})
+    else:
+        changed = container.model_copy(update={"binds": (*container.binds, bind)})
+    return resources.model_copy(update={"container": changed})
+
+
 def unreachable_secrets(
-    settings: Mapping[str, str], own: Mapping[str, str], elsewhere: Mapping[str, str]
+    settings: Mapping[str, str],
+    own: Mapping[str, str],
+    elsewhere: Mapping[str, str],
+    *,
+    is_home_hidden: bool = False,
 ) -> list[str]:
     """Find the secrets of a worker that its jobs would not have.
 
@@ -86,14 +127,16 @@ def unreachable_secrets(
         settings: Prefect's settings of the worker, from wherever they are.
         own: The worker's environment.
         elsewhere: What a job reads on its node: the user's profile and the file of secrets.
+        is_home_hidden: Whether it cannot read the profile, so that this counts for nothing.
 
     Returns:
-        The variables that stand in the worker's environment alone, sorted.
+        The variables that stand in the worker's environment alone, or in a profile that the job
+        does not see, sorted.
     """
     return sorted(
         name
         for name, value in settings.items()
-        if name in own
+        if (name in own or is_home_hidden)
         and name not in elsewhere
         and not _OF_THE_SERVER.match(name)
         and is_secret(name, value)

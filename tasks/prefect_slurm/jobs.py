@@ -3,30 +3,31 @@
 A flow run has a directory, ``<runs>/<flow run id>``, and in it a run directory for each time that
 Prefect has asked for it: ``1``, and ``2`` after a retry, a resumption, or a crash. Within one, at
 most one job is alive; what Slurm queues again, and what the reconciler submits again, are attempts
-in the same one. While it is not over, asking again is asking for the same job.
+in the same one. While it is not over, asking again is asking for the same job; but one that is
+ending does nothing more: its end is waited for, and then Prefect hands the flow run over anew.
 """
 
 import contextlib
 import logging
 import threading
 import time
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from configs.launchers import SlurmLauncherConfig, SlurmResources
-from tasks.prefect_slurm.records import MODULE, FlowRunJob, read_flow_run_job
+from tasks.prefect_slurm.records import MODULE, FlowRunJob
+from tasks.prefect_slurm.tracked import LIVE, FlowRunEntry, TrackedJobs
 from tasks.runtime.atomic_files import write_atomically
+from tasks.runtime.records import Exit
 from tasks.runtime.run_directory import RunDirectory
-from tasks.runtime.signs import EXIT
+from tasks.runtime.signs import EXIT, EXIT_FAILED, EXIT_FINISHED
 from tasks.slurm import preflight
 from tasks.slurm.background import Background, ReconcilerStopped
 from tasks.slurm.calls import Clock
 from tasks.slurm.commands import SlurmCli, run_command
-from tasks.slurm.entries import JOB_COLUMNS, Entry, LedgerState, entry_of
+from tasks.slurm.entries import Entry, LedgerState
 from tasks.slurm.errors import SlurmError
+from tasks.slurm.evidence import read_whole
 from tasks.slurm.leader import Leadership
 from tasks.slurm.ledger import Ledger
 from tasks.slurm.ledger_file import LedgerFile, state_directory
@@ -40,31 +41,8 @@ _log = logging.getLogger(__name__)
 _LOCK_NAME = "leader.lock"
 _LOOK_S = 0.1
 _NOT_SUBMITTED = {LedgerState.PLANNED, LedgerState.SUBMITTING}
-_LIVE = ", ".join(f"'{one}'" for one in LedgerState if not one.job_state.is_final)
 _PARTITIONS_S = 60.0
 """So long an answer about the partitions is good: many flow runs may begin at once."""
-_TOLD = "told"
-"""In a run directory that is over, and of whose end Prefect has been told."""
-
-
-@dataclass(frozen=True)
-class FlowRunEntry:
-    """A job of a flow run.
-
-    Attributes:
-        entry: As it stands in the ledger.
-        job: What it runs.
-        is_newest: Whether Prefect has not asked for the flow run again since.
-    """
-
-    entry: Entry
-    job: FlowRunJob
-    is_newest: bool
-
-    @property
-    def is_final(self) -> bool:
-        """Whether it is over."""
-        return self.entry.state.job_state.is_final
 
 
 class FlowRunJobs:
@@ -99,15 +77,11 @@ class FlowRunJobs:
         self.state_dir = state_dir or state_directory(self.cluster)
         self._clock = Clock()
         self._ledger = Ledger(LedgerFile(self.state_dir / LEDGER_NAME))
+        self._tracked = TrackedJobs(self._ledger)
         self._background = self._begin()
         self._lock = threading.Lock()
-        self._jobs: dict[str, FlowRunJob] = {}
-        self._told: set[str] = set()
         self._partitions: list[Partition] = []
         self._asked_s = -_PARTITIONS_S
-        self._last_row = 0
-        self._newest: dict[str, int] = {}
-        self._untold: set[str] = set()
 
     def _begin(self) -> Background:
         self._leadership = Leadership(self.state_dir / _LOCK_NAME)
@@ -147,6 +121,9 @@ class FlowRunJobs:
     ) -> Path:
         """Have a flow run's job submitted, unless one of it is alive; that one is it then.
 
+        One that was cancelled, or whose flow has ended, is on its way out. It is marked, so that
+        the flow run is asked for once more when it is gone (``Deed.TAKE_AGAIN``).
+
         Args:
             flow_run_dir: The flow run's directory, absolute; made if absent.
             job: What it runs.
@@ -176,6 +153,9 @@ class FlowRunJobs:
                     python=python,
                 )
                 self._ledger.register(flow_run_dir, config, [plan], self._clock.unix())
+            elif entry.wish_cancel or _has_flow_ended(run_dir):
+                self._ledger.wish_cancel([str(run_dir)], self._clock.unix())
+                self._tracked.asked_again(run_dir)
         self._background.wake()
         return run_dir
 
@@ -183,7 +163,7 @@ class FlowRunJobs:
         """Return the newest run directory if it is not over, else the next one."""
         live = self._ledger.file.read(
             "SELECT run_dir FROM jobs"  # noqa: S608  our own words
-            f" WHERE state IN ({_LIVE}) AND substr(study_dir, ?) = ?",
+            f" WHERE state IN ({LIVE}) AND substr(study_dir, ?) = ?",
             (-len(flow_run_dir.name) - 1, f"/{flow_run_dir.name}"),
         )
         if live:  # perhaps elsewhere: the pool's ``runs_dir`` may have been changed since
@@ -220,50 +200,20 @@ class FlowRunJobs:
         return bool(attempts) and (attempts[-1] / EXIT).exists()
 
     def tracked(self) -> list[FlowRunEntry]:
-        """Return the jobs of flow runs that are alive, or of whose end nobody has been told.
+        """Return the jobs that are alive, or of whose end nobody has been told.
 
-        Of all workers of the user on this cluster.
+        See ``TrackedJobs.read``.
         """
         with self._lock:
-            entries = {entry.run_dir: entry for entry in self._alive_or_new()}
-            for run_dir in self._untold - entries.keys():
-                if entry := self._ledger.entry(run_dir):
-                    entries[run_dir] = entry
-            for entry in entries.values():
-                number = max(_number(entry), self._newest.get(entry.study_dir, 0))
-                self._newest[entry.study_dir] = number
-            untold = [entry for entry in entries.values() if not self._is_told(entry)]
-            self._untold = {entry.run_dir for entry in untold}
-            return [
-                FlowRunEntry(entry, job, _number(entry) == self._newest[entry.study_dir])
-                for entry in untold
-                if (job := self._job(entry.run_dir))
-            ]
+            return self._tracked.read()
 
-    def _alive_or_new(self) -> Iterator[Entry]:
-        """Read what is alive, and what has been added since the last time, from the indices.
-
-        The ledger keeps all jobs that there have ever been, and is asked every two seconds.
-        """
-        ((last_row,),) = self._ledger.file.read("SELECT coalesce(max(rowid), 0) FROM jobs")
-        rows = self._ledger.file.read(
-            f"SELECT {JOB_COLUMNS} FROM jobs"  # noqa: S608  our own words
-            f" WHERE (rowid > ? OR state IN ({_LIVE})) AND instr(plan, ?)",
-            (self._last_row, f'"module":"{MODULE}"'),
-        )
-        self._last_row = last_row
-        return map(entry_of, rows)
+    def told(self, run_dir: str) -> None:
+        """Take note that Prefect knows how a job has ended."""
+        self._tracked.told(run_dir)
 
     def entry(self, run_dir: str) -> Entry | None:
         """Return a job as it stands in the ledger; None if it is not there."""
         return self._ledger.entry(run_dir)
-
-    def told(self, run_dir: str) -> None:
-        """Take note that Prefect knows how a job has ended."""
-        self._told.add(run_dir)
-        self._jobs.pop(run_dir, None)
-        with contextlib.suppress(OSError):
-            (Path(run_dir) / _TOLD).touch(mode=0o600)
 
     def cancel(self, run_dirs: Iterable[str]) -> None:
         """Have jobs cancelled, queued or running; what Slurm has not heard of never starts."""
@@ -294,23 +244,12 @@ class FlowRunJobs:
             time.sleep(_LOOK_S)
         self._background.stop()
 
-    def _is_told(self, entry: Entry) -> bool:
-        if not entry.state.job_state.is_final:
-            self._told.discard(entry.run_dir)
-            return False
-        if entry.run_dir not in self._told and (Path(entry.run_dir) / _TOLD).exists():
-            self._told.add(entry.run_dir)
-        return entry.run_dir in self._told
 
-    def _job(self, run_dir: str) -> FlowRunJob | None:
-        if run_dir not in self._jobs:
-            try:
-                self._jobs[run_dir] = read_flow_run_job(Path(run_dir))
-            except (OSError, ValidationError):
-                return None  # removed by the user, or the file system does not answer
-        return self._jobs[run_dir]
+def _has_flow_ended(run_dir: Path) -> bool:
+    """Whether the engine has come to an end by itself, so that Slurm has only to clean up.
 
-
-def _number(entry: Entry) -> int:
-    name = Path(entry.run_dir).name
-    return int(name) if name.isdigit() else 0
+    One that was stopped may go on in the same job: after a preemption, say.
+    """
+    attempts = RunDirectory(run_dir).attempts()
+    found = read_whole(Exit, attempts[-1] / EXIT) if attempts else None
+    return found is not None and found.code in {EXIT_FINISHED, EXIT_FAILED}

@@ -9,7 +9,7 @@ import logging
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -19,20 +19,15 @@ from uuid import UUID
 import anyio.to_thread
 import httpx
 from prefect.client.orchestration import PrefectClient, get_client
-from prefect.client.schemas.filters import (
-    FlowRunFilter,
-    FlowRunFilterId,
-    FlowRunFilterState,
-    FlowRunFilterStateType,
-    WorkPoolFilter,
-    WorkPoolFilterName,
-)
-from prefect.client.schemas.objects import FlowRun, State, StateType
+from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.exceptions import PrefectException
 from prefect.logging.loggers import flow_run_logger
 from prefect.states import Cancelled, Crashed, Pending, Scheduled
 
-from tasks.prefect_slurm.jobs import FlowRunEntry, FlowRunJobs
+from tasks.prefect_slurm.flow_runs import propose, read
+from tasks.prefect_slurm.jobs import FlowRunJobs
+from tasks.prefect_slurm.lost import LOST_AFTER_S, LostFlowRuns
+from tasks.prefect_slurm.since import Since
 from tasks.prefect_slurm.telling import (
     Deed,
     crashed_message,
@@ -41,6 +36,7 @@ from tasks.prefect_slurm.telling import (
     queued_name,
     shown_lines,
 )
+from tasks.prefect_slurm.tracked import FlowRunEntry
 from tasks.runtime.run_directory import RunDirectory
 from tasks.slurm.results import slurm_output
 
@@ -49,7 +45,6 @@ _T = TypeVar("_T")
 _POLL_S = 2.0
 _SHARE = 4.0
 """Least pause after a look, in units of what it took: thousands of flow runs take seconds."""
-_PAGE = 200
 _QUEUED_AGAIN_S = 30.0
 """Least time between two reasons that are told; a busy queue changes them often."""
 _CONFIRM_S = 4.0
@@ -59,9 +54,6 @@ _DELETED_AFTER_S = 3600.0
 _REFUSED_EVERY_S = 600.0
 _LEASE_EVERY_S = 60.0
 _LEASE_S = 900.0
-_LOST_EVERY_S = 15.0
-_LOST_AFTER_S = 120.0
-"""A flow run that is Pending for so long, and has no job, was lost by a worker that died."""
 _TAIL_BYTES = 16_384
 _ENDING = {StateType.CANCELLING, StateType.CANCELLED, StateType.COMPLETED}
 
@@ -76,7 +68,7 @@ class Observer:
         submitting: The flow runs that this worker is about to submit.
         logger: For what concerns no single flow run.
         clock: Steady time, seconds.
-        lost_after_s: See ``_LOST_AFTER_S``.
+        lost_after_s: See ``LOST_AFTER_S``.
     """
 
     def __init__(
@@ -88,7 +80,7 @@ class Observer:
         submitting: Callable[[], Container[UUID]],
         logger: "logging.Logger | logging.LoggerAdapter[logging.Logger]",
         clock: Callable[[], float] = time.monotonic,
-        lost_after_s: float = _LOST_AFTER_S,
+        lost_after_s: float = LOST_AFTER_S,
     ) -> None:
         self._jobs = jobs
         self._work_pool = work_pool
@@ -96,9 +88,14 @@ class Observer:
         self._submitting = submitting
         self._logger = logger
         self._clock = clock
-        self._lost_after_s = lost_after_s
-        self._since_s: dict[tuple[str, str], float] = {}
-        self._lost_looked_s = -_LOST_EVERY_S
+        self._since = Since(clock)
+        self._lost = LostFlowRuns(
+            jobs,
+            work_pool=work_pool,
+            submitting=submitting,
+            clock=clock,
+            lost_after_s=lost_after_s,
+        )
         self._trouble = ""
 
     async def run(self) -> None:
@@ -128,18 +125,16 @@ class Observer:
         """
         await _threaded(self._jobs.revive)
         tracked = [one for one in await _threaded(self._jobs.tracked) if self._is_ours(one)]
-        flow_runs = await _read(client, {UUID(one.job.flow_run_id) for one in tracked})
+        flow_runs = await read(client, {UUID(one.job.flow_run_id) for one in tracked})
         for one in tracked:
             flow_run = flow_runs.get(UUID(one.job.flow_run_id))
             try:
                 await self._attend(client, one, flow_run)
             except (httpx.HTTPStatusError, PrefectException) as error:  # of this one alone
-                if self._may("refused", one.entry.run_dir, _REFUSED_EVERY_S):
+                if self._since.may("refused", one.entry.run_dir, _REFUSED_EVERY_S):
                     run = one.job.flow_run_name
                     self._logger.warning("Prefect refuses what is told of %s: %r", run, error)
-        if self._clock() - self._lost_looked_s >= _LOST_EVERY_S:
-            self._lost_looked_s = self._clock()
-            await self._find_lost(client, tracked)
+        await self._lost.look(client, {one.job.flow_run_id for one in tracked})
 
     def _is_ours(self, one: FlowRunEntry) -> bool:
         return one.job.work_pool == self._work_pool and one.job.server == self._server
@@ -149,10 +144,16 @@ class Observer:
     ) -> None:
         entry, state = one.entry, flow_run.state if flow_run is not None else None
         kind = state.type if state is not None else None
-        ended_s = self._for_s("ended", entry.run_dir, holds=kind in _ENDING)
-        what = deed(entry, kind, is_newest=one.is_newest, ended_s=ended_s)
-        silent_s = self._for_s("silent", entry.run_dir, holds=what is Deed.TELL_CRASHED)
-        missing_s = self._for_s("missing", entry.run_dir, holds=flow_run is None)
+        ended_s = self._since.for_s("ended", entry.run_dir, holds=kind in _ENDING)
+        what = deed(
+            entry,
+            kind,
+            is_newest=one.is_newest,
+            is_asked_again=one.is_asked_again,
+            ended_s=ended_s,
+        )
+        silent_s = self._since.for_s("silent", entry.run_dir, holds=what is Deed.TELL_CRASHED)
+        missing_s = self._since.for_s("missing", entry.run_dir, holds=flow_run is None)
         if flow_run is None or state is None:
             if one.is_final and missing_s >= _DELETED_AFTER_S:
                 await self._close(entry.run_dir)
@@ -165,21 +166,25 @@ class Observer:
             await self._tell_queued(client, one, flow_run)
         elif what is Deed.TELL_CANCELLED:
             name = f"job {entry.slurm_job}" if entry.slurm_job else "its job"
-            await _set(
+            await propose(
                 client, flow_run, Cancelled(message=f"Cancelled; {name} is gone."), force=True
             )
         elif what is Deed.TELL_CRASHED:
             # The engine may have told the end while we read; what it says goes before.
             if silent_s >= _CONFIRM_S and flow_run.id not in self._submitting():
                 self._log_end(one, flow_run)
-                await _set(client, flow_run, Crashed(message=crashed_message(entry)))
+                await propose(client, flow_run, Crashed(message=crashed_message(entry)))
+        elif what is Deed.TAKE_AGAIN:
+            if flow_run.id not in self._submitting():
+                message = "Its former job is gone; it is taken again."
+                await propose(client, flow_run, Scheduled(name="Rescheduled", message=message))
+                await self._close(entry.run_dir)
         elif what is Deed.CLOSE:
             await self._close(entry.run_dir)
 
     async def _close(self, run_dir: str) -> None:
         await _threaded(partial(self._jobs.told, run_dir))
-        for key in [key for key in self._since_s if key[1] == run_dir]:
-            del self._since_s[key]
+        self._since.forget(run_dir)
 
     async def _keep(self, client: PrefectClient, one: FlowRunEntry, flow_run: FlowRun) -> None:
         """Keep what a live job needs at Prefect: how it is found, and its place in a limit."""
@@ -194,78 +199,30 @@ class Observer:
             return
         # Else the limit's slot is given away after 300 s in the queue, and the run is cancelled at
         # its start. From there on the engine renews it.
-        if self._may("lease", one.entry.run_dir, _LEASE_EVERY_S):
+        if self._since.may("lease", one.entry.run_dir, _LEASE_EVERY_S):
             with suppress(httpx.HTTPStatusError, PrefectException):  # it was reaped: too late
                 await client.renew_concurrency_lease(lease, lease_duration=_LEASE_S)
 
     async def _tell_queued(
         self, client: PrefectClient, one: FlowRunEntry, flow_run: FlowRun
     ) -> None:
-        name = queued_name(one.entry)
+        name = queued_name(one.entry, is_asked_again=one.is_asked_again)
         if flow_run.state is None or flow_run.state.name == name:
             return
-        if self._may("queued", one.entry.run_dir, _QUEUED_AGAIN_S, again=one.entry.slurm_job):
-            message = queued_message(one.entry)
+        if self._since.may("queued", one.entry.run_dir, _QUEUED_AGAIN_S, again=one.entry.slurm_job):
+            message = queued_message(one.entry, is_asked_again=one.is_asked_again)
             flow_run_logger(flow_run).info("%s: %s", name, message)
-            await _set(client, flow_run, Pending(name=name, message=message))
+            await propose(client, flow_run, Pending(name=name, message=message))
 
     def _log_end(self, one: FlowRunEntry, flow_run: FlowRun) -> None:
         """Show the last lines of the job, once, where people look for them."""
-        if not self._may("logged", one.entry.run_dir, float("inf")):
+        if not self._since.may("logged", one.entry.run_dir, float("inf")):
             return
         logger = flow_run_logger(flow_run)
         run = RunDirectory(Path(one.entry.run_dir))
         for path in (run.stdout, slurm_output(one.entry)):
             if lines := shown_lines(_tail(path)):
                 logger.error("Last lines of %s:\n%s", path, "\n".join(lines))
-
-    async def _find_lost(self, client: PrefectClient, tracked: Sequence[FlowRunEntry]) -> None:
-        """Find flow runs that a worker took and died before it had written their job down."""
-        known = {one.job.flow_run_id for one in tracked}
-        seen = set()
-        for flow_run in await _under_submission(client, self._work_pool):
-            is_known = str(flow_run.id) in known or flow_run.id in self._submitting()
-            if is_known or flow_run.state is None or await self._has_job(flow_run):
-                continue
-            seen.add(str(flow_run.id))
-            lost_s = self._for_s("lost", str(flow_run.id), holds=True)
-            if lost_s < self._lost_after_s:
-                continue
-            message = "A worker took it and died before it submitted its job; it is taken again."
-            state: State[None] = Scheduled(name="Rescheduled", message=message)
-            is_wished = flow_run.state.type is StateType.CANCELLING
-            if is_wished:
-                state = Cancelled(message="Cancelled; it never had a job.")
-            await _set(client, flow_run, state, force=is_wished)
-        for kind, name in list(self._since_s):
-            if kind == "lost" and name not in seen:
-                del self._since_s[kind, name]
-
-    async def _has_job(self, flow_run: FlowRun) -> bool:
-        """Whether its job is or may be alive: on another cluster, or of another user's worker.
-
-        The id of an earlier job stays until there is another one.
-        """
-        cluster, _, run_dir = (flow_run.infrastructure_pid or "").partition(":")
-        if cluster != self._jobs.cluster:
-            return bool(cluster)
-        return await _threaded(partial(self._jobs.may_live, run_dir))
-
-    def _for_s(self, kind: str, name: str, *, holds: bool) -> float:
-        """Return for how long something has held; 0 from the look on that finds it."""
-        if not holds:
-            self._since_s.pop((kind, name), None)
-            return 0.0
-        return self._clock() - self._since_s.setdefault((kind, name), self._clock())
-
-    def _may(self, kind: str, name: str, every_s: float, *, again: str = "") -> bool:
-        """Say whether it is time to do something once more; it is done then."""
-        key = (f"{kind} {again}", name)
-        since_s = self._since_s.get(key)
-        if since_s is not None and self._clock() - since_s < every_s:
-            return False
-        self._since_s[key] = self._clock()
-        return True
 
     def _say_trouble(self, words: str) -> None:
         if words and not self._trouble:
@@ -291,41 +248,6 @@ def infrastructure_pid(cluster: str, run_dir: str | os.PathLike[str]) -> str:
 async def _threaded(function: Callable[[], _T]) -> _T:
     """Call something that waits for a file or a database, without holding up the worker."""
     return await anyio.to_thread.run_sync(function)
-
-
-async def _read(client: PrefectClient, ids: Iterable[UUID]) -> dict[UUID, FlowRun]:
-    found = {}
-    for page in _pages(sorted(ids)):
-        wanted = FlowRunFilter(id=FlowRunFilterId(any_=page))
-        for flow_run in await client.read_flow_runs(flow_run_filter=wanted, limit=_PAGE):
-            found[flow_run.id] = flow_run
-    return found
-
-
-def _pages(ids: Sequence[UUID]) -> Iterator[list[UUID]]:
-    for start in range(0, len(ids), _PAGE):
-        yield list(ids[start : start + _PAGE])
-
-
-async def _under_submission(client: PrefectClient, work_pool: str) -> list[FlowRun]:
-    kinds = FlowRunFilterStateType(any_=[StateType.PENDING, StateType.CANCELLING])
-    wanted = FlowRunFilter(state=FlowRunFilterState(type=kinds))
-    pool = WorkPoolFilter(name=WorkPoolFilterName(any_=[work_pool]))
-    found: list[FlowRun] = []
-    while True:
-        page = await client.read_flow_runs(
-            flow_run_filter=wanted, work_pool_filter=pool, limit=_PAGE, offset=len(found)
-        )
-        found += page
-        if len(page) < _PAGE:
-            return found
-
-
-async def _set(
-    client: PrefectClient, flow_run: FlowRun, state: State[None], *, force: bool = False
-) -> None:
-    """Propose a state; what Prefect refuses has been overtaken, and is looked at again."""
-    await client.set_flow_run_state(flow_run.id, state, force=force)
 
 
 def _tail(path: Path) -> str:

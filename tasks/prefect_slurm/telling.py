@@ -41,12 +41,19 @@ class Deed(StrEnum):
     """Tell that its job is over, and why."""
     TELL_CANCELLED = "tell cancelled"
     """Tell that its job is gone, as it was wished."""
+    TAKE_AGAIN = "take again"
+    """Have the flow run handed over anew: its job was ending when it was asked for again."""
     CLOSE = "close"
     """The job is over, and Prefect knows how."""
 
 
 def deed(
-    entry: Entry, state: StateType | None, *, is_newest: bool = True, ended_s: float = 0.0
+    entry: Entry,
+    state: StateType | None,
+    *,
+    is_newest: bool = True,
+    is_asked_again: bool = False,
+    ended_s: float = 0.0,
 ) -> Deed:
     """Say what is to be done about a job.
 
@@ -55,6 +62,7 @@ def deed(
         state: State of its flow run; None if Prefect does not have it. That ends nothing: a server
             with an empty database has not cancelled what runs.
         is_newest: Whether it is the newest job of its flow run.
+        is_asked_again: Whether it was ending when its flow run was asked for again.
         ended_s: Seconds since the flow run was first seen as cancelled or completed.
 
     Returns:
@@ -67,6 +75,8 @@ def deed(
             return Deed.NOTHING
         if state is StateType.CANCELLING:
             return Deed.TELL_CANCELLED
+        if state is StateType.PENDING and is_asked_again:
+            return Deed.TAKE_AGAIN
         return Deed.TELL_CRASHED if state in _UNDER_WAY else Deed.CLOSE
     if state in _CANCELLED:
         is_stopping = state is StateType.CANCELLING and entry.state is LedgerState.RUNNING
@@ -74,12 +84,12 @@ def deed(
         return Deed.CANCEL if is_time and not entry.wish_cancel else Deed.NOTHING
     if state is StateType.COMPLETED and entry.state in _IN_QUEUE and ended_s >= REQUEUED_S:
         return Deed.NOTHING if entry.wish_cancel else Deed.CANCEL
-    if state is StateType.PENDING and entry.state in _IN_QUEUE:
+    if state is StateType.PENDING and (entry.state in _IN_QUEUE or is_asked_again):
         return Deed.TELL_QUEUED
     return Deed.NOTHING
 
 
-def queued_name(entry: Entry) -> str:
+def queued_name(entry: Entry, *, is_asked_again: bool = False) -> str:
     """Return the name of the state of a flow run whose job waits, with Slurm's reason in it.
 
     A state's message cannot be changed, only the state; Prefect takes another one of the same type
@@ -87,19 +97,26 @@ def queued_name(entry: Entry) -> str:
 
     Args:
         entry: The job.
+        is_asked_again: Whether it is on its way out, and another one follows.
     """
+    if is_asked_again:
+        return "Queued (its former job is ending)"
     if entry.state is not LedgerState.SUBMITTED:
         return "Queued (not submitted yet)"
     reason = entry.reason if entry.reason not in {"", "None"} else "new"
     return f"Queued ({redact(reason)[:60]})"
 
 
-def queued_message(entry: Entry) -> str:
+def queued_message(entry: Entry, *, is_asked_again: bool = False) -> str:
     """Say why a job waits, and what helps.
 
     Args:
         entry: The job.
+        is_asked_again: Whether it is on its way out, and another one follows.
     """
+    if is_asked_again:
+        name = f"job {entry.slurm_job}" if entry.slurm_job else "its former job"
+        return f"It is submitted again as soon as {name} is gone; Slurm is ending that one."
     if entry.state is LedgerState.SUBMITTED:
         why: Diagnosis = why_waiting(entry.reason, entry.slurm_job)
         return in_words_of_the_pool(f"{why.detail} {why.resolution}")

@@ -22,11 +22,14 @@ from prefect.exceptions import InfrastructureNotAvailable, InfrastructureNotFoun
 from prefect.settings import get_current_settings
 from prefect.workers.base import BaseWorker
 
+from configs.launchers import SlurmResources
 from tasks.prefect_slurm.environment import (
     UnsafeFile,
+    hidden_home,
     places,
     read_secrets,
     unreachable_secrets,
+    with_secrets_file,
 )
 from tasks.prefect_slurm.jobs import FlowRunJobs
 from tasks.prefect_slurm.observer import Observer, infrastructure_pid
@@ -129,7 +132,9 @@ class SlurmWorker(BaseWorker[SlurmJobConfiguration, SlurmVariables, SlurmWorkerR
             OSError: The run directory cannot be written.
         """
         resources = configuration.asked()
-        await anyio.to_thread.run_sync(self._check_secrets, configuration)
+        await anyio.to_thread.run_sync(self._check_secrets, configuration, resources)
+        secrets_file = _expanded(configuration.secrets_file)
+        resources = with_secrets_file(resources, secrets_file)
         jobs = self._jobs
         async with self._asking:  # of many flow runs, one asks; the others need no thread to wait
             found = await anyio.to_thread.run_sync(partial(jobs.partitions_faults, resources))
@@ -148,7 +153,7 @@ class SlurmWorker(BaseWorker[SlurmJobConfiguration, SlurmVariables, SlurmWorkerR
             server=_server(),
             command=configuration.command_words(),
             environment=places(os.environ) | configuration.environment(),
-            secrets_file=_expanded(configuration.secrets_file),
+            secrets_file=secrets_file,
             continue_at_time_limit=configuration.continue_at_time_limit,
         )
         runs_dir = _expanded(configuration.runs_dir) or jobs.state_dir / _RUNS
@@ -215,13 +220,17 @@ class SlurmWorker(BaseWorker[SlurmJobConfiguration, SlurmVariables, SlurmWorkerR
         state = (await self.client.read_flow_run(flow_run.id)).state
         return state is None or state.type is StateType.PENDING
 
-    def _check_secrets(self, configuration: SlurmJobConfiguration) -> None:
+    def _check_secrets(
+        self, configuration: SlurmJobConfiguration, resources: SlurmResources
+    ) -> None:
         """See that a job has the secrets that this worker has.
 
         Raises:
             PoolFault: It would not.
         """
-        elsewhere = dict(get_settings_context().profile.to_environment_variables())
+        hidden = hidden_home(resources.container)
+        profile = get_settings_context().profile.to_environment_variables()
+        elsewhere = {} if hidden else dict(profile)
         path = _expanded(configuration.secrets_file)
         if path is not None:
             try:
@@ -229,13 +238,20 @@ class SlurmWorker(BaseWorker[SlurmJobConfiguration, SlurmVariables, SlurmWorkerR
             except UnsafeFile as error:
                 raise PoolFault(str(error)) from error
         settings = get_current_settings().to_environment_variables(exclude_unset=True)
-        if missing := unreachable_secrets(settings, os.environ, elsewhere):
-            names = ", ".join(missing)
+        missing = unreachable_secrets(settings, os.environ, elsewhere, is_home_hidden=bool(hidden))
+        if not missing:
+            return
+        names, file = ", ".join(missing), "a file of mode 600 that the pool's secrets_file names"
+        if hidden:
             raise PoolFault(
-                f"{names} of the worker's environment would not reach the job, as secrets are "
-                "written into no job: put them into your Prefect profile (prefect config set "
-                f"{missing[0]}=...), or into a file of mode 600 that the pool's secrets_file names"
+                f"{names} of the worker would not reach the job: {hidden}, so that it does not see "
+                f"your Prefect profile, and secrets are written into no job; put them into {file}"
             )
+        raise PoolFault(
+            f"{names} of the worker's environment would not reach the job, as secrets are written "
+            "into no job: put them into your Prefect profile (prefect config set "
+            f"{missing[0]}=...), or into {file}"
+        )
 
 
 def _server() -> str:

@@ -38,6 +38,12 @@ class Metric(StrEnum):
     """Largest delay of the returns used since the previous line, in rounds."""
     LOCAL_STEPS_MEAN = "local_steps/mean"
     """Mean number of local steps of the returns used since the previous line."""
+    MEMORY_AGE_MEAN = "memory/age_mean"
+    """Age of the returns that the server remembers, one a worker, in the update that made the
+    model: rounds since the version that each was computed from; mean over all workers. One that has
+    not returned counts from round 0. Of algorithms with a memory."""
+    MEMORY_AGE_MAX = "memory/age_max"
+    """The largest of these ages."""
     RETURNS_REFUSED = "returns/refused"
     """Returns refused because they were not finite, or, of real workers, unusable; cumulative."""
     RETURNS_DROPPED = "returns/dropped"

@@ -28,9 +28,13 @@ _STOP_SIGNALS = (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT)
 _SIGNALS = (*_STOP_SIGNALS, signal.SIGCHLD)
 _LOOK_S = 1.0
 _HEARTBEAT_S = 10.0
+_FENCE_S = 5.0
+"""Thousands of jobs that ask every second for a newer attempt are felt by a file system; what is
+overtaken writes nothing in the meantime (see ``fence``)."""
 _REQUEUE_TIMEOUT_S = 60.0
 _EXIT_CANNOT_START, _EXIT_NOT_FOUND = 126, 127  # as a shell has them
 _PR_SET_PDEATHSIG = 1
+_STDERR = 2
 
 
 class _Job:
@@ -54,7 +58,7 @@ class _Job:
         self._fence = Fence(directory.path, number)
         self._first_checkpoints = _checkpoints(directory)
         self._has_moved = False
-        self._next_beat_s = 0.0
+        self._next_beat_s = self._next_fence_s = 0.0
         # srun answers SIGTERM by killing its tasks at once, and passes SIGUSR1 on (Slurm 22.05).
         is_step = Path(command[0]).name == "srun"
         self._stop_signal = signal.SIGUSR1 if is_step else signal.SIGTERM
@@ -92,10 +96,11 @@ class _Job:
         if time.monotonic() >= self._next_beat_s:
             beat(self._attempt, self._process.pid)
             self._next_beat_s = time.monotonic() + _HEARTBEAT_S
-        is_overtaken = self._is_overtaken()
         # It is not reaped before its group is killed: the group's number cannot be another's.
         flags = os.WEXITED | os.WNOHANG | os.WNOWAIT
-        if is_overtaken or os.waitid(os.P_PID, self._process.pid, flags) is not None:
+        has_ended = os.waitid(os.P_PID, self._process.pid, flags) is not None
+        is_overtaken = (has_ended or self._is_to_ask()) and self._is_overtaken()
+        if has_ended or is_overtaken:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
             code = self._process.wait()
@@ -104,6 +109,13 @@ class _Job:
                 self.exit_code = EXIT_INTERRUPTED  # it was not yet ready to be asked
         if is_overtaken:
             self.exit_code = EXIT_ALREADY_RUNNING
+
+    def _is_to_ask(self) -> bool:
+        """Whether it is time to look for a newer attempt."""
+        if time.monotonic() < self._next_fence_s:
+            return False
+        self._next_fence_s = time.monotonic() + _FENCE_S
+        return True
 
     def _is_overtaken(self) -> bool:
         try:
@@ -296,10 +308,12 @@ def _prepare_child() -> None:
 
 
 def say(text: str) -> None:
-    """Say something in the output of the batch script.
+    """Say something in the output of the batch script, if that can be written.
 
     Args:
         text: What to say.
     """
-    sys.stderr.write(f"watershed: {text}\n")
-    sys.stderr.flush()
+    # Not by sys.stderr: where the file system is full, that keeps what it could not write, and the
+    # interpreter ends with code 120 for it.
+    with contextlib.suppress(OSError):
+        os.write(_STDERR, f"watershed: {text}\n".encode(errors="replace"))

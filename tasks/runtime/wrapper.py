@@ -6,8 +6,8 @@
 JSON list of run directories, with ``--index I`` for one of them (a task of an array) or with
 ``--parallel P`` for all, P at a time.
 
-While the job runs, its attempt has a heartbeat every 10 s, and ends at once when a newer attempt of
-the run has begun. SIGUSR1, which Slurm sends before the time limit, and SIGTERM reach the job as
+While the job runs, its attempt has a heartbeat every 10 s, and ends within 5 s when a newer attempt
+of the run has begun. SIGUSR1, which Slurm sends before the time limit, and SIGTERM reach the job as
 SIGTERM, through ``srun`` as SIGUSR1. When it ends, whatever it has left of its process group is
 killed. After SIGUSR1 a job that has stopped, and has left a checkpoint that was not there at its
 start, is queued again (``--requeue``).

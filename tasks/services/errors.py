@@ -9,5 +9,9 @@ class UnreachableError(ServicesError):
     """A server does not answer, or not as it should."""
 
 
+class BusyError(UnreachableError):
+    """A server answers that it cannot now (408, 429, 502, 503), and may the next moment."""
+
+
 class RefusedError(ServicesError):
     """A server answers, and refuses who asks (401, 403)."""

@@ -7,10 +7,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Literal, TypeVar
 
 from tasks.services.diagnosis import diagnose
-from tasks.services.errors import ServicesError
+from tasks.services.errors import ServicesError, UnreachableError
 from tasks.services.plan import Plan, Service
 from tasks.services.pools import (
     end_orphans,
@@ -31,9 +31,12 @@ from tasks.services.state import (
     write_services,
 )
 
+_T = TypeVar("_T")
+
 _POLL_S = 0.2
 _LOOK_S = 5.0
-_START_TIMEOUT_S = 240.0
+_START_TIMEOUT_S = 600.0
+"""All was there after 20 to 60 s; after 240 s, not yet, on two cores with 30 others at work."""
 _LAST_LINES = 12
 _SLOW = 2.0
 """Seconds that a healthy server may take to answer while it is watched."""
@@ -112,19 +115,39 @@ class Lifecycle:
         for service in self._plan.own:
             self._start(service)
         self._wait_for_answers(self._served)
-        if self._plan.serve is not None or pool_type(self._plan.prefect, self._plan.pool) is None:
-            ensure_process_pool(self._plan.prefect, self._plan.pool)
+        self._patiently(self._make_pool)
         # A worker of another kind may have been at work while our servers were not up.
         if (
             self._plan.own
             and self._plan.serve
-            and (ended := end_orphans(self._plan.prefect, self._plan.pool))
+            and (ended := self._patiently(lambda: end_orphans(self._plan.prefect, self._plan.pool)))
         ):
             self._screen.warn(f"flow runs that had lost their processes: {', '.join(ended)}")
         deploying = self._start(self._plan.deploy)
         if self._plan.serve is not None:
             self._start(self._plan.serve)
         self._wait_for_worker(deploying)
+
+    def _make_pool(self) -> None:
+        if self._plan.serve is not None or pool_type(self._plan.prefect, self._plan.pool) is None:
+            ensure_process_pool(self._plan.prefect, self._plan.pool)
+
+    def _patiently(self, ask: Callable[[], _T]) -> _T:
+        """Ask a server again that does not answer in time: a machine may have other work.
+
+        Raises:
+            UnreachableError: It has not answered until all should be up.
+            _StopAskedError: Somebody does not want to wait.
+        """
+        while True:
+            try:
+                return ask()
+            except UnreachableError:
+                if time.monotonic() - self._began_s > _START_TIMEOUT_S:
+                    raise
+            if self._stops:
+                raise _StopAskedError
+            time.sleep(_POLL_S)
 
     def _start(self, service: Service) -> Served:
         if self._stops:
@@ -172,12 +195,24 @@ class Lifecycle:
                     raise ServicesError(self._last_words(one))
             if deploying.has_ended:
                 waiting = [one for one in waiting if one is not deploying]
-            if plan.serve and is_online(plan.prefect, plan.pool, plan.worker):
+            if plan.serve and self._is_worker_online():
                 waiting = [one for one in waiting if one.service is not plan.serve]
         self._served.remove(deploying)
         if deploying.process.returncode:  # the servers, with what they know, are of use without it
             self._screen.warn(self._last_words(deploying))
             self._lasting["deployments"] = "are not registered; mend that, then: watershed deploy"
+
+    def _is_worker_online(self) -> bool:
+        """Whether Prefect has heard of the worker; a server that is busy now is asked again.
+
+        Raises:
+            RefusedError: It refuses who asks.
+        """
+        plan = self._plan
+        try:
+            return is_online(plan.prefect, plan.pool, plan.worker)
+        except UnreachableError:
+            return False
 
     def _pause(self, waiting: Sequence[Served]) -> None:
         elapsed_s = time.monotonic() - self._began_s

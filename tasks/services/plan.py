@@ -15,6 +15,8 @@ from tasks.services.web import Server, is_loopback, mlflow_server, prefect_serve
 POOL = "watershed"
 """Name of the work pool where nobody has named another."""
 PREFECT, MLFLOW, WORKER = "Prefect server", "MLflow server", "worker"
+MLFLOW_LOG = "logs/mlflow.log"
+"""In the data directory; there once an ``up`` has been there."""
 ENGINE = "prefect.engine"
 """Part of the command of every process that runs a flow for a worker."""
 
@@ -31,7 +33,6 @@ _QUIET = {
 _OTHERS_PREFECT = ("PREFECT_API_URL", "PREFECT_API_KEY", "PREFECT_PROFILE", "PREFECT_PROFILES_PATH")
 _SECRETS = (
     VARIABLE,
-    "PGPASSWORD",
     "PREFECT_SERVER_DATABASE_CONNECTION_URL",
     "PREFECT_API_DATABASE_CONNECTION_URL",  # its name before Prefect 3, which still counts
     "PREFECT_SERVER_DATABASE_PASSWORD",
@@ -39,6 +40,8 @@ _SECRETS = (
     "MLFLOW_BACKEND_STORE_URI",
 )
 """What servers need, and flow runs and their jobs do not."""
+_PASSWORD = "PGPASSWORD"  # noqa: S105  a variable's name
+"""Of whatever PostgreSQL the user means: that of our servers, or one that a flow asks."""
 _ANYWHERE = ("0.0.0.0", "::")  # noqa: S104  what a user may ask for
 _QUERY_S = "3"
 """How often our own worker asks our own server for work; 15 s of Prefect's feel dead."""
@@ -234,7 +237,7 @@ def mlflow_service(
         name=MLFLOW,
         command=(sys.executable, *command, "--host", host, "--port", str(port)),
         environment=_without(environment, VARIABLE, "MLFLOW_TRACKING_URI") | _QUIET | own,
-        log=data / "logs" / "mlflow.log",
+        log=data / MLFLOW_LOG,
         server=mlflow_server(url, environment),
         health="/health",
         takes="5 to 20 s",
@@ -250,15 +253,24 @@ def _allowed_hosts(host: str) -> str:
 
 
 def client_environment(
-    data: Path, addresses: Addresses, environment: Mapping[str, str], *, is_external: bool
+    data: Path,
+    addresses: Addresses,
+    environment: Mapping[str, str],
+    *,
+    is_external: bool,
+    databases: Databases | None = None,
 ) -> dict[str, str]:
     """Return the environment of those who use the servers: the worker, and ``prefect deploy``.
+
+    PGPASSWORD is left out only where it is the password of our servers' database. Elsewhere it is
+    the user's own: a flow may need it, and so does an MLFLOW_TRACKING_URI in PostgreSQL.
 
     Args:
         data: The data directory, absolute; flow runs put their studies there.
         addresses: Of the servers. With a user's own, their variables stay as they are.
         environment: Environment variables of this process.
         is_external: Whether the servers are not ours.
+        databases: Of our servers, in PostgreSQL; None for SQLite, and for servers not ours.
     """
     own = {RUNS_DIR_VARIABLE: str(data), "PYTHONSAFEPATH": "1"}
     if is_external:
@@ -269,7 +281,8 @@ def client_environment(
         "PREFECT_WORKER_QUERY_SECONDS": environment.get("PREFECT_WORKER_QUERY_SECONDS", _QUERY_S),
         "MLFLOW_TRACKING_URI": addresses.mlflow,
     }
-    kept = _without(environment, *_SECRETS, *_OTHERS_PREFECT)
+    password = () if databases is None else (_PASSWORD,)
+    kept = _without(environment, *_SECRETS, *_OTHERS_PREFECT, *password)
     return kept | _QUIET | own | unproxied(environment)
 
 

@@ -22,6 +22,7 @@ from tasks.services.plan import (
 )
 from tasks.services.pools import checkout, refuse_other_servers
 from tasks.services.ports import choose_port
+from tasks.services.profile import API_URL, with_profile
 from tasks.services.web import mlflow_server, prefect_server, without_password
 
 _NO_SERVER = ("sqlite:", "file:", "postgresql:", "postgresql+", "mysql", "mssql", "/")
@@ -61,7 +62,9 @@ def prepare_own(
     ports = (chosen, _other_port(host, ports[1], chosen))
     databases = _databases(database, environment)
     addresses = own_addresses(client_host(host), *ports)
-    client = client_environment(data, addresses, environment, is_external=False)
+    client = client_environment(
+        data, addresses, environment, is_external=False, databases=databases
+    )
     worker = worker_name(socket.gethostname(), directory) if has_worker else ""
     return Plan(
         data=data,
@@ -110,7 +113,8 @@ def prepare_external(
     Args:
         data: The data directory, absolute.
         pool: The work pool.
-        environment: Environment variables of this process.
+        environment: Environment variables of this process; where they name no Prefect server, the
+            user's Prefect profile may.
         has_worker: Whether flows are to run here.
 
     Returns:
@@ -122,8 +126,9 @@ def prepare_external(
         OSError: The data directory cannot be written to.
     """
     directory = checkout()
-    api, tracking_uri = _external_addresses(environment)
-    prefect = prefect_server(api, environment)
+    known = with_profile(environment)
+    api, tracking_uri = _external_addresses(known)
+    prefect = prefect_server(api, known)
     prefect.ask("/work_pools/filter", {"limit": 1})  # asks for the key, which /health does not
     is_server = not tracking_uri.startswith(_NO_SERVER)
     mlflow = mlflow_server(tracking_uri, environment) if is_server else None
@@ -151,14 +156,15 @@ def prepare_external(
 
 def _external_addresses(environment: Mapping[str, str]) -> tuple[str, str]:
     examples = {
-        "PREFECT_API_URL": "http://prefect.example.org:4200/api",
+        API_URL: "http://prefect.example.org:4200/api",
         "MLFLOW_TRACKING_URI": "http://mlflow.example.org:5000",
     }
     missing = [name for name in examples if not environment.get(name)]
     if missing:
         told = " and ".join(f"{name} (such as {examples[name]})" for name in missing)
-        raise ServicesError(f"--external uses servers that are up already: set {told}")
-    return environment["PREFECT_API_URL"], environment["MLFLOW_TRACKING_URI"]
+        profile = ", or a Prefect profile with a server" * (API_URL in missing)
+        raise ServicesError(f"--external uses servers that are up already: set {told}{profile}")
+    return environment[API_URL], environment["MLFLOW_TRACKING_URI"]
 
 
 def _deploying(data: Path, directory: Path, pool: str, environment: Mapping[str, str]) -> Service:

@@ -3,6 +3,7 @@
 import base64
 import http.client
 import json
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
@@ -11,10 +12,14 @@ from ipaddress import ip_address
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
-from tasks.services.errors import RefusedError, UnreachableError
+from tasks.services.errors import BusyError, RefusedError, UnreachableError
 
 _TIMEOUT_S = 10.0
 _REFUSALS = (401, 403)
+_BUSY = (408, 429, 502, 503)
+"""After these Prefect's own client asks again, too (prefect/client/base.py). A Prefect server with
+SQLite answers 503 at once where another of its connections has written meanwhile."""
+_PAUSES_S = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
 _LONGEST_WORDS = 300
 _LOCAL_HOSTS = "127.0.0.1,localhost"
 
@@ -27,11 +32,13 @@ class Server:
         name: What it is called in messages, such as ``the Prefect server``.
         url: Its address, without a slash at the end, and without a password.
         headers: What is sent with every request; never shown.
+        pauses_s: How long to wait before each further try where it is busy; default 6.3 s in all.
     """
 
     name: str
     url: str
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    pauses_s: tuple[float, ...] = _PAUSES_S
 
     def ask(
         self,
@@ -41,21 +48,43 @@ class Server:
         method: str | None = None,
         timeout_s: float = _TIMEOUT_S,
     ) -> Any:  # noqa: ANN401  what JSON may be
-        """Send a request.
+        """Send a request, and again while the server is busy.
 
         Args:
             path: Begins with a slash.
             body: What to send as JSON; None for a request without a body.
             method: Of HTTP. Default: POST with a body, else GET.
-            timeout_s: How long to wait for an answer.
+            timeout_s: How long to wait for an answer to each try.
 
         Returns:
             The answer, parsed; None if it is empty or not JSON.
 
         Raises:
+            BusyError: It stays busy.
             RefusedError: 401 or 403.
             UnreachableError: No answer, or another error.
         """
+        for pause_s in self.pauses_s:
+            try:
+                return self._ask_once(path, body, method, timeout_s)
+            except BusyError:
+                time.sleep(pause_s)
+        return self._ask_once(path, body, method, timeout_s)
+
+    def answers(self, path: str, timeout_s: float = 3.0) -> bool:
+        """Say whether a request is answered well at once.
+
+        Args:
+            path: Begins with a slash.
+            timeout_s: How long to wait for it.
+        """
+        try:
+            self._ask_once(path, None, None, timeout_s)
+        except (UnreachableError, RefusedError):
+            return False
+        return True
+
+    def _ask_once(self, path: str, body: object, method: str | None, timeout_s: float) -> Any:  # noqa: ANN401  what JSON may be
         if not self.url.startswith(("http://", "https://")):
             raise UnreachableError(f"{self.name}: {self.url} is no address of http or https")
         try:
@@ -82,19 +111,6 @@ class Server:
         except ValueError:
             return None
 
-    def answers(self, path: str, timeout_s: float = 3.0) -> bool:
-        """Say whether a request is answered well.
-
-        Args:
-            path: Begins with a slash.
-            timeout_s: How long to wait for it.
-        """
-        try:
-            self.ask(path, timeout_s=timeout_s)
-        except (UnreachableError, RefusedError):
-            return False
-        return True
-
     def _opener(self) -> urllib.request.OpenerDirector:
         """Go past the proxy to this machine, which it does not find."""
         host = urlsplit(self.url).hostname or ""
@@ -107,7 +123,8 @@ class Server:
         told = f"{self.name} at {self.url} answers {error.code} {error.reason}"
         if error.code in _REFUSALS:
             return RefusedError(told)
-        return UnreachableError(f"{told}{': ' * bool(words)}{words}")
+        kind = BusyError if error.code in _BUSY else UnreachableError
+        return kind(f"{told}{': ' * bool(words)}{words}")
 
 
 def is_loopback(host: str) -> bool:
@@ -148,13 +165,13 @@ def prefect_server(api_url: str, environment: Mapping[str, str]) -> Server:
 
     Args:
         api_url: As in PREFECT_API_URL.
-        environment: Environment variables.
+        environment: Environment variables, see ``profile.with_profile``.
     """
     headers = {}
-    if key := environment.get("PREFECT_API_KEY"):
-        headers["Authorization"] = f"Bearer {key}"
-    elif pair := environment.get("PREFECT_API_AUTH_STRING"):
+    if pair := environment.get("PREFECT_API_AUTH_STRING"):  # the first, as for Prefect's client
         headers["Authorization"] = _basic(pair)
+    elif key := environment.get("PREFECT_API_KEY"):
+        headers["Authorization"] = f"Bearer {key}"
     return Server("the Prefect server", without_password(api_url).rstrip("/"), headers)
 
 

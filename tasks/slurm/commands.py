@@ -11,10 +11,12 @@ from pathlib import Path
 from tasks.slurm.errors import (
     NoAccounting,
     SlurmBusy,
+    SlurmClosed,
     SlurmError,
     SlurmMissing,
     SlurmRefused,
     SlurmUnreachable,
+    SlurmVague,
 )
 from tasks.slurm.parsing import (
     ACCOUNTING_FIELDS,
@@ -32,6 +34,7 @@ from tasks.slurm.parsing import (
 )
 from tasks.slurm.reservations import Reservation, parse_nodes, parse_reservations
 from tasks.slurm.sightings import Accounted, Partition, Queued
+from tasks.slurm.surroundings import JOB_UMASK, of_command
 
 Run = Callable[[Sequence[str], float], "subprocess.CompletedProcess[str]"]
 """Runs a command within so many seconds; raises as ``run_command`` does."""
@@ -49,18 +52,16 @@ _UNREACHABLE = re.compile(
     r"|munge (en|de)code|munged is up|invalid authentication credential|protocol authentication",
     re.IGNORECASE,
 )
-_BUSY = re.compile(
-    r"SubmitJob|temporarily un(able|available)|job submit limit|I/O error writing", re.IGNORECASE
+# Limits on the number of submitted jobs, AssocMaxSubmitJobLimit, QOSGrpSubmitJobsLimit and such.
+# Every other limit that sbatch names, on sizes, times or GPUs, lasts.
+_SUBMIT_LIMIT = re.compile(r"\b(Assoc|QOS)\w*SubmitJob\w*")
+_NAMED_LIMIT = re.compile(r"\b(Assoc|QOS|Max|Min|Grp)[A-Z]\w+")
+_POLICY = re.compile(r"violates accounting/QOS policy", re.IGNORECASE)
+_BUSY = re.compile(r"temporarily un(able|available)|I/O error writing", re.IGNORECASE)
+_CLOSED = re.compile(
+    r"Required partition not available|partition configuration not available now", re.IGNORECASE
 )
-# The sentence about the "job submit limit" is also said of limits on size and time, which last.
-_LASTING_LIMIT = re.compile(r"\b(Assoc|QOS)(?!\w*SubmitJob)\w*(Limit|PerJob|PerUser|PerAccount)\b")
 _NO_ACCOUNTING = re.compile(r"accounting storage is disabled", re.IGNORECASE)
-_OUR_CLUSTER = frozenset({"SLURM_CONF", "SLURM_CLUSTERS", "SLURM_JWT", "SLURM_CONF_SERVER"})
-_OPTIONS = ("SLURM_", "SLURMD_", "SBATCH_", "SQUEUE_", "SACCT_", "SCANCEL_", "SINFO_", "SCONTROL_")
-_DEVICES = frozenset(
-    {"CUDA_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES"}
-)
-"""What Slurm tells a job of its GPUs; a job that it submits has others, or none."""
 
 
 def run_command(
@@ -87,7 +88,8 @@ def run_command(
         stderr=subprocess.PIPE,
         encoding="utf-8",
         errors="replace",
-        env=environment(argv[0], os.environ),
+        env=of_command(argv[0], os.environ),
+        umask=JOB_UMASK,  # sbatch hands it to the job
         cwd="/",  # our own directory may be gone; none of the commands needs one
         start_new_session=True,
         pass_fds=inherited,
@@ -104,32 +106,6 @@ def run_command(
                 if pipe is not None:
                     pipe.close()
     return subprocess.CompletedProcess(list(argv), process.returncode, stdout, stderr)
-
-
-def environment(command: str, own: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment of a command.
-
-    Defaults that the user has set for the commands by variables are left out: they would change
-    what a job asks for or how an answer looks. So are the variables of a job that we run in
-    ourselves, which sbatch would hand on. sbatch is given nothing of ours, since a job inherits it.
-
-    Args:
-        command: Its name.
-        own: Our own environment.
-
-    Returns:
-        The environment to run it in.
-    """
-    kept = {
-        name: value
-        for name, value in own.items()
-        if name in _OUR_CLUSTER or not name.startswith(_OPTIONS)
-    }
-    if "SLURM_JOB_ID" in own:
-        kept = {name: value for name, value in kept.items() if name not in _DEVICES}
-    if command != "sbatch":
-        kept |= {"LC_ALL": "C", "TZ": "UTC", "SLURM_TIME_FORMAT": "%s", "SLURM_BITSTR_LEN": "0"}
-    return kept
 
 
 class SlurmCli:
@@ -149,9 +125,10 @@ class SlurmCli:
     def queue(self) -> list[Queued]:
         """See ``Slurm.queue``."""
         fields = ",".join(f"{field}:{FIELD_END}" for field in QUEUE_FIELDS)
-        answer = self._answer(
-            ["squeue", "--me", "--noheader", "--states=all", f"--Format={fields}{RECORD_END[1:-1]}"]
-        )
+        form = f"--Format={fields}{RECORD_END[1:-1]}"
+        # Without --all the controller hides jobs in partitions that are hidden, or that the user
+        # may not use any more: also from the user whose jobs they are.
+        answer = self._answer(["squeue", "--me", "--all", "--noheader", "--states=all", form])
         return parse_queue(answer)
 
     def accounting(
@@ -301,9 +278,12 @@ class SlurmCli:
 def _submission_error(said: str) -> type[SlurmError]:
     if _UNREACHABLE.search(said):
         return SlurmUnreachable
-    if _BUSY.search(said) and not _LASTING_LIMIT.search(said):
+    if _CLOSED.search(said):
+        return SlurmClosed
+    if _SUBMIT_LIMIT.search(said) or _BUSY.search(said):
         return SlurmBusy
-    return SlurmRefused
+    is_vague = _POLICY.search(said) and not _NAMED_LIMIT.search(said)
+    return SlurmVague if is_vague else SlurmRefused
 
 
 def _refusal(said: str) -> type[SlurmError]:

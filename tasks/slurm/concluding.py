@@ -12,8 +12,8 @@ from tasks.slurm.calls import Clock
 from tasks.slurm.diagnosis import Case, diagnose
 from tasks.slurm.entries import Entry, LedgerState
 from tasks.slurm.evidence import Found, progressed
-from tasks.slurm.failures import Ended, Retry, next_step
-from tasks.slurm.judgement import Told, Verdict
+from tasks.slurm.failures import Ended, Retry, is_missing_everywhere, next_step
+from tasks.slurm.judgement import Told, Verdict, is_not_there
 from tasks.slurm.launcher import JobState
 from tasks.slurm.leader_ledger import LeaderLedger
 from tasks.slurm.results import STOPPED, slurm_output, write_result
@@ -77,14 +77,16 @@ class Conclusions:
             self._end(replace(entry, state=LedgerState.FINISHED), None, "")
             return
         nodes = entry.nodes or (accounted[-1].nodes if accounted else "")
-        ended = Ended(
-            verdict.failure,
-            node=nodes or (found.started.node if found.started else ""),
-            moved=progressed(directory, found),
-        )
+        node = nodes or (found.started.node if found.started else "")
+        history = self._ledger.failures(entry)
+        failure = verdict.failure
+        is_launch = failure is FailureClass.LAUNCH_FAILURE and is_not_there(told, found)
+        if is_launch and is_missing_everywhere(history, node):
+            failure = FailureClass.APPLICATION_ERROR
+        ended = Ended(failure, node=node, moved=progressed(directory, found))
         launcher = self._ledger.launcher(entry.study_dir)
         step = next_step(
-            [*self._ledger.failures(entry), ended],
+            [*history, ended],
             max_retries=launcher.max_retries,
             requeue=launcher.requeue,
         )

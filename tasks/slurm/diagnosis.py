@@ -9,7 +9,7 @@ import signal
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from tasks.slurm.evidence import FIRST_SIGNAL_CODE
+from tasks.slurm.evidence import FIRST_SIGNAL_CODE, NOT_THERE
 from tasks.slurm.redaction import redact
 from tasks.slurm.states import FailureClass, SlurmState
 
@@ -17,8 +17,6 @@ _GIB = 2**30
 _MOST_LINES = 20
 _LONGEST_LINE = 300
 _OUTPUT_FAILED = 53
-_NOT_FOUND = {126, 127}
-"""What a shell ends with when a command cannot be run, or is not there."""
 
 
 @dataclass(frozen=True)
@@ -202,9 +200,12 @@ def _launch_failure(case: Case) -> _Words:
             f"share, and writable; {again}",
         )
     how = f" (code {case.exit_code})" if case.exit_code else ""
+    why = _slurms_word(case)
+    if case.exit_code in NOT_THERE:
+        why = "a command is not there on the node, or cannot be run"
     return (
         "not started",
-        f"{_job(case)} ended{how} before its program began: {_slurms_word(case)}.{_said(case)}",
+        f"{_job(case)} ended{how} before its program began: {why}.{_said(case)}",
         "Look at its last lines, and at launcher.modules, launcher.setup and launcher.container, "
         f"which run before it; {again}",
     )
@@ -254,7 +255,7 @@ def _application_error(case: Case) -> _Words:
 
 def _script_error(case: Case) -> _Words:
     what = "one of its lines has failed"
-    if case.exit_code in _NOT_FOUND:
+    if case.exit_code in NOT_THERE:
         what = "a command in it is not there on the node, or cannot be run"
     how = f" with code {case.exit_code}" if case.exit_code else ""
     return (

@@ -89,10 +89,13 @@ class Doubts:
         return ""
 
     def _choose(self, name: str, entries: Sequence[Entry], lines: Sequence[Queued]) -> list[str]:
-        """Choose one of several jobs of a name: the one that began, else the one we know of.
+        """Choose one of several jobs of a name: the one that began, else the oldest.
 
-        An array is adopted, or cancelled, as a whole. Of the array that we follow, tasks may be
-        live that we do not follow any more: Slurm has queued again what we had given up.
+        An older one than that which we have submitted was submitted by hand, as the script says how
+        to, or by an sbatch that was not answered: it is next in the queue, so it is adopted. An
+        array is adopted, or cancelled, as a whole; not for one that has only some of its tasks. Of
+        the array that we follow, tasks may be live that we do not follow any more: Slurm has queued
+        again what we had given up.
         """
         known = _job_of(entries[0].slurm_job)
         live = [line for line in lines if not line.state.is_final]
@@ -100,15 +103,18 @@ class Doubts:
         if ids in ([], [known]):
             followed = {entry.slurm_job for entry in entries}
             return [line.slurm_job for line in live if line.slurm_job not in followed]
+        whole = _whole(live, entries)
         claimant = self._claimant(entries)
         chosen = known
-        if claimant in ids:
+        if claimant in whole:
             chosen = claimant
         elif known not in _jobs_of(lines):
-            chosen = ids[0]
+            chosen = next(iter(whole), ids[0])
+        elif not claimant:
+            chosen = min([one for one in whole if _age(one) < _age(known)], key=_age, default=known)
         if chosen != known:
             self._desk.ledger.readdress(name, chosen, self._desk.clock.unix())
-        return [one for one in ids if one != chosen]
+        return [one for one in whole if one != chosen]
 
     def _orphans(self, listing: Listing, followed: Collection[str]) -> list[str]:
         """Find live jobs of submissions that are over.
@@ -131,6 +137,21 @@ class Doubts:
 
 def _jobs_of(lines: Iterable[Queued]) -> list[str]:
     return list(dict.fromkeys(_job_of(line.slurm_job) for line in lines))
+
+
+def _whole(lines: Sequence[Queued], entries: Sequence[Entry]) -> list[str]:
+    """Return the jobs that can do all that has not begun; of arrays some may have fewer tasks."""
+    needed = {entry.task for entry in entries if entry.state is LedgerState.SUBMITTED}
+    tasks: dict[str, set[int | None]] = {}
+    for line in lines:
+        job, _, task = line.slurm_job.partition("_")
+        tasks.setdefault(job, set()).add(int(task) if task else None)
+    return [job for job, own in tasks.items() if needed <= own]
+
+
+def _age(slurm_job: str) -> int:
+    """Slurm numbers its jobs in the order in which they are submitted."""
+    return int(slurm_job.partition("+")[0])
 
 
 def _job_of(slurm_job: str) -> str:

@@ -34,6 +34,14 @@ class SlurmBusy(SlurmError):  # noqa: N818
     is_transient = True
 
 
+class SlurmClosed(SlurmBusy):
+    """The partition takes no jobs now: it is drained or inactive, as before a maintenance."""
+
+
+class SlurmVague(SlurmBusy):
+    """A policy does not allow it, and Slurm does not say which: it may last, or be for now."""
+
+
 class NoAccounting(SlurmError):  # noqa: N818
     """The cluster keeps no accounting that ``sacct`` could read."""
 

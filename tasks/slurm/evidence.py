@@ -32,6 +32,8 @@ LIMIT_WARNING = "SIGUSR1"
 """What the job is sent before its time limit."""
 FIRST_SIGNAL_CODE = 128
 """Exit codes from here on are of a process that died of signal (code - 128)."""
+NOT_THERE = frozenset({126, 127})
+"""What a shell, and the wrapper, end with when a command cannot be run, or is not on the node."""
 
 _R = TypeVar("_R", bound=Record)
 
@@ -201,6 +203,27 @@ class EvidenceReader:
             return Found(Evidence.UNREADABLE)
         is_older = found.started is not None and found.started.submission < submission
         return NOTHING if is_older and found.evidence is not Evidence.FINISHED else found
+
+    def glance(self, directory: RunDirectory) -> bool:
+        """Say whether there may be news since the last ``read``, by one or two calls of ``stat``.
+
+        Args:
+            directory: The run directory.
+
+        Returns:
+            Whether the newest attempt has ended, or an attempt has followed one that had. How old a
+            heartbeat is, and whether an attempt has followed one that left no exit, ``read`` tells.
+        """
+        watched = self._watched.get(directory.path)
+        if watched is None or (watched.attempt > 0 and watched.started is None):
+            return True
+        try:
+            if watched.attempt > 0 and _mark(watched.exit_path) != watched.exit_mark:
+                return True
+            is_over = watched.attempt == 0 or watched.ended is not None
+            return is_over and _mark(watched.next_path) is not None
+        except OSError:
+            return True
 
     def forget(self, directory: RunDirectory) -> None:
         """Drop what is remembered of a run directory."""

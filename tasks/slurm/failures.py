@@ -141,6 +141,23 @@ def next_step(history: Sequence[Ended], *, max_retries: int, requeue: bool) -> R
     )
 
 
+def is_missing_everywhere(history: Sequence[Ended], node: str) -> bool:
+    """Say whether a command that is missing on a node is the script's fault, and not the node's.
+
+    A node that has lost a mount ends every job within a second, and so attracts them all; a Python
+    that is nowhere would end the same job on every node.
+
+    Args:
+        history: Earlier submissions that did not finish.
+        node: Where it has just been missing.
+
+    Returns:
+        Whether the launch has failed on another node before.
+    """
+    failed = {e.node for e in history if e.failure is FailureClass.LAUNCH_FAILURE and e.node}
+    return bool(node) and bool(failed - {node})
+
+
 def _refusal(policy: Policy, last: Ended, row: int, *, max_retries: int, requeue: bool) -> str:
     """Say why the run is not submitted again; empty if it is."""
     obeys_requeue = {Resubmit.IF_MOVED, Resubmit.IF_ALLOWED}

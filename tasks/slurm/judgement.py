@@ -25,7 +25,7 @@ from enum import StrEnum
 
 from tasks.runtime.errors import RANK_LOST
 from tasks.runtime.signs import EXIT_ALREADY_RUNNING
-from tasks.slurm.evidence import FIRST_SIGNAL_CODE, LIMIT_WARNING, NOTHING, Found
+from tasks.slurm.evidence import FIRST_SIGNAL_CODE, LIMIT_WARNING, NOT_THERE, NOTHING, Found
 from tasks.slurm.launcher import JobState
 from tasks.slurm.sightings import Accounted, Queued
 from tasks.slurm.states import Evidence, FailureClass, SlurmState
@@ -268,6 +268,8 @@ def judge(
     if _has_lost_a_rank(found):
         verdict = _over_ranks(told, memory_bytes)
     elif verdict == APP and found.evidence is Evidence.FAILED:
+        if is_not_there(told, found):
+            return LAUNCH
         return OOM if found.result is not None and found.result.reason == "memory" else APP
     if wish_cancel:
         return USER
@@ -277,6 +279,18 @@ def judge(
     if told.state in _SAY_NO_CAUSE and verdict != RANK:
         return _cause(verdict, told, found, memory_bytes)
     return verdict
+
+
+def is_not_there(told: Told, found: Found) -> bool:
+    """Say whether a command was missing on the node, so that the program never began.
+
+    Args:
+        told: What Slurm tells.
+        found: What the node has left: nothing, or the wrapper's word that it could not start it.
+    """
+    if found.started is None:
+        return told.exit_code in NOT_THERE and not told.signal
+    return found.result is None and found.exit is not None and found.exit.code in NOT_THERE
 
 
 _SAY_NO_CAUSE = {_S.COMPLETED, _S.FAILED, _S.REVOKED, _S.ABSENT}
@@ -346,9 +360,10 @@ def _cause(verdict: Verdict, told: Told, found: Found, memory_bytes: int | None)
 def _has_script_failed(told: Told) -> bool:
     """Whether the script ended by itself before the program began: on other nodes it would, too.
 
-    One that was queued again got further before, so that its node may be to blame.
+    One that was queued again got further before, so that its node may be to blame. So it may where
+    a command is missing, until another node says the same (see ``failures``).
     """
-    if told.restarts > 0 or told.died_of:
+    if told.restarts > 0 or told.died_of or told.exit_code in NOT_THERE:
         return False
     if told.exit_code == 0:  # or nobody knows it, where there is no accounting
         return told.reason == _NON_ZERO

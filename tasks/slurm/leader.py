@@ -4,9 +4,11 @@ The leader holds a lock (flock) that goes with its process, however that ends. T
 that it starts inherit the lock: if it is killed while an sbatch is on its way, the lock stays until
 that sbatch has ended, so that the successor looks for the job when the answer is settled.
 
-flock works between the hosts of NFS and of Lustre (mounted with ``flock``). Where it does not, the
-file's second line of defence is the stamp: host, process, and a time that the leader renews. Nobody
-leads while the stamp of another host is fresh.
+flock works between the hosts of NFS and of Lustre (mounted with ``flock``). A mount whose options
+say that it does not is refused with the ledger beside this file (``file_systems``). Where that is
+not to be seen, the second line of defence is the stamp: host, process, and a time that the leader
+renews. Nobody leads while the stamp of another host is fresh; two that begin in the same instant
+would not see each other's.
 """
 
 import fcntl
@@ -16,6 +18,8 @@ import socket
 import time
 from pathlib import Path
 from typing import BinaryIO
+
+from tasks.slurm.file_systems import has_no_locks
 
 RENEWED_EVERY_S = 20.0
 _STALE_AFTER_S = 120.0
@@ -51,7 +55,7 @@ class Leadership:
             Whether we lead now.
 
         Raises:
-            OSError: The file cannot be opened.
+            OSError: The file cannot be opened, or cannot be locked now.
         """
         if self._file is not None:
             return True
@@ -61,6 +65,14 @@ class Leadership:
         except BlockingIOError:
             file.close()
             return False
+        except OSError as error:
+            file.close()
+            if has_no_locks(error):  # it had them when the ledger was opened: lockd has died
+                message = (
+                    f"{error.strerror}; without locks nobody may lead: set WATERSHED_STATE_DIR"
+                )
+                raise OSError(error.errno, message, str(self._path)) from error
+            raise
         if self._is_stamped_elsewhere(file):
             file.close()
             return False

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from tasks.slurm.entries import Entry
 from tasks.slurm.failures import Ended
 from tasks.slurm.leader_view import LeaderView
+from tasks.slurm.ledger import CANCEL_AND_AGAIN
 from tasks.slurm.plan import Batch, job_name
 
 
@@ -139,6 +140,15 @@ class LeaderLedger(LeaderView):
                 (now_s, words, name),
             )
 
+    def tell_waiting(self, run_dirs: Iterable[str], words: str, now_s: float) -> None:
+        """Write down, for people, what planned jobs wait for."""
+        with self.file.transaction() as connection:
+            connection.executemany(
+                "UPDATE jobs SET message = ?, changed_s = ? WHERE run_dir = ?"
+                " AND state = 'planned' AND message != ?",
+                [(words, now_s, one, words) for one in run_dirs],
+            )
+
     def observe(self, entries: Iterable[Entry]) -> None:
         """Write down how jobs stand that are not over."""
         with self.file.transaction() as connection:
@@ -153,6 +163,9 @@ class LeaderLedger(LeaderView):
     def end(self, entry: Entry, ended: Ended | None, words: str, now_s: float) -> None:
         """Write down that a submission is over, and what becomes of its job.
 
+        One that was asked for again after it was cancelled begins anew; earlier failures do not
+        count. If it has finished all the same, that is what was asked for.
+
         Args:
             entry: The job as it is to stand from now on: final, or PLANNED again.
             ended: Why the submission failed; None if it did not.
@@ -165,12 +178,20 @@ class LeaderLedger(LeaderView):
             "why": ended.failure if ended else "",
             "blamed": ended.node if ended else "",
             "moved": ended.moved if ended else False,
+            "again": CANCEL_AND_AGAIN,
         }
         with self.file.transaction() as connection:
             connection.execute(
                 "UPDATE jobs SET state = :state, slurm_state = :slurm_state, failure = :failure,"
                 " message = :words, exclude = :exclude, not_before_s = :not_before_s,"
                 " changed_s = :now_s WHERE run_dir = :run_dir",
+                row,
+            )
+            connection.execute(
+                "UPDATE jobs SET state = 'planned', slurm_state = '', failure = '', exclude = '',"
+                " not_before_s = 0, wish_cancel = 0, first_submission = submission + 1"
+                " WHERE run_dir = :run_dir AND wish_cancel = :again"
+                " AND state IN ('failed', 'interrupted')",
                 row,
             )
             connection.execute(

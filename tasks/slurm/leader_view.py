@@ -33,6 +33,14 @@ class LeaderView(Ledger):
         query = "SELECT COUNT(*) FROM jobs WHERE state IN ('submitting', 'submitted', 'running')"
         return int(self.file.read(query)[0][0])
 
+    def num_followed_by_study(self) -> dict[str, int]:
+        """Return study -> number of its jobs that Slurm has, or may have."""
+        rows = self.file.read(
+            "SELECT study_dir, COUNT(*) FROM jobs"
+            " WHERE state IN ('submitting', 'submitted', 'running') GROUP BY study_dir"
+        )
+        return {study_dir: int(count) for study_dir, count in rows}
+
     def followed(self) -> list[Entry]:
         """Return what Slurm has, or may have: SUBMITTING, SUBMITTED and RUNNING."""
         return self._entries("WHERE state IN ('submitting', 'submitted', 'running')")

@@ -29,6 +29,9 @@ from tasks.slurm.entries import (
 from tasks.slurm.ledger_file import LedgerFile
 from tasks.slurm.plan import JobPlan
 
+CANCEL_AND_AGAIN = 2
+"""Of ``wish_cancel``, which is 0 or 1 else: the job was asked for again while it was dying."""
+
 
 class Ledger:
     """The jobs of a user on a cluster; may be used from several threads and processes.
@@ -48,6 +51,9 @@ class Ledger:
         self, study_dir: Path, config: SlurmLauncherConfig, plans: Sequence[JobPlan], now_s: float
     ) -> None:
         """Plan jobs; one that is not over yet is left as it is: it is the same job.
+
+        But one that was cancelled and still dies would end what is asked for now: it is planned
+        again when it is over, unless it has finished all the same (see ``LeaderLedger.end``).
 
         Args:
             study_dir: The study.
@@ -70,6 +76,12 @@ class Ledger:
                 " wish_cancel = 0, not_before_s = 0, changed_s = excluded.changed_s"
                 " WHERE state IN ('finished', 'failed', 'interrupted')",
                 rows,
+            )
+            connection.executemany(
+                "UPDATE jobs SET plan = ?, wish_cancel = ?, changed_s = ?"
+                " WHERE run_dir = ? AND wish_cancel"
+                " AND state NOT IN ('finished', 'failed', 'interrupted')",
+                [(plan, CANCEL_AND_AGAIN, now_s, run_dir) for run_dir, _, plan, _ in rows],
             )
 
     def wish_cancel(self, run_dirs: Iterable[str], now_s: float) -> None:

@@ -15,13 +15,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tasks.slurm.file_systems import is_on_network, lock_fault, read_mounts
+
 _VERSION = 1
 _BUSY_TIMEOUT_S = 30.0
 _AGAIN_S = 0.05
-_MOUNTS = Path("/proc/mounts")
-_LOCAL_FILE_SYSTEMS = {
-    "apfs", "btrfs", "ext2", "ext3", "ext4", "f2fs", "overlay", "tmpfs", "xfs", "zfs",
-}  # fmt: skip
 
 _log = logging.getLogger(__name__)
 
@@ -102,34 +100,18 @@ def ledgers_here(name: str) -> list[Path]:
     return sorted(state_directory("*").parent.glob(f"*/{name}"))
 
 
-def is_on_network(path: Path, mounts: str) -> bool:
-    """Say whether a directory is on a file system that several hosts share.
-
-    Args:
-        path: The directory.
-        mounts: The text of ``/proc/mounts``.
-
-    Returns:
-        Whether the file system of the longest matching mount point is none that is known to be
-        local.
-    """
-    best, found = -1, ""
-    for line in mounts.splitlines():
-        _, mount_point, kind, *_ = line.split()
-        mount_point = mount_point.encode().decode("unicode_escape")  # a space is written \040
-        if path.is_relative_to(mount_point) and len(mount_point) >= best:
-            best, found = len(mount_point), kind
-    return bool(mounts) and found not in _LOCAL_FILE_SYSTEMS
-
-
 class LedgerFile:
     """A connection to the file; may be used from several threads, one at a time.
 
     Args:
         path: The file; made, with its directory, if absent.
 
+    Attributes:
+        is_on_network: Whether it may be shared with other hosts, so that each question costs.
+
     Raises:
-        LedgerError: It cannot be opened, or a newer Watershed has written it.
+        LedgerError: It cannot be opened, a newer Watershed has written it, or the file system has
+            no locks that hold between hosts.
         OSError: Its directory cannot be made.
     """
 
@@ -137,7 +119,13 @@ class LedgerFile:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         path.parent.chmod(0o700)
         self._lock = threading.RLock()
-        self._is_on_network = is_on_network(path.parent.resolve(), _read_mounts())
+        directory, mounts = path.parent.resolve(), read_mounts()
+        if fault := lock_fault(directory, mounts):
+            raise LedgerError(
+                f"{fault}; set WATERSHED_STATE_DIR to a directory with locks for all hosts, or to "
+                "one of this host if there is one login host only"
+            )
+        self.is_on_network = is_on_network(directory, mounts)
         try:
             self._connection = sqlite3.connect(
                 path, timeout=_BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
@@ -155,13 +143,13 @@ class LedgerFile:
             ) from error
 
     def _prepare(self, path: Path) -> None:
-        if self._is_on_network:
+        if self.is_on_network:
             _log.warning(
                 "%s may be on a network file system: no WAL, every commit waits for the disk; "
                 "WATERSHED_STATE_DIR may name a local directory if there is one login host only",
                 path.parent,
             )
-        mode = "DELETE" if self._is_on_network else "WAL"
+        mode = "DELETE" if self.is_on_network else "WAL"
         self._set_journal_mode(mode)
         with self.transaction() as connection:
             (version,) = connection.execute("PRAGMA user_version").fetchone()
@@ -203,7 +191,7 @@ class LedgerFile:
             The connection.
         """
         with self._lock:
-            level = "FULL" if is_durable or self._is_on_network else "NORMAL"
+            level = "FULL" if is_durable or self.is_on_network else "NORMAL"
             self._connection.execute(f"PRAGMA synchronous = {level}")
             self._connection.execute("BEGIN IMMEDIATE")
             try:
@@ -232,10 +220,3 @@ class LedgerFile:
 def _is_locked(error: sqlite3.Error) -> bool:
     codes = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
     return getattr(error, "sqlite_errorcode", 0) & 0xFF in codes
-
-
-def _read_mounts() -> str:
-    try:
-        return _MOUNTS.read_text()
-    except OSError:  # not Linux
-        return ""

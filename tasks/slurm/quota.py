@@ -16,6 +16,10 @@ class Quota:
         self._refused: int | None = None
         self._refused_s = 0.0
 
+    def is_known(self, now_s: float) -> bool:
+        """Say whether a limit is known at that time."""
+        return self._refused is not None and now_s - self._refused_s <= _FORGOTTEN_AFTER_S
+
     def room(self, num_queued: int, now_s: float) -> int | None:
         """Return how many more jobs may be tried.
 
@@ -26,7 +30,7 @@ class Quota:
         Returns:
             A number, at least one if Slurm has none of ours; None if no limit is known.
         """
-        if self._refused is not None and now_s - self._refused_s > _FORGOTTEN_AFTER_S:
+        if not self.is_known(now_s):
             self._refused = None
         if self._refused is None:
             return None
@@ -39,8 +43,16 @@ class Quota:
         if self._refused is not None:
             self._refused = max(self._refused, num_queued + 1)
 
-    def refused(self, num_queued: int, now_s: float) -> None:
-        """Take note that Slurm did not want to have so many of our jobs."""
+    def refused(self, num_queued: int, num_new: int, now_s: float) -> None:
+        """Take note that Slurm did not want to have so many of our jobs.
+
+        Args:
+            num_queued: Those that it would have had.
+            num_new: How many of them it has refused; it has the others.
+            now_s: The time.
+        """
+        if not self.is_known(now_s):
+            self._refused, self._allowed = None, 0
         self._refused = min(self._refused or num_queued, num_queued)
-        self._allowed = min(self._allowed, num_queued - 1)
+        self._allowed = max(min(self._allowed, num_queued - 1), num_queued - num_new)
         self._refused_s = now_s

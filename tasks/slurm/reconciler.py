@@ -28,6 +28,11 @@ from tasks.slurm.watching import Watch
 
 STEP_S = 0.2
 """Longest pause between two steps: wishes and plans of other processes are found by asking."""
+_STEP_ON_NETWORK_S = 1.0
+"""The same where each question of the ledger takes and gives back locks over the network."""
+_TRY_TO_LEAD_S = 2.0
+_TRY_ON_NETWORK_S = 5.0
+"""How often one that does not lead asks for the lock."""
 _ATTEND_EVERY_S = 1.0
 _RECKON_EVERY_S = 1.0
 _ASK_BUCKET_EVERY_S = 1.0
@@ -55,6 +60,9 @@ class Reconciler:
     ) -> None:
         self._clock = clock or Clock()
         self._leadership = leadership
+        self._is_on_network = file.is_on_network
+        self._step_s = _STEP_ON_NETWORK_S if file.is_on_network else STEP_S
+        self._try_again_s = -math.inf
         self._ledger = LeaderLedger(file)
         self._calls = Calls(slurm, TokenBucket(file), self._clock)
         self._file_now = file_now
@@ -72,43 +80,66 @@ class Reconciler:
         self._costing = Costing(desk)
         self._renewed_s = self._clock.steady()
         self._reckoned_s = self._attended_s = -math.inf
-        self._version = -1
+        self._version = self._num_changes = -1
         self._may_pay_s = 0.0
+        self._pass_s = -math.inf
         self._is_outdated = True
 
     def step(self) -> float:
         """Do what is to be done now.
 
         Returns:
-            Seconds after which to step again, at most ``STEP_S``; 0 if there may be more to do.
+            Seconds after which to step again, one at most; 0 if there may be more to do.
 
         Raises:
             OSError: The leader's lock cannot be opened.
             sqlite3.Error: The ledger cannot be read or written.
         """
-        if not self._leadership.is_held:
-            if not self._leadership.acquire():
-                return STEP_S
-            self._lead()
         now_s = self._clock.steady()
+        if not self._leadership.is_held and not self._come_to_lead(now_s):
+            return self._step_s
         if now_s - self._renewed_s >= RENEWED_EVERY_S:
             self._leadership.renew()
             self._renewed_s = now_s
-        version = self._ledger.version()
-        if version != self._version or now_s - self._reckoned_s >= _RECKON_EVERY_S:
-            self._version = version  # before the first call for a new study is paid
-            self._reckon()
-        self._canceller.hear()
+        is_to_pass = self._is_to_pass(now_s)
+        if is_to_pass:
+            self._canceller.hear()
         self._follower.hear(self._desk.watch.news(now_s))
         self._look_if_due()
+        if not is_to_pass:
+            return self._step_s
         num_changes = self._ledger.num_changes()
         pause_s = self._submitter.submit_next()
+        self._pass_s = now_s + pause_s
         if pause_s == 0 or self._ledger.num_changes() != num_changes:
             self._is_outdated = True
         if self._is_outdated and now_s - self._attended_s >= _ATTEND_EVERY_S:
             self._attend()
         self._costing.write_some()
-        return min(pause_s, STEP_S)
+        return min(pause_s, self._step_s)
+
+    def _come_to_lead(self, now_s: float) -> bool:
+        """Lead from now on, if nobody else does; who does is not asked at every step."""
+        if now_s < self._try_again_s:
+            return False
+        if not self._leadership.acquire():
+            every_s = _TRY_ON_NETWORK_S if self._is_on_network else _TRY_TO_LEAD_S
+            self._try_again_s = now_s + every_s
+            return False
+        self._lead()
+        return True
+
+    def _is_to_pass(self, now_s: float) -> bool:
+        """Whether the ledger is to be gone through: over a network only if something is new."""
+        version, num_changes = self._ledger.version(), self._ledger.num_changes()
+        is_new = version != self._version or num_changes != self._num_changes
+        if self._is_on_network and not is_new and not self._is_outdated and now_s < self._pass_s:
+            return False
+        self._num_changes = num_changes
+        if version != self._version or now_s - self._reckoned_s >= _RECKON_EVERY_S:
+            self._version = version  # before the first call for a new study is paid
+            self._reckon()
+        return True
 
     def _look_if_due(self) -> None:
         now_s = self._clock.steady()

@@ -17,15 +17,17 @@ from tasks.slurm.entries import Entry
 from tasks.slurm.errors import (
     NotScriptable,
     SlurmBusy,
+    SlurmClosed,
     SlurmError,
     SlurmMissing,
     SlurmRefused,
+    SlurmVague,
 )
 from tasks.slurm.evidence import NOTHING
 from tasks.slurm.judgement import DONE, Told, Verdict
 from tasks.slurm.launcher import JobState
+from tasks.slurm.limits import MOST_VAGUE, Limits
 from tasks.slurm.plan import SERVER_MODULE, Batch, JobPlan, job_name
-from tasks.slurm.quota import Quota
 from tasks.slurm.states import Evidence, FailureClass, SlurmState
 
 _log = logging.getLogger(__name__)
@@ -34,7 +36,6 @@ _LOOK_AFTER_S = 1.0
 _IDLE_S = 5.0
 _HELD_S = 10.0
 _LIMITED_S = 5.0
-_BUSY_S = (2.0, 30.0, 60.0, 120.0)
 _REFUSED = Verdict(JobState.FAILED, FailureClass.SUBMIT_REFUSED)
 _UNFINISHED = {Evidence.ALIVE, Evidence.SILENT, Evidence.REQUEUED}
 
@@ -65,8 +66,7 @@ class Submitter:
         self._ready: dict[str, deque[_Ready]] = {}
         self._queued: set[str] = set()
         self._held_until_s: dict[str, float] = {}
-        self._num_busy = 0
-        self._quota = Quota()
+        self._limits = Limits(desk.ledger, desk.clock)
 
     def submit_next(self) -> float:
         """Submit a batch, if there is one, and the bucket and the limits allow it.
@@ -78,11 +78,13 @@ class Submitter:
             return _IDLE_S
         self._queue()
         for study_dir, ready in list(self._ready.items()):
-            if not self._may_submit(study_dir, ready[0].batch):
+            index = self._next_of(study_dir, ready)
+            if index is None:
                 continue
             if wait_s := self._desk.calls.pay(Urgency.SUBMIT):
                 return wait_s
-            one = ready.popleft()
+            one = ready[index]
+            del ready[index]
             del self._ready[study_dir]
             if ready:  # last of all studies now
                 self._ready[study_dir] = ready
@@ -101,7 +103,7 @@ class Submitter:
             if run_dir not in self._queued and now_s >= self._held_until_s.get(study_dir, now_s):
                 fresh.setdefault(study_dir, []).append(run_dir)
         for study_dir, run_dirs in fresh.items():
-            room = self._quota.room(self._num_queued(), now_s)
+            room = self._limits.room(study_dir, self._num_ready())
             jobs = []
             for run_dir in run_dirs[:room]:
                 entry = self._desk.ledger.entry(run_dir)
@@ -171,10 +173,18 @@ class Submitter:
             _Ready(batch, max(numbers[str(job.run_dir)] for job in batch.jobs)) for batch in batches
         ]
 
-    def _may_submit(self, study_dir: str, batch: Batch) -> bool:
+    def _next_of(self, study_dir: str, ready: Sequence[_Ready]) -> int | None:
+        """Return which batch of a study may be submitted now; None if there is none."""
         now_s = self._desk.clock.steady()
         if now_s < self._held_until_s.get(study_dir, now_s):
-            return False
+            return None
+        for index, one in enumerate(ready):
+            if not self._limits.is_closed(one.batch):
+                return index if self._may_run(study_dir, one.batch) else None
+        return None
+
+    def _may_run(self, study_dir: str, batch: Batch) -> bool:
+        """Say whether ``max_running`` leaves room for a batch."""
         limit = self._desk.ledger.launcher(study_dir).max_running
         if limit is None or batch.jobs[0].module == SERVER_MODULE:
             return True
@@ -202,17 +212,19 @@ class Submitter:
             slurm_job = desk.calls.slurm.submit(script)
         except SlurmRefused as error:
             self._refuse(batch, str(error))
+        except SlurmClosed as error:
+            self._wait_for_partition(batch, name, error)
+        except SlurmVague as error:
+            self._doubt(study_dir, batch, name, error)
         except (SlurmBusy, SlurmMissing) as error:
-            self._postpone(study_dir, batch, name, error)
+            self._postpone(study_dir, name, error, self._limits.busy(study_dir, batch))
         except SlurmError as error:
             # It may have been accepted: nothing more is submitted before it has been looked for.
             desk.calls.suspect(error)
             desk.agenda.ask(Urgency.LOOK, desk.clock.steady() + _LOOK_AFTER_S)
         else:
             desk.ledger.accept(name, slurm_job, desk.clock.unix())
-            self._num_busy = 0
-            self._quota.accepted(desk.ledger.num_followed())
-            if self._quota.room(0, desk.clock.steady()) is not None:
+            if self._limits.accepted(study_dir, batch):
                 self._hold(study_dir, _LIMITED_S)
 
     def _refuse(self, batch: Batch, words: str) -> None:
@@ -222,20 +234,43 @@ class Submitter:
                 told = Told(SlurmState.UNKNOWN)
                 self._conclusions.conclude(entry, _REFUSED, told, NOTHING, words=words)
 
-    def _postpone(self, study_dir: str, batch: Batch, name: str, error: SlurmError) -> None:
+    def _postpone(self, study_dir: str, name: str, error: SlurmError, after_s: float) -> None:
         """Plan a batch again that Slurm does not take now; next time a smaller one, or later."""
         now_s = self._desk.clock.unix()
-        self._quota.refused(self._desk.ledger.num_followed(), self._desk.clock.steady())
         self._desk.ledger.take_back(name, words=str(error), not_before_s=now_s, now_s=now_s)
-        if len(batch.jobs) == 1:
-            self._num_busy = min(self._num_busy + 1, len(_BUSY_S) - 1)
-        self._hold(study_dir, _BUSY_S[0 if len(batch.jobs) > 1 else self._num_busy])
+        self._hold(study_dir, after_s)
         self._ready.clear()  # they are divided anew
         self._queued.clear()
 
-    def _num_queued(self) -> int:
-        """Count the jobs that Slurm has, and those that it gets next."""
-        return self._desk.ledger.num_followed() + len(self._queued)
+    def _doubt(self, study_dir: str, batch: Batch, name: str, error: SlurmError) -> None:
+        """Try a batch again that a policy does not allow, but not for ever."""
+        after_s = self._limits.vague(study_dir, batch)
+        if after_s is not None:
+            self._postpone(study_dir, name, error, after_s)
+            return
+        times = f"{MOST_VAGUE + 1} times, with nothing else of yours in the queue"
+        self._refuse(batch, f"{error} (said {times}: it is no limit on the number of jobs)")
+
+    def _wait_for_partition(self, batch: Batch, name: str, error: SlurmError) -> None:
+        """Plan a batch again whose partition is closed, and say so of all that wait with it."""
+        words = self._limits.close(batch, str(error))
+        now_s = self._desk.clock.unix()
+        self._desk.ledger.take_back(name, words=words, not_before_s=now_s, now_s=now_s)
+        beside = [
+            str(job.run_dir)
+            for ready in self._ready.values()
+            for one in ready
+            if self._limits.is_beside(one.batch, batch)
+            for job in one.batch.jobs
+        ]
+        self._desk.ledger.tell_waiting(beside, words, now_s)
+
+    def _num_ready(self) -> dict[str, int]:
+        """Count the jobs of each study that Slurm gets next."""
+        return {
+            study_dir: sum(len(one.batch.jobs) for one in ready)
+            for study_dir, ready in self._ready.items()
+        }
 
     def _hold(self, study_dir: str, seconds: float) -> None:
         self._held_until_s[study_dir] = self._desk.clock.steady() + seconds

@@ -147,7 +147,7 @@ def run_workers(
     while not (state := launcher.poll(server)).is_final:
         is_running = state is JobState.RUNNING
         if is_running and not was_running:
-            launcher.submit_all([plan for plan in plans if not _is_live(launcher, plan)])
+            launcher.submit_all(plans)  # one that lives is the same job
         elif is_running and not any(_is_live(launcher, plan) for plan in plans):
             if launcher.wait(server, _FAREWELL_S).is_final:  # it has sent them home
                 break

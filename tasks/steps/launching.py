@@ -1,5 +1,7 @@
 """From a study to jobs: which launcher, which engine, what each job asks for."""
 
+import logging
+import os
 from pathlib import Path
 
 from configs.arrivals import Slurm
@@ -20,7 +22,10 @@ from tasks.slurm.local import LocalLauncher, num_cores
 from tasks.slurm.plan import JobPlan
 from tasks.slurm.slurm_launcher import SlurmLauncher
 from tasks.slurm.snapshot import take
+from tasks.slurm.surroundings import of_plan
 from tasks.tracking.study_directory import StudyDirectory
+
+_log = logging.getLogger(__name__)
 
 # Engines load torch, so they are named, not imported.
 SIMULATION = "tasks.federated.simulate_job"
@@ -39,18 +44,16 @@ def launch_faults(study: Study) -> list[Fault]:
 
     Returns:
         The faults, with paths below ``launcher``; empty for a local launcher, and for a study of
-        which nothing is to be run.
+        which nothing is to be run. What sbatch may take is logged, and is none.
     """
     if not isinstance(study.launcher, SlurmLauncherConfig) or not points_to_run(study):
         return []
     try:
         partitions = SlurmCli().partitions()
-        faults = dict.fromkeys(
-            fault
-            for resources in asked_for(study, study.launcher)
-            for fault in preflight.faults(resources, partitions)
-        )
-        return list(faults)
+        asked = asked_for(study, study.launcher)
+        for doubt in dict.fromkeys(d for one in asked for d in preflight.doubts(one, partitions)):
+            _log.warning("%s", doubt)
+        return list(dict.fromkeys(f for one in asked for f in preflight.faults(one, partitions)))
     except SlurmMissing as error:
         message = str(error)
     except SlurmUnreachable as error:
@@ -238,6 +241,8 @@ def _on_slurm(
         "resources": launcher.resources(
             nodes=nodes, tasks_per_node=tasks_per_node, partition=partition
         ),
+        "environment": of_plan(os.environ, launcher.environment, modules=bool(launcher.modules))
+        | plan.environment,
         "code_dir": code_dir,
         "python": launcher.python,
     }

@@ -1,5 +1,7 @@
 """One night of a study at a time, whoever started it: a file lock in the directory of the runs."""
 
+import contextlib
+import errno
 import fcntl
 import getpass
 import os
@@ -7,7 +9,11 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
+from io import FileIO
 from pathlib import Path
+
+_NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS}
+_LONGEST_NAME = 4096
 
 
 @contextmanager
@@ -15,7 +21,8 @@ def night_lock(runs_dir: Path, study: str, flow_run: str) -> Iterator[str]:
     """Hold the lock of a study's nights, if nobody else does.
 
     It goes with its process, however that ends. Two hosts exclude each other where the file system
-    has locks for all of them.
+    has locks for all of them; where it has none, nobody is excluded. So do two users who share the
+    directory: whoever made the file lets all others lock it.
 
     Args:
         runs_dir: Directory of all runs; made if absent.
@@ -29,17 +36,58 @@ def night_lock(runs_dir: Path, study: str, flow_run: str) -> Iterator[str]:
         OSError: The file cannot be opened.
     """
     runs_dir.mkdir(parents=True, exist_ok=True)
-    with (runs_dir / f".nightly-{study}.lock").open("a+", encoding="utf-8") as lock:
+    with _opened(runs_dir / f".nightly-{study}.lock") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            lock.seek(0)
-            yield lock.read().strip() or "another process, which has not told its name"
+            yield os.pread(lock.fileno(), _LONGEST_NAME, 0).decode(errors="replace").strip() or (
+                "another process, which has not told its name"
+            )
             return
-        lock.truncate(0)
-        lock.write(
-            f"process {os.getpid()} of {getpass.getuser()} on {socket.gethostname()}, flow run "
-            f"{flow_run}, since {datetime.now().astimezone():%Y-%m-%d %H:%M}\n"
-        )
-        lock.flush()
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+        with contextlib.suppress(OSError):  # a file that only another user may write
+            _tell(lock, flow_run)
         yield ""
+
+
+def _opened(path: Path) -> FileIO:
+    """Open a lock file for whoever asks; made if absent.
+
+    Where everybody may write to a directory, the kernel lets nobody create what is there already
+    and another one's (``fs.protected_regular``), so it is opened without that first.
+
+    Raises:
+        OSError: It cannot be opened.
+    """
+    try:
+        return _open(path, os.O_RDWR)
+    except FileNotFoundError:
+        file = _open(path, os.O_RDWR | os.O_CREAT)
+        with contextlib.suppress(OSError):  # another one's, made in this instant
+            os.fchmod(file.fileno(), 0o666)
+        return file
+    except PermissionError:
+        return _open(path, os.O_RDONLY)  # enough for a lock, but on NFS
+
+
+def _open(path: Path, flags: int) -> FileIO:
+    mode = "r+" if flags & os.O_RDWR else "r"
+    return FileIO(os.open(path, flags | os.O_CLOEXEC, 0o666), mode)
+
+
+def _tell(lock: FileIO, flow_run: str) -> None:
+    text = (
+        f"process {os.getpid()} of {_user()} on {socket.gethostname()}, flow run "
+        f"{flow_run}, since {datetime.now().astimezone():%Y-%m-%d %H:%M}\n"
+    )
+    os.ftruncate(lock.fileno(), 0)
+    os.pwrite(lock.fileno(), text.encode(), 0)
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # nobody here knows its name
+        return f"user {os.getuid()}"

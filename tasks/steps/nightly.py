@@ -36,7 +36,8 @@ from tasks.tracking.nightly_points import PointGroup, failures, read_points
 from tasks.tracking.nightly_record import MARK_PREFIX, VERDICT_TAG, NightRecord, read_night
 from tasks.tracking.nightly_report import Tonight, headline, night_report
 from tasks.tracking.nightly_statistics import Rule
-from tasks.tracking.store import MetricPoint, Store, open_store
+from tasks.tracking.store import Store, open_store
+from tasks.tracking.stored import MetricPoint
 from tasks.tracking.study_directory import StudyDirectory
 from tasks.tracking.tags import common_tags
 

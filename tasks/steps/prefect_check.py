@@ -1,5 +1,7 @@
 """Whether the Prefect server that a user has named can be used, before anything is begun."""
 
+import os
+
 import httpx
 from prefect.client.orchestration import get_client
 from prefect.settings import get_current_settings
@@ -24,7 +26,7 @@ def prefect_fault() -> str:
         why = str(error) or type(error).__name__
         return (
             f"No Prefect server answers at {api} ({why}). Start it (watershed up, or prefect "
-            "server start), correct PREFECT_API_URL, or unset it: then a temporary server is used"
+            f"server start), correct {_place()}, or unset it: then a temporary server is used"
         )
     try:
         with get_client(sync_client=True) as client:
@@ -34,13 +36,19 @@ def prefect_fault() -> str:
     return ""
 
 
+def _place() -> str:
+    """Say where the address is from."""
+    is_variable = bool(os.environ.get("PREFECT_API_URL"))
+    return "PREFECT_API_URL" + " in your Prefect profile (prefect profile ls)" * (not is_variable)
+
+
 def _refusal(api: str, error: httpx.HTTPError) -> str:
     response = error.response if isinstance(error, httpx.HTTPStatusError) else None
     if response is not None and response.status_code in _REFUSED:
         return (
             f"The Prefect server at {api} refuses the credentials (HTTP {response.status_code}). "
             "Set PREFECT_API_AUTH_STRING (user:password, as its administrator has set it), or for "
-            "Prefect Cloud PREFECT_API_KEY"
+            "Prefect Cloud PREFECT_API_KEY, in the environment or in your Prefect profile"
         )
     why = str(error).splitlines()[0] if str(error) else type(error).__name__
     return f"The Prefect server at {api} does not serve us: {why}. Is PREFECT_API_URL its API?"

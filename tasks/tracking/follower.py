@@ -15,7 +15,8 @@ from tasks.runtime.run_directory import RunDirectory
 from tasks.tracking.backoff import Backoff
 from tasks.tracking.cursor import read_cursor, write_cursor
 from tasks.tracking.errors import TrackingError
-from tasks.tracking.store import MAX_METRICS_PER_BATCH, MetricPoint, open_store
+from tasks.tracking.store import MAX_METRICS_PER_BATCH, open_store
+from tasks.tracking.stored import MetricPoint
 
 
 @dataclass(frozen=True)

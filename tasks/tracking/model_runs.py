@@ -4,8 +4,9 @@ from tasks.runtime.records import JobFile
 from tasks.runtime.run_directory import RunDirectory
 from tasks.tracking.errors import TrackingError
 from tasks.tracking.model_store import log_model
+from tasks.tracking.refusals import translated
 from tasks.tracking.served_models import can_be_served, served_model
-from tasks.tracking.store import Store, translated
+from tasks.tracking.store import Store
 from tasks.tracking.tables import scaled
 
 

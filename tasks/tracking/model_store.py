@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tasks.tracking.errors import TrackingError
-from tasks.tracking.store import Store, translated
+from tasks.tracking.refusals import translated
+from tasks.tracking.store import Store
 
 if TYPE_CHECKING:
     from mlflow.entities import LoggedModel

@@ -22,7 +22,8 @@ from tasks.tracking.nightly_record import (
     SINCE_TAG,
 )
 from tasks.tracking.nightly_statistics import Verdict
-from tasks.tracking.store import Store, StoredRun
+from tasks.tracking.store import Store
+from tasks.tracking.stored import StoredRun
 
 _RESULT = "result/"
 _NIGHTS = f"tags.`{NIGHT_TAG}` LIKE '%' AND tags.`watershed.study_directory` LIKE '%'"

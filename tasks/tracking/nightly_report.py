@@ -86,7 +86,7 @@ def night_report(
         f"![The nights before]({figure})" if figure else "",
         _failures(failed),
         _nights(tonight, history, compared),
-        _reading(rule) if any(one.nights for one in compared) else "",
+        _reading(compared, rule) if any(one.nights for one in compared) else "",
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
 
@@ -215,10 +215,13 @@ def _how_to_open(tonight: Tonight) -> str:
 def _table(compared: Sequence[PointComparison], rule: Rule) -> str:
     if not compared:
         return ""
-    head = ["point", "metric", "better", "tonight", "median", "nights"]
-    head += [f"change [{100 * rule.confidence:g} %]", "mark", "confidence", "would notice"]
-    ordered = sorted(compared, key=lambda one: _ORDER[one.result.verdict])
-    return markdown_table(head, [_row(one) for one in ordered])
+    head = ["point", "metric", "tonight", "median", "nights"]
+    head += [f"change [{100 * rule.confidence:g} %]", "mark"]
+    return markdown_table(head, [_row(one) for one in _ordered(compared)])
+
+
+def _ordered(compared: Sequence[PointComparison]) -> list[PointComparison]:
+    return sorted(compared, key=lambda one: _ORDER[one.result.verdict])
 
 
 def _row(one: PointComparison) -> list[str]:
@@ -230,14 +233,11 @@ def _row(one: PointComparison) -> list[str]:
     return [
         one.label,
         one.metric,
-        "higher" if one.metric in HIGHER_IS_BETTER else "lower",
         f"{sum(one.tonight) / len(one.tonight):.4g}",
         "" if one.reference is None else f"{one.reference:.4g}",
         str(result.num_nights),
         change(result.ratio) + interval,
         mark,
-        _share(result.confidence),
-        "" if result.noticeable is None else f"{100 * result.noticeable:.2g} %",
     ]
 
 
@@ -279,8 +279,20 @@ def _some(lines: Sequence[str]) -> str:
     return "\n".join([*lines[:_MOST_LISTED], *more])
 
 
-def _reading(rule: Rule) -> str:
-    return (
+def _reading(compared: Sequence[PointComparison], rule: Rule) -> str:
+    """Say how to read the marks, and how sure each is; beside the changes there is no room."""
+    body = [
+        [
+            one.label,
+            one.metric,
+            "higher" if one.metric in HIGHER_IS_BETTER else "lower",
+            _share(one.result.confidence),
+            "" if one.result.noticeable is None else f"{100 * one.result.noticeable:.2g} %",
+        ]
+        for one in _ordered(compared)
+    ]
+    table = markdown_table(["point", "metric", "better", "confidence", "would notice"], body)
+    note = (
         f"*Worse* and *better* are changes of {100 * rule.least_effect:g} % and more that the "
         "noise of nights does not explain, all rows taken into account (Holm); of nights without "
         f"any change, {100 * (1 - rule.confidence):.2g} % at most have one. The confidence of "
@@ -288,3 +300,4 @@ def _reading(rule: Rule) -> str:
         "have been marked. Nights on which a point was worse are no reference for it; a change "
         "that is meant to stay is accepted by the parameter `since`."
     )
+    return f"## How sure\n\n{table}\n\n{note}"

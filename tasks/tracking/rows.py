@@ -13,8 +13,6 @@ from tasks.tracking.rates import RateFit, fit_rate
 from tasks.tracking.study_directory import StudyDirectory
 from tasks.tracking.training_rows import TrainingMeasures, training_measures
 
-_BOOTSTRAP_SEED = 0
-
 
 @dataclass(frozen=True)
 class Row:
@@ -30,7 +28,7 @@ class Row:
         loss: Training loss there.
         accuracy: Test accuracy there, in [0, 1].
         grad_norm: Norm of the full gradient there.
-        rate: Exponent b of the mean squared gradient norm ~ T^b, see ``rates.fit_rate``.
+        rate: Exponent b of the squared gradient norm ~ t^b, see ``rates.fit_rate``.
         rate_low: Lower end of its 95 % confidence interval.
         rate_high: Upper end.
         mean_delay: Over all returns of the run, in rounds.
@@ -134,9 +132,9 @@ def _why_no_job(history: RunHistory) -> str:
 
 
 def fitted_rate(history: RunHistory) -> RateFit | None:
-    """Fit the convergence rate of one run, the same each time."""
+    """Fit the exponent of the squared gradient norm of one run."""
     series = history.series(Metric.TRAIN_GRAD_SQ_NORM)
-    return fit_rate(series.rounds, series.values, _BOOTSTRAP_SEED)
+    return fit_rate(series.rounds, series.values)
 
 
 def _mean_over_rounds(series: Series) -> float | None:

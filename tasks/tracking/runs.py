@@ -21,7 +21,8 @@ from tasks.tracking.model_runs import send_model
 from tasks.tracking.parameters import as_yaml, flatten
 from tasks.tracking.rows import Row, row_of
 from tasks.tracking.scaling_runs import send_scaling
-from tasks.tracking.store import MetricPoint, RunStatus, Store
+from tasks.tracking.store import Store
+from tasks.tracking.stored import MetricPoint, RunStatus
 from tasks.tracking.study_directory import StudyDirectory
 from tasks.tracking.tags import subject_tags
 from tasks.tracking.views import view_tags

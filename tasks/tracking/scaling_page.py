@@ -17,7 +17,7 @@ from tasks.tracking.scaling_rows import (
     measured_tflops,
     predicted_tflops,
 )
-from tasks.tracking.speedup import fit_speedup
+from tasks.tracking.speedup import below_and_above, fit_speedup
 from tasks.tracking.tables import scaled
 
 if TYPE_CHECKING:
@@ -84,11 +84,8 @@ def write_speedup_page(
     for rest, members in groups.items():
         for steps in sorted({one.local_steps for one in members}):
             line = [one for one in members if one.local_steps == steps]
-            bars = {
-                "type": "data",
-                "array": [max(0.0, one.high - one.measured) for one in line],
-                "arrayminus": [max(0.0, one.measured - one.low) for one in line],
-            }
+            below, above = zip(*map(below_and_above, line), strict=True)
+            bars = {"type": "data", "array": above, "arrayminus": below}
             figure.add_trace(
                 Scatter(
                     x=[one.ideal for one in line],
@@ -103,7 +100,7 @@ def write_speedup_page(
             figure.add_trace(
                 Scatter(
                     x=[1, most],
-                    y=[1, most**fit.exponent],
+                    y=[fit.scale, fit.scale * most**fit.exponent],
                     name=", ".join(filter(None, [rest, f"fitted, exponent {fit.exponent:.2f}"])),
                     line={"color": "#999999", "dash": "dash"},
                 )

@@ -30,6 +30,7 @@ _UNPREDICTED = (
 )
 
 _Text = Callable[[ScalingPoint], str]
+_Column = tuple[str, _Text]
 
 
 def scaling_section(
@@ -52,40 +53,59 @@ def scaling_section(
     """
     if not points:
         return ""
-    columns = _columns(points)
-    shown = [(name, text) for name, text in columns if any(text(point) for point in points)]
-    table = markdown_table(
-        [name for name, _ in shown], [[text(point) for _, text in shown] for point in points]
-    )
+    names = _names(points)
+    further = [_table(points, names, group) for group in (_costs(), _traffic(points))]
     parts = [
         f"## Scaling, {scaling.mode}",
         *(f"![{caption}]({name})" for caption, name in figures.items()),
         f"Interactive: [{page}]({page})." if page else "",
-        table,
+        _table(points, names, _compared(points)),
         _NOTE,
         "" if any(point.prediction for point in points) else _UNPREDICTED,
         _accuracy(points),
         _published(scaling.published, points),
         _reasons(points),
+        "### Speed, traffic and costs" if any(further) else "",
+        *further,
     ]
     return "\n\n".join(part for part in parts if part)
 
 
-def _columns(points: Sequence[ScalingPoint]) -> list[tuple[str, _Text]]:
+def _table(
+    points: Sequence[ScalingPoint], names: Sequence[_Column], columns: Sequence[_Column]
+) -> str:
+    """Lay out the columns that have a text; several tables fit where one would be too wide."""
+    filled = [column for column in columns if any(column[1](point) for point in points)]
+    if not filled:
+        return ""
+    shown = [*names, *filled]
+    return markdown_table(
+        [name for name, _ in shown], [[text(point) for _, text in shown] for point in points]
+    )
+
+
+def _names(points: Sequence[ScalingPoint]) -> list[_Column]:
+    strategies: list[_Column] = [("strategy", lambda point: point.strategy)]
+    has_strategies = len({point.strategy for point in points}) > 1
+    return [*(strategies if has_strategies else []), ("devices", lambda point: f"{point.size:g}")]
+
+
+def _compared(points: Sequence[ScalingPoint]) -> list[_Column]:
     measured = efficiencies(points, measured_tflops)
     predicted = efficiencies(points, predicted_tflops)
     bases = base_sizes(points)
-    levels = dict.fromkeys(level for point in points for level in point.levels)
-    has_strategies = len({point.strategy for point in points}) > 1
     return [
-        ("strategy", lambda point: point.strategy if has_strategies else ""),
-        ("devices", lambda point: f"{point.size:g}"),
         ("state", _state_of(points)),
         ("TFLOPS", lambda point: spread_text(point.spread("tflops"))),
         ("predicted", _predicted_speed),
         ("step, predicted / measured", _error),
         ("efficiency", _compared_with_base(measured, bases)),
         ("predicted eff.", _compared_with_base(predicted, bases)),
+    ]
+
+
+def _costs() -> list[_Column]:
+    return [
         ("MFU", _either("mfu", lambda p: p.prediction.mfu if p.prediction else None, percent)),
         (
             "tokens/s",
@@ -95,7 +115,6 @@ def _columns(points: Sequence[ScalingPoint]) -> list[tuple[str, _Text]]:
                 scaled,
             ),
         ),
-        *((f"B, {level}", _bytes_over(level)) for level in levels),
         (
             "memory",
             _either(
@@ -108,6 +127,11 @@ def _columns(points: Sequence[ScalingPoint]) -> list[tuple[str, _Text]]:
         ("energy", _energy),
         ("reused from", lambda point: ", ".join(point.reused_from)),
     ]
+
+
+def _traffic(points: Sequence[ScalingPoint]) -> list[_Column]:
+    levels = dict.fromkeys(level for point in points for level in point.levels)
+    return [(f"bytes over {level}", _bytes_over(level)) for level in levels]
 
 
 def _compared_with_base(
@@ -128,7 +152,7 @@ def _predicted_speed(point: ScalingPoint) -> str:
 
 
 def _state_of(points: Sequence[ScalingPoint]) -> _Text:
-    is_plain = all(point.state == "finished" for point in points)
+    is_plain = {point.state for point in points} <= {"finished", "predicted"}
     return lambda point: "" if is_plain else point.state
 
 

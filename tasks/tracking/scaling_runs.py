@@ -21,7 +21,8 @@ from tasks.tracking.scaling_rows import (
     strategy_of,
 )
 from tasks.tracking.speedup import configuration_of, fits_of, measure_speedups, scaling_axes
-from tasks.tracking.store import MetricPoint, Store
+from tasks.tracking.store import Store
+from tasks.tracking.stored import MetricPoint
 from tasks.tracking.study_directory import StudyDirectory
 
 

@@ -4,6 +4,7 @@ Beside the parameters stand the job, what the network is, and the few modules of
 build it, so that the model also loads where Watershed is not installed.
 """
 
+import ast
 import json
 import shutil
 import tempfile
@@ -16,7 +17,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from configs.data import DATASETS
 from configs.federated import FederatedExperiment
 from configs.study import Experiment
 from tasks.runtime.records import JobFile
@@ -25,11 +25,10 @@ from tasks.runtime.run_directory import RunDirectory
 if TYPE_CHECKING:
     from mlflow.models import ModelSignature
 
+_MODELS = Path(__file__).parents[2] / "models"
 _LOADER = "models.served"
-_MODULES = ("__init__.py", "served.py", "cnn.py", "lstm.py")
 _NETWORK_FILE, _MODEL_FILE, _JOB_FILE = "network.json", "model.safetensors", "job.json"
 _REQUIRED = ("torch", "numpy", "safetensors")
-_SIZES = {"char_lstm": ("embedding", "hidden", "layers")}
 _NUM_EXAMPLES = 2
 
 
@@ -69,9 +68,8 @@ def served_model(run: RunDirectory, job: JobFile) -> Iterator[Path]:
         (data / _NETWORK_FILE).write_text(json.dumps(network_of(job.federated), indent=2))
         shutil.copyfile(run.model, data / _MODEL_FILE)
         shutil.copyfile(run.job, data / _JOB_FILE)
-        sources = Path(__file__).parents[2] / "models"
-        for name in _MODULES:
-            shutil.copyfile(sources / name, code / name)
+        for source in (_MODELS / "__init__.py", *_loaded_by(_LOADER)):
+            shutil.copyfile(source, code / source.name)
         example = example_of(job.federated)
         pyfunc.save_model(
             str(model),
@@ -86,16 +84,27 @@ def served_model(run: RunDirectory, job: JobFile) -> Iterator[Path]:
         yield model
 
 
+def _loaded_by(module: str) -> list[Path]:
+    """Find the files of ``models`` that a module loads, itself included, without loading it."""
+    source = _MODELS / f"{module.removeprefix('models.')}.py"
+    imported = [
+        node.module
+        for node in ast.walk(ast.parse(source.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("models.")
+    ]
+    below = [path for name in imported for path in _loaded_by(name)]
+    return list(dict.fromkeys([source, *below]))
+
+
 def network_of(experiment: FederatedExperiment) -> dict[str, object]:
     """Return what ``models.served`` has to know of a network.
 
     Args:
         experiment: A run on a data set.
     """
-    sizes = _SIZES.get(experiment.model.name, ())
     return {
         "name": experiment.model.name,
-        "sizes": {name: getattr(experiment.model, name) for name in sizes},
+        "sizes": experiment.model.model_dump(mode="json", exclude={"name", "execution"}),
         "dtype": experiment.dtype,
         "input_shape": _shape(experiment),
     }
@@ -120,7 +129,7 @@ def example_of(experiment: FederatedExperiment) -> NDArray[np.float32] | NDArray
 def _shape(experiment: FederatedExperiment) -> tuple[int, ...]:
     if experiment.data is None:
         raise AssertionError("validated: only the quadratic model has no data")
-    return DATASETS[experiment.data.name].shape
+    return experiment.data.facts.shape
 
 
 def _signature(

@@ -14,7 +14,8 @@ from tasks.runtime.metrics import Metric
 from tasks.tracking.axes import SEED_AXES, told
 from tasks.tracking.figures import OKABE_ITO, STYLE
 from tasks.tracking.history import RunHistory
-from tasks.tracking.rates import Speedup, mean_square_gradient, speedups, student
+from tasks.tracking.nightly_statistics import student_quantile
+from tasks.tracking.rates import OUTSIDE, Speedup, mean_square_gradient, speedups
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -111,23 +112,28 @@ def _span(history: RunHistory) -> float:
 
 @dataclass(frozen=True)
 class SpeedupFit:
-    """A power law: the speed-up is the ideal one to the power of the exponent.
+    """A power law: the speed-up is the scale times the ideal one to the power of the exponent.
 
     Attributes:
         exponent: 1 is linear speed-up.
+        scale: What the law has at the base; its distance from 1 is the base's own error.
         low: Lower end of its 95 % confidence interval.
         high: Upper end.
         count: Configurations beside the base.
     """
 
     exponent: float
+    scale: float
     low: float
     high: float
     count: int
 
 
 def fit_speedup(members: Sequence[Speedup]) -> SpeedupFit | None:
-    """Fit the exponent by least squares in logarithms, through the base, where both are 1.
+    """Fit the exponent by least squares in logarithms.
+
+    The base is a point like the others: its G has the same error, which all speed-ups share as they
+    are relative to it. A line forced through it would take that error for slope.
 
     Args:
         members: Speed-ups, the base among them.
@@ -136,16 +142,19 @@ def fit_speedup(members: Sequence[Speedup]) -> SpeedupFit | None:
         The fit, its interval by Student's t from the residuals; None for fewer than 2
         configurations beside the base.
     """
-    others = [one for one in members if one.ideal > 1 and one.measured > 0]
-    if len(others) < _LEAST_FITTED:
+    fitted = [one for one in members if one.measured > 0]
+    if len(fitted) <= _LEAST_FITTED or len({one.ideal for one in fitted}) == 1:
         return None
-    ideal = np.log([one.ideal for one in others])
-    measured = np.log([one.measured for one in others])
-    exponent = float(ideal @ measured / (ideal @ ideal))
-    residuals = measured - exponent * ideal
-    degrees = len(others) - 1
-    half = student(degrees) * float(np.sqrt(residuals @ residuals / degrees / (ideal @ ideal)))
-    return SpeedupFit(exponent, exponent - half, exponent + half, len(others))
+    log_ideal = np.log([one.ideal for one in fitted])
+    log_measured = np.log([one.measured for one in fitted])
+    x, y = log_ideal - log_ideal.mean(), log_measured - log_measured.mean()
+    exponent = float(x @ y / (x @ x))
+    residuals = y - exponent * x
+    degrees = len(fitted) - 2
+    error = float(np.sqrt(residuals @ residuals / degrees / (x @ x)))
+    half = error * student_quantile(OUTSIDE, degrees)
+    scale = float(np.exp(log_measured.mean() - exponent * log_ideal.mean()))
+    return SpeedupFit(exponent, scale, exponent - half, exponent + half, len(fitted) - 1)
 
 
 def fits_of(members: Sequence[Speedup]) -> dict[str, SpeedupFit]:
@@ -190,6 +199,13 @@ def draw_speedup(groups: Mapping[str, Sequence[Speedup]], path: Path) -> None:
         figure.savefig(path)
 
 
+def below_and_above(one: Speedup) -> tuple[float, float]:
+    """Return how far its interval reaches to either side; 0 where none is known."""
+    if one.low is None or one.high is None:
+        return 0.0, 0.0
+    return one.measured - one.low, one.high - one.measured
+
+
 def _draw_speedup_panel(place: "Axes", members: Sequence[Speedup]) -> None:
     most = max(one.ideal for one in members)
     place.plot([1, most], [1, most], color="#999999", lw=1, zorder=1)
@@ -203,17 +219,21 @@ def _draw_speedup_panel(place: "Axes", members: Sequence[Speedup]) -> None:
     )
     if fit := fit_speedup(members):
         label = f"fitted, exponent {fit.exponent:.2f}"
-        reached = most**fit.exponent
+        reached = fit.scale * most**fit.exponent
         place.plot(
-            [1, most], [1, reached], color="#777777", lw=1, ls=(0, (4, 2)), zorder=1, label=label
+            [1, most],
+            [fit.scale, reached],
+            color="#777777",
+            lw=1,
+            ls=(0, (4, 2)),
+            zorder=1,
+            label=label,
         )
     steps = sorted({one.local_steps for one in members})
     for number, local_steps in enumerate(steps):
         line = [one for one in members if one.local_steps == local_steps]
         measured = np.array([one.measured for one in line])
-        spread = np.array(
-            [[one.measured - one.low for one in line], [one.high - one.measured for one in line]]
-        )
+        spread = np.array([below_and_above(one) for one in line]).T
         place.errorbar(
             [one.ideal for one in line],
             measured,

@@ -1,4 +1,4 @@
-"""MLflow, which only this module and ``model_store`` know. The first call imports it.
+"""Runs in MLflow. Beside this, only ``model_store`` knows MLflow. The first call imports it.
 
 What is sent may arrive twice: metrics are rows with the primary key (key, timestamp, step, run,
 value), and parameters, tags, status and artifacts are overwritten with what they already say.
@@ -7,12 +7,13 @@ value), and parameters, tags, status and artifacts are overwritten with what the
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING
 
 from tasks.tracking.errors import TrackingError
+from tasks.tracking.refusals import translated
+from tasks.tracking.stored import MetricPoint, RunStatus, StoredRun
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -23,12 +24,6 @@ _MAX_PARAMS_PER_BATCH = 100
 _KEY_TAG = "watershed.key"
 _OF_TRAININGS = {"mlflow.experimentKind": "custom_model_development"}
 """Opens the pages for training, not those for language-model applications (read in 3.17.2)."""
-_PERMANENT = {
-    "RESOURCE_DOES_NOT_EXIST",
-    "INVALID_PARAMETER_VALUE",
-    "INVALID_STATE",
-    "ENDPOINT_NOT_FOUND",  # of a server that is older than what was asked of it
-}
 _ENVIRONMENT = {
     # We send again ourselves; MLflow's 7 retries of 120 s would hold a dead server's caller for
     # minutes, and its repeated POST could create a run twice.
@@ -37,24 +32,6 @@ _ENVIRONMENT = {
     "MLFLOW_LOGGING_LEVEL": "WARNING",
     "MLFLOW_DISABLE_TELEMETRY": "true",
 }
-
-RunStatus = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
-
-
-class MetricPoint(NamedTuple):
-    """One point of a metric.
-
-    Attributes:
-        key: Name of the metric.
-        value: Finite.
-        timestamp_ms: Unix milliseconds.
-        step: The round.
-    """
-
-    key: str
-    value: float
-    timestamp_ms: int
-    step: int
 
 
 def default_tracking_uri(runs_root: Path) -> str:
@@ -67,26 +44,6 @@ def default_tracking_uri(runs_root: Path) -> str:
         The URI, absolute.
     """
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{runs_root.resolve()}/mlflow.db"
-
-
-class StoredRun(NamedTuple):
-    """What MLflow knows of a run.
-
-    Attributes:
-        run_id: Its id.
-        name: Its name.
-        status: RUNNING, FINISHED, FAILED, KILLED or SCHEDULED.
-        start_ms: When it was made, Unix milliseconds.
-        tags: Name -> text.
-        metrics: Name -> last value.
-    """
-
-    run_id: str
-    name: str
-    status: str
-    start_ms: int
-    tags: Mapping[str, str]
-    metrics: Mapping[str, float]
 
 
 @lru_cache
@@ -354,33 +311,3 @@ def _artifact_location(tracking_uri: str) -> str | None:
     if not tracking_uri.startswith("sqlite:///"):
         return None
     return str(Path(tracking_uri.removeprefix("sqlite:///")).resolve().parent / "mlartifacts")
-
-
-@contextmanager
-def translated(tracking_uri: str) -> Iterator[None]:
-    """Turn MLflow's exceptions into ours.
-
-    Args:
-        tracking_uri: The store, for the message.
-
-    Raises:
-        TrackingError: MLflow is not there, or refuses.
-    """
-    from mlflow.exceptions import MlflowException  # noqa: PLC0415  3 s
-    from sqlalchemy.exc import SQLAlchemyError  # noqa: PLC0415  with mlflow
-
-    try:
-        yield
-    except (MlflowException, SQLAlchemyError, OSError) as error:
-        code = getattr(error, "error_code", "")
-        raise TrackingError(
-            f"MLflow at {tracking_uri} {_reason(error)}", permanent=code in _PERMANENT
-        ) from error
-
-
-def _reason(error: Exception) -> str:
-    """Say what went wrong in one line; MLflow wraps what its HTTP client raised."""
-    if isinstance(error.__context__, OSError):
-        return f"does not answer ({type(error.__context__).__name__})"
-    lines = str(error).strip().splitlines()
-    return f"refuses: {lines[0] if lines else type(error).__name__}"

@@ -31,6 +31,13 @@ def seconds(value: float | None) -> str:
     return "" if value is None else f"{value:.3g} s" if value < 1000 else f"{value:.0f} s"
 
 
+def exponent(value: float | None, low: float | None, high: float | None) -> str:
+    """Write a fitted exponent with its interval, which is centred on it; None gives no text."""
+    if value is None or low is None or high is None:
+        return ""
+    return f"{value:.2f} ± {(high - low) / 2:.2f}"
+
+
 def scaled(value: float | None, unit: str = "") -> str:
     """Write a large number in three digits, such as ``12.3 M``.
 

@@ -24,7 +24,8 @@ from tasks.tracking.runs import (
     open_study_run,
 )
 from tasks.tracking.scaling_runs import end_predicted_run, send_prediction
-from tasks.tracking.store import RunStatus, open_store
+from tasks.tracking.store import open_store
+from tasks.tracking.stored import RunStatus
 from tasks.tracking.study_directory import StudyDirectory
 from tasks.tracking.tags import common_tags
 

@@ -14,31 +14,55 @@ TRAINING_NOTE = (
 )
 
 
-def training_columns(rows: Sequence[Row], axes: Sequence[str]) -> list[Column]:
-    """Return the columns of what only a training on ranks measures.
+def setting_columns(axes: Sequence[str]) -> list[Column]:
+    """Return the columns of how a training is laid out.
 
     Args:
-        rows: The points.
         axes: Axes of the grid that have their own columns.
 
     Returns:
         Column heads, each with the text of a row; empty where a row has no value.
     """
+    columns = [
+        ("partition", _of_training(lambda one: one.partition)),
+        ("ranks", _of_training(lambda one: str(one.ranks))),
+    ]
+    return [column for column in columns if column[0] not in axes]
+
+
+def outcome_columns() -> list[Column]:
+    """Return the columns of what trainings are compared by, beside their loss."""
+    return [
+        ("validation loss", _of_training(lambda one: number(one.validation_loss, 4))),
+        ("tokens/s", _of_training(lambda one: scaled(one.tokens_per_s))),
+        ("MFU", _of_training(lambda one: percent(one.mfu))),
+    ]
+
+
+def speed_columns() -> list[Column]:
+    """Return the columns of what explains a training's speed."""
+    return [
+        ("TFLOPS", _of_training(lambda one: number(one.tflops, 3))),
+        ("hardware TFLOPS", _of_training(_hardware_tflops)),
+        ("waiting", _of_training(lambda one: percent(one.exposed_share))),
+        ("peak memory", _of_training(lambda one: scaled(one.peak_bytes, "B"))),
+    ]
+
+
+def traffic_columns(rows: Sequence[Row]) -> list[Column]:
+    """Return a column for each level of the machine: what came over it.
+
+    Args:
+        rows: The points.
+    """
     measured = [row.training for row in rows if row.training]
     levels = dict.fromkeys(level for one in measured for level in one.bytes_per_step)
-    columns: list[tuple[str, Callable[[TrainingMeasures], str]]] = [
-        ("partition", lambda one: "" if "partition" in axes else one.partition),
-        ("ranks", lambda one: "" if "ranks" in axes else str(one.ranks)),
-        ("validation loss", lambda one: number(one.validation_loss, 4)),
-        ("tokens/s", lambda one: scaled(one.tokens_per_s)),
-        ("TFLOPS", lambda one: number(one.tflops, 3)),
-        ("hardware TFLOPS", lambda one: number(one.hardware_tflops, 3)),
-        ("MFU", lambda one: percent(one.mfu)),
-        ("waiting", lambda one: percent(one.exposed_share)),
-        *((f"B/step, {level}", _bytes_over(level)) for level in levels),
-        ("peak memory", lambda one: scaled(one.peak_bytes, "B")),
-    ]
-    return [(name, _of_training(text)) for name, text in columns]
+    return [(f"bytes over {level}", _of_training(_bytes_over(level))) for level in levels]
+
+
+def _hardware_tflops(one: TrainingMeasures) -> str:
+    """What is computed in all; the same, and no news, where nothing is computed again."""
+    return "" if one.hardware_tflops == one.tflops else number(one.hardware_tflops, 3)
 
 
 def _of_training(text: Callable[[TrainingMeasures], str]) -> Callable[[Row], str]:

@@ -14,9 +14,9 @@ from tasks.runtime.fence import Fence
 from tasks.runtime.output import say
 from tasks.runtime.records import Result
 from tasks.runtime.run_directory import RunDirectory
-from tasks.zero.calibrate_engine import visit_s
+from tasks.zero.calibrate_engine import engine_times
 from tasks.zero.calibrate_file import RECORD, Calibrated
-from tasks.zero.calibrate_fit import calibrated, with_visit
+from tasks.zero.calibrate_fit import calibrated, with_engine
 from tasks.zero.calibrate_links import LinkMeter
 from tasks.zero.calibrate_rates import TOKENS, WIDTHS, RateMeter
 from tasks.zero.calibrate_times import Clock
@@ -95,7 +95,7 @@ def calibrate(
     measured = rates.measure(widths, calibration.tokens, local_ranks=local_ranks)
     made = calibrated(topology, links, measured, algorithm=_ALGORITHM[device.type])
     tell("measuring the engine itself")
-    engine_s = visit_s(
+    engine = engine_times(
         made,
         device,
         clock,
@@ -106,7 +106,7 @@ def calibrate(
     )
     uname = platform.uname()
     return Calibrated(
-        topology=with_visit(made, engine_s),
+        topology=with_engine(made, visit_s=engine.visit_s, collective_s=engine.collective_s),
         host=f"{uname.node} ({uname.system} {uname.release}, {uname.machine})",
         device=measured.name,
         dtype=measured.dtype,

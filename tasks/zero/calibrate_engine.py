@@ -1,20 +1,23 @@
 """What the engine itself costs: micro-batches of a small training, less what the model prices.
 
 The model prices products, copies and transfers. What Python and the lanes do for each stage that is
-visited, and the loss, are left: where ranks outnumber the cores, and where pieces are small, that
-counts.
+visited, the loss, and what they do for each collective, are left: where ranks outnumber the cores,
+and where pieces are small, that counts.
 """
 
 import statistics
+from dataclasses import dataclass
 
 import torch
 
 from configs.topology import Dtype, Topology
 from configs.training import TrainingExperiment
 from tasks.zero.calibrate_times import Clock
-from tasks.zero.cost_model import step_costs
+from tasks.zero.cost_model import predict, step_costs
 from tasks.zero.costs.computing import num_visits
+from tasks.zero.costs.timeline import device_s
 from tasks.zero.engines import build_engine
+from tasks.zero.interface import TrainEngine
 
 _LAYERS = 2
 _FEW, _MANY = 2, 18
@@ -24,7 +27,20 @@ _FEWEST_TURNS, _MOST_TURNS = 3, 20
 _LR = 1e-4
 
 
-def visit_s(
+@dataclass(frozen=True)
+class EngineTimes:
+    """What the engine costs beside what the model prices.
+
+    Attributes:
+        visit_s: Each visit of a stage.
+        collective_s: Each collective of a unit; 0 where there is a single rank.
+    """
+
+    visit_s: float
+    collective_s: float
+
+
+def engine_times(
     topology: Topology,
     device: torch.device,
     clock: Clock,
@@ -33,49 +49,82 @@ def visit_s(
     dtype: Dtype,
     width: int,
     tokens: int,
-) -> float:
-    """Return what a visit of a stage costs beside its products and copies; all ranks call this.
+) -> EngineTimes:
+    """Measure the engine; all ranks call this.
+
+    All of them train together: data-parallel, sending nothing meanwhile, and with all states split
+    over the innermost level, in turns.
 
     Args:
-        topology: With the rates that were measured, and ``visit_us`` 0.
+        topology: With the links and rates that were measured, and no time of the engine.
         device: Of this rank.
         clock: Times.
-        ranks: All of them: they train together, data-parallel, and send nothing meanwhile.
+        ranks: All of them.
         dtype: Of the blocks.
         width: h, one of those whose rate was measured.
         tokens: Of a micro-batch, one sequence.
 
     Returns:
-        Seconds, at least 0: the mean over the ranks, on all of them the same.
+        Each at least 0, on all ranks the same.
     """
-    experiment = TrainingExperiment.model_validate(
-        {
-            "kind": "training",
-            "model": {"layers": _LAYERS, "hidden": width, "heads": max(1, width // 64)},
-            "sequence": tokens,
-            "ranks": ranks,
-            "topology": topology.model_dump(),
-            "partition": "ddp",
-            "dtype": dtype,
-            "device": device.type,
-        }
-    )
-    priced_s = sum(stage.forward_s + stage.backward_s for stage in step_costs(experiment).stages)
-    tokens_of_one = torch.zeros((1, tokens + 1), dtype=torch.int64)
-    engine = build_engine(experiment, device)
+
+    def training(degree: int, accumulation: int = 1) -> TrainingExperiment:
+        states = ("forward", "backward", "gradients", "optimizer")
+        return TrainingExperiment.model_validate(
+            {
+                "kind": "training",
+                "model": {"layers": _LAYERS, "hidden": width, "heads": max(1, width // 64)},
+                "sequence": tokens,
+                "ranks": ranks,
+                "topology": topology.model_dump(),
+                "partition": dict.fromkeys(states, degree),
+                "accumulation": accumulation,
+                "dtype": dtype,
+                "device": device.type,
+            }
+        )
+
+    inside = min(topology.levels[0].ranks, ranks)
+    degrees = sorted({1, inside})
+    engines = [build_engine(training(degree), device) for degree in degrees]
     try:
-
-        def passes_s(num_micro_batches: int) -> float:
-            """Time of the passes of a train step, without waiting for others."""
-            return engine.train_step([tokens_of_one] * num_micro_batches, _LR).compute_s
-
-        longest_s = clock.agreed(max(passes_s(_FEW) for _ in range(2)), largest=True)
-        turns = round(clock.least_s / longest_s)
-        found = [
-            (passes_s(_MANY) - passes_s(_FEW)) / (_MANY - _FEW)
-            for _ in range(max(_FEWEST_TURNS, min(_MOST_TURNS, turns)))
-        ]
+        measured = _micro_batches_s(engines, clock, tokens)
     finally:
-        engine.close()
-    left_s = clock.agreed(statistics.median(found)) - priced_s
-    return max(0.0, left_s) / num_visits(_LAYERS)
+        for engine in engines:
+            engine.close()
+    priced_s = sum(stage.forward_s + stage.backward_s for stage in step_costs(training(1)).stages)
+    visit_s = max(0.0, measured[0] - priced_s) / num_visits(_LAYERS)
+    if inside == 1:
+        return EngineTimes(visit_s, 0.0)
+    # Products and visits are in both trainings: however they are priced, they do not count.
+    few, many = (
+        device_s(step_costs(one), one.accumulation) if clock.is_crowded else predict(one).step_s
+        for one in (training(inside, number) for number in (_FEW, _MANY))
+    )
+    moved_s = (many - few) / (_MANY - _FEW) - priced_s
+    stages = _LAYERS + 2
+    collectives = num_visits(_LAYERS) + stages  # a gather for each visit, a reduction for each unit
+    left_s = measured[1] - measured[0] - moved_s
+    return EngineTimes(visit_s, max(0.0, left_s) / collectives)
+
+
+def _micro_batches_s(engines: list[TrainEngine], clock: Clock, tokens: int) -> list[float]:
+    """Return what the passes of a micro-batch more take, with each engine, in turns."""
+    micro_batch = torch.zeros((1, tokens + 1), dtype=torch.int64)
+
+    def passes_s(engine: TrainEngine, number: int) -> float:
+        return clock.own_s(lambda: engine.train_step([micro_batch] * number, _LR))
+
+    def more_s(engine: TrainEngine) -> float:
+        return (passes_s(engine, _MANY) - passes_s(engine, _FEW)) / (_MANY - _FEW)
+
+    longest_s = max(passes_s(engine, _FEW) for engine in engines for _ in range(2))
+    turns = round(clock.least_s / clock.agreed(longest_s, largest=True))
+    found = [
+        [more_s(engine) for engine in engines]
+        for _ in range(max(_FEWEST_TURNS, min(_MOST_TURNS, turns)))
+    ]
+    return [
+        clock.agreed(statistics.median(some), largest=not clock.is_crowded)
+        for some in zip(*found, strict=True)
+    ]

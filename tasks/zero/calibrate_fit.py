@@ -1,7 +1,7 @@
 """From times to a topology: latencies, bandwidths, sharing. Arithmetic only, without torch.
 
-A transfer of b bytes takes ``alpha + b / beta`` seconds. Both are fitted to the medians at several
-sizes so that relative errors count: the largest transfer is no more than the smallest.
+A transfer of b bytes takes ``alpha + b / beta`` seconds. Both are fitted to times at several sizes
+so that relative errors count: the largest transfer is no more than the smallest.
 """
 
 import math
@@ -26,7 +26,7 @@ class Sample:
 
     Attributes:
         num_bytes: That each rank received from others.
-        seconds: Median time.
+        seconds: Time of one.
     """
 
     num_bytes: float
@@ -115,10 +115,12 @@ class Beside:
     Attributes:
         work_s: What it takes by itself.
         lost_s: How much longer computing takes beside it, until both are done.
+        is_crowded: Whether ranks outnumber the cores, so that nothing is done beside computing.
     """
 
     work_s: float
     lost_s: float
+    is_crowded: bool = False
 
     @property
     def share(self) -> float:
@@ -129,6 +131,15 @@ class Beside:
         """
         share = max(0.0, self.lost_s / self.work_s)
         return 0.0 if share < _LEAST_SHARE else share
+
+    @property
+    def own_s(self) -> float:
+        """What the work takes, where it is the device's own, and waits for nobody.
+
+        What it takes by itself, or what computing loses, if that is more; where ranks outnumber the
+        cores, what is lost tells it surely.
+        """
+        return self.lost_s if self.is_crowded else max(self.work_s, self.lost_s)
 
 
 def beside_computing(
@@ -192,7 +203,7 @@ class MeasuredDevice:
         rates: GFLOPs of a block's forward pass, TFLOPS of its passes.
         copy_bytes_per_s: Read and written by a copy.
         quantize: Bytes that a call of the quantizers reads and writes, and what it takes.
-        optimizer_bytes_per_s: Read and written by the update.
+        optimizer: Bytes that the update of a unit reads and writes, and what it takes.
     """
 
     name: str
@@ -201,7 +212,7 @@ class MeasuredDevice:
     rates: Sequence[tuple[float, float]]
     copy_bytes_per_s: float
     quantize: Line
-    optimizer_bytes_per_s: float
+    optimizer: Line
 
 
 def calibrated(
@@ -236,22 +247,25 @@ def calibrated(
             "memory_gb_per_s": rounded(device.copy_bytes_per_s / REACHED_SHARE / _GIGA),
             "quantize_gb_per_s": rounded(device.quantize.bytes_per_s / _GIGA),
             "quantize_us": rounded(device.quantize.latency_s / _MICRO),
-            "optimizer_gb_per_s": rounded(device.optimizer_bytes_per_s / _GIGA),
+            "optimizer_gb_per_s": rounded(device.optimizer.bytes_per_s / _GIGA),
+            "optimizer_us": rounded(device.optimizer.latency_s / _MICRO),
         }
     )
     network = made.get(CLUSTER, topology.network)
     return topology.model_copy(update={"levels": levels, "network": network, "device": measured})
 
 
-def with_visit(topology: Topology, visit_s: float) -> Topology:
-    """Put the engine's own time into a topology.
+def with_engine(topology: Topology, *, visit_s: float, collective_s: float) -> Topology:
+    """Put the engine's own times into a topology.
 
     Args:
         topology: As measured so far.
         visit_s: Of each visit of a stage.
+        collective_s: Of each collective of a unit.
     """
-    device = topology.device.model_copy(update={"visit_us": rounded(visit_s / _MICRO)})
-    return topology.model_copy(update={"device": device})
+    times = {"visit_us": visit_s / _MICRO, "collective_us": collective_s / _MICRO}
+    update = {name: rounded(value) for name, value in times.items()}
+    return topology.model_copy(update={"device": topology.device.model_copy(update=update)})
 
 
 def _link(found: MeasuredLink, algorithm: str) -> Link:

@@ -91,7 +91,8 @@ class LinkMeter:
         self._per_node = topology.node_ranks(num_ranks)
         self.hops = hops_of(topology, num_ranks)
         chain = Chain(num_ranks, tuple(hop.outer for hop in self.hops))
-        self._routes = [Routes(topology, chain, device, replicas=False) for _ in range(2)]
+        hops = [(hop.inner, hop.outer) for hop in self.hops]
+        self._routes = [Routes(topology, chain, device, hops=hops) for _ in range(2)]
         self._lanes = [make_lane(device, name, Exposed()) for name in ("gathers", "reductions")]
 
     def close(self) -> None:
@@ -130,16 +131,33 @@ class LinkMeter:
         """Yield times of gathers and exchanges, from small to large; of both the mean counts."""
         takes_part = not is_alone or dist.get_rank() % hop.inner == 0
         num_bytes = _SMALLEST * (_STEP if is_alone else 1)
-        while num_bytes <= _LARGEST[self._device.type]:
+        for number in itertools.count(1):  # two sizes at least, for a line
             seconds = [
-                self._clock.median_s(lambda begin=begin: begin()(), takes_part=takes_part)  # type: ignore[misc]
+                self._seconds(hop, begin, takes_part=takes_part, is_alone=is_alone)
                 for begin in self._collectives(hop, num_bytes)
             ]
             received = (hop.num_ranks - 1) * num_bytes
             yield Sample(received, sum(seconds) / len(seconds))
-            if max(seconds) > min(_LONGEST_S, self._clock.least_s):
+            is_last = number > 1 and max(seconds) > min(_LONGEST_S, self._clock.least_s)
+            if is_last or num_bytes * _STEP > _LARGEST[self._device.type]:
                 return
             num_bytes *= _STEP
+
+    def _seconds(self, hop: Hop, begin: Begin, *, takes_part: bool, is_alone: bool) -> float:
+        """Return the time of a collective.
+
+        Between nodes the groups of a level share links, not evenly; the ranks of a node wait for
+        each other after that, in whatever they do together. So it counts until the last group is
+        done.
+        """
+
+        def once() -> None:
+            begin()()
+
+        seconds = self._clock.mean_s(once, takes_part=takes_part, waits=True)
+        if hop.level != CLUSTER or is_alone or self._per_node == 1:
+            return seconds
+        return max(seconds, self._clock.in_step_s(once))
 
     def _collectives(self, hop: Hop, num_bytes: int) -> list[Begin]:
         """Return what begins a gather, and an exchange, of so many bytes for each other rank.

@@ -6,6 +6,7 @@ Small blocks show what small kernels and Python cost.
 
 import os
 import platform
+import statistics
 from collections.abc import Callable, Sequence
 
 import torch
@@ -36,6 +37,10 @@ _NUM_ROWS, _NUM_PIECES = 4, 4
 _CALLS = 4
 """Of the quantizers, for a gather and a reduction."""
 _GIGA, _TERA = 1e9, 1e12
+_UNCLIPPED = 1.0
+_SHORTEST_S = 1e-6
+_ROUNDS = 3
+"""Of all widths, one after the other."""
 _PASSES = 3
 """A backward pass counts as two forward ones."""
 
@@ -71,12 +76,12 @@ class RateMeter:
             name=self._name(),
             memory_bytes=self._memory_bytes(local_ranks),
             dtype=self._dtype,
-            rates=[self._rate(width, tokens) for width in widths],
+            rates=self._rates(widths, tokens),
             copy_bytes_per_s=self._copy(),
             quantize=fit_line(
                 [self._quantize(width, self.passes(width, tokens)) for width in narrow]
             ),
-            optimizer_bytes_per_s=self._update(middle),
+            optimizer=fit_line([self._update(width) for width in narrow]),
         )
 
     def passes(self, width: int, tokens: int | None = None) -> Callable[[], object]:
@@ -128,15 +133,21 @@ class RateMeter:
             units[-1].take_over(dtype, self._device)
         return stages, units
 
-    def _rate(self, width: int, tokens: int) -> tuple[float, float]:
-        flops = tokens * Gpt(hidden=width, heads=1).block_flops_per_token(tokens)
-        seconds = self._clock.mean_s(self.passes(width, tokens))
-        return flops / _GIGA, NUM_BLOCKS * _PASSES * flops / seconds / _TERA
+    def _rates(self, widths: Sequence[int], tokens: int) -> list[tuple[float, float]]:
+        """Return GFLOPs and TFLOPS of each width: medians over rounds, as no machine is steady."""
+        passes = [self.passes(width, tokens) for width in widths]
+        rounds = [[self._clock.work_s(one) for one in passes] for _ in range(_ROUNDS)]
+        rates = []
+        for width, some in zip(widths, zip(*rounds, strict=True), strict=True):
+            flops = tokens * Gpt(hidden=width, heads=1).block_flops_per_token(tokens)
+            done = NUM_BLOCKS * _PASSES * flops
+            rates.append((flops / _GIGA, done / statistics.median(some) / _TERA))
+        return rates
 
     def _copy(self) -> float:
         source = torch.zeros(_NUM_VALUES[self._device.type], device=self._device)
         target = torch.empty_like(source)
-        return 2 * source.nbytes / self._clock.mean_s(lambda: target.copy_(source))
+        return 2 * source.nbytes / self._clock.work_s(lambda: target.copy_(source))
 
     def _quantize(self, width: int, compute: Callable[[], object]) -> Sample:
         """Return bytes and time of a call, the mean of a gather's coding and of a reduction's.
@@ -177,14 +188,22 @@ class RateMeter:
             lane.close()
         calls = _NUM_PIECES * _CALLS
         num_bytes = _NUM_PIECES * (gather_bytes + reduce_bytes)
-        return Sample(num_bytes / calls, max(found.work_s, found.lost_s) / calls)
+        return Sample(num_bytes / calls, max(found.own_s, _SHORTEST_S) / calls)
 
-    def _update(self, width: int) -> float:
+    def _update(self, width: int) -> Sample:
+        """Return bytes and time of what the engine does of a unit at the end of a train step."""
         _, (unit,) = self._blocks(width, 2, 1, torch.float32)
         optimizer = UnitOptimizer(AdamW(), unit, unit.buffer, 0)
-        gradient = torch.randn_like(unit.buffer)
-        seconds = self._clock.mean_s(lambda: optimizer.step(gradient, 1e-3))
-        return update_bytes(gradient.numel(), gradient.itemsize) / seconds
+        gradient, sums = torch.randn_like(unit.buffer), torch.zeros_like(unit.buffer)
+        squares = torch.zeros((), dtype=torch.float64, device=self._device)
+
+        def once() -> None:
+            squares.add_(torch.linalg.vector_norm(gradient).double() ** 2)
+            optimizer.step(gradient.mul_(_UNCLIPPED), 1e-3)
+            sums.zero_()
+
+        num_bytes = update_bytes(gradient.numel(), gradient.itemsize)
+        return Sample(num_bytes, self._clock.work_s(once))
 
     def _name(self) -> str:
         if self._device.type == "cuda":

@@ -20,6 +20,7 @@ from typing import TypeVar, cast
 import torch.distributed as dist
 from pydantic import BaseModel, ConfigDict, Field
 
+from tasks.runtime.atomic_files import sync_directory
 from tasks.runtime.errors import JobError
 from tasks.runtime.fence import Fence, Overtaken
 from tasks.runtime.run_directory import RunDirectory
@@ -265,11 +266,12 @@ class Checkpoints:
         self._fence.check()  # the directory may have been taken away
 
     def _place(self, staged: Path, path: Path, known: Facts) -> None:
-        files = {
-            str(file.relative_to(staged)): file.stat().st_size
-            for file in sorted(staged.rglob("*"))
-            if file.is_file()
-        }
+        files = {}
+        for written in sorted(staged.rglob("*")):
+            if written.is_dir():
+                sync_directory(written)
+            else:
+                files[str(written.relative_to(staged))] = _durable_size(written)
         with (staged / _FACTS).open("w", encoding="utf-8") as file:
             file.write(known.model_copy(update={"files": files}).model_dump_json(indent=2))
             file.flush()
@@ -289,6 +291,13 @@ class Checkpoints:
 
     def _newest_first(self) -> list[Path]:
         return sorted(self._parent.glob("step-*"), reverse=True)
+
+
+def _durable_size(path: Path) -> int:
+    """Return the bytes of a file when they are on the disk: DeepSpeed leaves that to the kernel."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+        return os.fstat(file.fileno()).st_size
 
 
 def _facts_of_whole(path: Path) -> Facts | None:

@@ -17,18 +17,23 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 
 import torch
 from torch import Tensor
 from torch import distributed as dist
 
+from configs.sharding import Partition
 from configs.topology import Topology
 from configs.transport import Transport, Wire
 from tasks.zero.error_feedback import ErrorFeedback
 from tasks.zero.lanes import Exposed, Lane, make_lane
 from tasks.zero.layout import Chain
-from tasks.zero.routes import Route, Routes
+from tasks.zero.routes import Route, Routes, all_hops, gather_hops, reduction_hops
 from tasks.zero.wires import Coder
+
+_Encode = Callable[[Tensor], Tensor]
+"""Rows of numbers to rows of bytes."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +105,8 @@ class Fabric:
         chain: The degrees; of as many ranks as the default process group has.
         transport: Block size and smoothing; the formats are arguments.
         device: Of all tensors; the default process group must work on it.
+        partition: Whose conversions are to be done, each hop of which needs process groups.
+            Default: all conversions between degrees of the chain.
         timeout: After which a rank that does not take part is taken for lost; None for the
             backend's own.
 
@@ -114,6 +121,7 @@ class Fabric:
         transport: Transport,
         device: torch.device,
         *,
+        partition: Partition | None = None,
         timeout: timedelta | None = None,
     ) -> None:
         if chain.num_ranks != dist.get_world_size():
@@ -124,13 +132,20 @@ class Fabric:
         self._chain, self._transport = chain, transport
         self._node = topology.node_ranks(chain.num_ranks)
         self._levels = topology.level_names()
-        self._sums_itself = device.type == "cuda"
+        self._is_summed_by_backend = device.type == "cuda"
         self._received: Counter[str] = Counter()
         self._exposed = Exposed()
-        self._gathers = Routes(topology, chain, device, replicas=False, timeout=timeout)
-        self._reductions = Routes(topology, chain, device, replicas=True, timeout=timeout)
+        gathers, reductions = self._hops(partition)
+        self._gathers = Routes(topology, chain, device, hops=gathers, timeout=timeout)
+        self._reductions = Routes(topology, chain, device, hops=reductions, timeout=timeout)
         self._gather_lane = make_lane(device, "gathers", self._exposed)
         self._reduce_lane = make_lane(device, "reductions", self._exposed)
+
+    def _hops(self, partition: Partition | None) -> list[set[tuple[int, int]]]:
+        chain, node = self._chain, self._node
+        if partition is None:
+            return [all_hops(chain, node, replicas=replicas) for replicas in (False, True)]
+        return [hops(partition, chain, node) for hops in (gather_hops, reduction_hops)]
 
     @property
     def exposed_s(self) -> dict[str, float]:
@@ -167,7 +182,8 @@ class Fabric:
         """Begin to make a shard of a lower degree from those of a higher one.
 
         Args:
-            shard: This rank's of degree ``outer``, shape (L / outer,), contiguous.
+            shard: This rank's of degree ``outer``, shape (L / outer,), contiguous; of the type of
+                ``out`` or a wider one, from which it is brought into that first.
             out: Takes its shard of degree ``inner``, shape (L / inner,), contiguous.
             inner: 1, or a degree of the chain.
             outer: A degree of the chain, or ``inner``: then it is only brought into the format.
@@ -189,7 +205,7 @@ class Fabric:
         stops = self._chain.stops(inner, outer, at=(keep or 0, self._node))
 
         def payload() -> Tensor:
-            return coder.encode(shard.data.view(1, -1))
+            return coder.encode(shard.data.to(out.dtype).view(1, -1))
 
         return self._begin_gather(payload, coder, stops[::-1], out=out.data, kept=kept, num_rows=1)
 
@@ -224,6 +240,7 @@ class Fabric:
         across: Wire,
         errors: ErrorFeedback | None = None,
         key: str = "",
+        is_added: bool = True,
     ) -> Handle:
         """Begin to sum shards of a lower degree into those of a higher one.
 
@@ -231,7 +248,8 @@ class Fabric:
             full: This rank's values for its shard of degree ``inner``, shape (L / inner,),
                 contiguous.
             out: The sum of all ranks' values for its shard of degree ``outer`` is added to it;
-                shape (L / outer,), contiguous, of the type to add in.
+                shape (L / outer,), contiguous, of the type to add in. What is not added to, may
+                be a part of ``full``.
             inner: 1, or a degree of the chain.
             outer: A degree of the chain, or ``inner``: then nothing is sent.
             inside: The format of hops inside a node; ``full`` is the type of ``full``, and after
@@ -239,6 +257,7 @@ class Fabric:
             across: That of hops between nodes.
             errors: What quantization took before; it is added, and learnt anew.
             key: Of this gradient, among the errors.
+            is_added: Whether to add to ``out``; else it is written over.
 
         Returns:
             The handle.
@@ -260,23 +279,37 @@ class Fabric:
             values = source
             for number, (route, coder) in enumerate(hops):
                 rows_Kn = values.view(route.num_ranks, -1)
-                if errors is not None and coder.is_quantized:
-                    payload_Kb = errors.encode(f"{key}/{number}", coder, rows_Kn)
-                    values = coder.decode_sum(route.exchange(payload_Kb), target.dtype)
-                else:
-                    values = self._sum(route, coder, rows_Kn, target.dtype)
-            target.add_(values)
+                encode = _encoding(coder, errors, f"{key}/{number}")
+                values = self._sum(route, coder, rows_Kn, target.dtype, encode)
+            if is_added:
+                target.add_(values)
+            else:
+                target.copy_(values)
 
         return self._begin(self._reduce_lane, work, [route for route, _ in hops])
 
-    def all_reduce(self, values: Tensor, *, degree: int, inside: Wire, across: Wire) -> Handle:
+    def all_reduce(
+        self,
+        values: Tensor,
+        *,
+        degree: int,
+        inside: Wire,
+        across: Wire,
+        errors: ErrorFeedback | None = None,
+        key: str = "",
+    ) -> Handle:
         """Begin to sum, in place, what the replicas of a shard have.
+
+        Quantized, it loses something twice: each rank of its values, and who sums a piece of that.
+        With error feedback either rank keeps what it has lost.
 
         Args:
             values: This rank's, shape (L / degree,), contiguous.
             degree: Of the shard; its replicas are the ranks with the same shard.
             inside: The format if they are all in one node; ``full`` is the type of ``values``.
             across: The format if they are not.
+            errors: As for ``reduce``.
+            key: As for ``reduce``.
 
         Returns:
             The handle.
@@ -296,9 +329,11 @@ class Fabric:
                 padded = target.new_zeros(length * route.num_ranks)
                 padded[: target.numel()] = target
             rows_Kn = padded.view(route.num_ranks, length)
-            piece = self._sum(route, coder, rows_Kn, _type_to_add_in(target.dtype))
+            encode = _encoding(coder, errors, f"{key}/scattered")
+            piece = self._sum(route, coder, rows_Kn, _type_to_add_in(target.dtype), encode)
             payload_Kb = _rows_of_bytes(route.num_ranks, coder, target.device)
-            route.gather(coder.encode(piece.view(1, -1)), payload_Kb)
+            encode = _encoding(coder, errors, f"{key}/gathered")
+            route.gather(encode(piece.view(1, -1)), payload_Kb)
             coder.decode(payload_Kb, rows_Kn)
             if padded is not target:
                 target.copy_(padded[: target.numel()])
@@ -370,11 +405,18 @@ class Fabric:
             wire, dtype, length, self._transport.block_size, is_sum and self._transport.hadamard
         )
 
-    def _sum(self, route: Route, coder: Coder, rows_Kn: Tensor, dtype: torch.dtype) -> Tensor:
-        """Return the sum over the ranks of this rank's piece."""
-        if self._sums_itself and not coder.is_quantized and coder.type_on_wire == dtype:
-            return route.reduce(rows_Kn.to(dtype))
-        return coder.decode_sum(route.exchange(coder.encode(rows_Kn)), dtype)
+    def _sum(
+        self, route: Route, coder: Coder, rows_Kn: Tensor, dtype: torch.dtype, encode: _Encode
+    ) -> Tensor:
+        """Return the sum over the ranks of this rank's piece.
+
+        On GPUs the backend adds, in the type on the wire, where that is the type to add in, and on
+        routes between nodes that an exchange would load once for every rank of a node.
+        """
+        is_exact = coder.type_on_wire == dtype
+        if self._is_summed_by_backend and not coder.is_quantized and (is_exact or route.is_flat):
+            return route.reduce(rows_Kn.to(coder.type_on_wire))
+        return coder.decode_sum(route.exchange(encode(rows_Kn)), dtype)
 
     def _count(self, route: Route, num_bytes: int) -> None:
         """Count what each other rank of a route sends to this one."""
@@ -383,6 +425,11 @@ class Fabric:
 
 def _rows_of_bytes(num_rows: int, coder: Coder, device: torch.device) -> Tensor:
     return torch.empty((num_rows, coder.num_bytes), dtype=torch.uint8, device=device)
+
+
+def _encoding(coder: Coder, errors: ErrorFeedback | None, key: str) -> _Encode:
+    """Return what brings rows into a format: with the errors of a key, if there is feedback."""
+    return coder.encode if errors is None else partial(errors.encode, key, coder)
 
 
 def _type_to_add_in(dtype: torch.dtype) -> torch.dtype:

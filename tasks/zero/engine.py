@@ -5,6 +5,7 @@ that weights are gathered ahead of their use and gradients leave as soon as they
 sight. Between nodes nothing moves but what the partition puts there.
 """
 
+import math
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -16,21 +17,25 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
+from configs.gpt import is_frozen
 from configs.sharding import Partition
 from configs.training import TrainingExperiment
 from models.gpt import GptStages, initial_weights, loss_of
+from tasks.runtime.output import say
 from tasks.zero.collectives import Fabric
 from tasks.zero.error_feedback import ErrorFeedback
 from tasks.zero.gradients import UnitGradients
 from tasks.zero.interface import PendingSave, StepReport
 from tasks.zero.layout import Chain
 from tasks.zero.optimizer import UnitOptimizer
-from tasks.zero.sharded_state import begin_save, load_state, saved_tensors
+from tasks.zero.sharded_state import begin_save, has_saved, load_state, saved_tensors
 from tasks.zero.units import Unit, units_of_stage
 from tasks.zero.weights import UnitWeights
 
 _CLIP_EPSILON = 1e-6
 """As torch.nn.utils.clip_grad_norm_ has it."""
+_ERRORS = "errors/"
+"""Names of errors of quantization begin so, in a checkpoint."""
 _MOST_LEAVING = 2
 """Gradients on their way at a time, of all units together: each holds a unit's whole vector."""
 DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -57,10 +62,16 @@ class Engine:
         model: Taken over. On the meta device it gets the weights of the experiment's seed; else it
             has its own, the same on all ranks.
         device: Where to compute.
+        is_continued: Whether ``load`` comes before anything else: what it brings is not drawn.
     """
 
     def __init__(
-        self, experiment: TrainingExperiment, model: GptStages, device: torch.device
+        self,
+        experiment: TrainingExperiment,
+        model: GptStages,
+        device: torch.device,
+        *,
+        is_continued: bool = False,
     ) -> None:
         self._experiment, self._model, self._device = experiment, model, device
         self._partition: Partition = experiment.degrees
@@ -71,6 +82,7 @@ class Engine:
             self._chain,
             experiment.transport,
             device,
+            partition=self._partition,
             timeout=timedelta(seconds=experiment.timeout_s),
         )
         self._saving: dist.ProcessGroup | None = None
@@ -83,17 +95,21 @@ class Engine:
         self._gradients: dict[Unit, UnitGradients] = {}
         self._optimizers: dict[Unit, UnitOptimizer] = {}
         self._units_of: list[list[Unit]] = []
-        self._take(model)
+        self._take(model, is_continued=is_continued)
         self._visits = _timeline(len(model.stages))
         # Its chunks are dozens of small passes over the logits, which a compiler fuses.
         self._loss_of = torch.compile(loss_of) if experiment.compile else loss_of
 
-    def _take(self, model: GptStages) -> None:
+    def _take(self, model: GptStages, *, is_continued: bool) -> None:
         """Spread the weights over the ranks, stage by stage: no rank ever holds all of them."""
         experiment, transport = self._experiment, self._experiment.transport
         quantizes = {"int8", "int4"} & set(transport.model_dump().values())
         is_drawn = any(parameter.is_meta for parameter in model.parameters())
-        values = initial_weights(model, experiment.seed) if is_drawn else None
+        names = [name for name, _ in model.named_parameters()]
+        skipped = {
+            name for name in names if is_continued and not is_frozen(name, experiment.frozen)
+        }
+        values = initial_weights(model, experiment.seed, skipped) if is_drawn else None
         for number, stage in enumerate(model.stages):
             if values is not None:
                 stage.to_empty(device="cpu")
@@ -173,7 +189,7 @@ class Engine:
 
     def train_step(self, micro_batches: Sequence[Tensor], lr: float) -> StepReport:
         """Do one update from the mean gradient over all tokens; see ``TrainEngine``."""
-        began = time.perf_counter()
+        began = self._now()
         self._fabric.take_counts()
         if self._errors is not None:
             self._errors.begin_step(self._num_steps)
@@ -181,11 +197,11 @@ class Engine:
         for number, tokens in enumerate(micro_batches):
             is_last = number == len(micro_batches) - 1
             loss += self._micro_batch(tokens.to(self._device), is_last=is_last)
-        optimizer_began = time.perf_counter()
+        optimizer_began = self._now()
         passes_exposed = sum(self._fabric.exposed_s.values())
         scale = 1 / (self._num_ranks * len(micro_batches))
         grad_norm, mean_loss = self._norm_and_loss(loss, scale)
-        is_finite = grad_norm < float("inf")  # also not NaN
+        is_finite = math.isfinite(grad_norm) and math.isfinite(mean_loss)
         if is_finite:
             self._update(grad_norm, scale, lr)
             self._num_updates += 1
@@ -193,7 +209,7 @@ class Engine:
             gradients.clear()
         self._leaving.clear()
         counts = self._fabric.take_counts()
-        ended, exposed = time.perf_counter(), sum(counts.exposed_s.values())
+        ended, exposed = self._now(), sum(counts.exposed_s.values())
         self._num_steps += 1
         return StepReport(
             loss=mean_loss,
@@ -204,6 +220,12 @@ class Engine:
             optimizer_s=ended - optimizer_began - (exposed - passes_exposed),
             received_bytes=counts.received_bytes,
         )
+
+    def _now(self) -> float:
+        """Return the time at which all is done that was begun; a GPU is waited for."""
+        if self._device.type == "cuda":
+            torch.cuda.current_stream(self._device).synchronize()
+        return time.perf_counter()
 
     def _micro_batch(self, tokens: Tensor, *, is_last: bool) -> Tensor:
         """Run forward and backward passes; return the mean loss over the tokens, float64."""
@@ -235,7 +257,8 @@ class Engine:
         """Return the gradient of a stage's input; those of its weights stay with them."""
         if self._recomputes(stage):
             output = self._run(stage, x)
-        torch.autograd.backward(output, gradient)
+        if output.requires_grad:  # not that of a frozen embedding: tokens have no gradient either
+            torch.autograd.backward(output, gradient)
         return torch.empty(0) if x.grad is None else x.grad  # tokens have none
 
     def _recomputes(self, stage: int) -> bool:
@@ -332,7 +355,9 @@ class Engine:
 
     def load(self, directory: Path) -> None:
         """Take the state that ``begin_save`` has written; see ``TrainEngine``."""
-        state = self._state() | saved_tensors(directory, self._errors_prefix)
+        state = self._state()
+        if self._errors is not None:
+            state |= self._saved_errors(directory)
         load_state(directory, state)
         self._num_steps, self._num_updates = (
             int(count) if isinstance(count := state[name], Tensor) else 0
@@ -341,7 +366,7 @@ class Engine:
         if self._errors is not None:
             self._errors.load_state_dict(
                 {
-                    name.removeprefix(self._errors_prefix): value.to(self._device)
+                    name.removeprefix(self._errors_prefix): value
                     for name, value in state.items()
                     if name.startswith(self._errors_prefix) and isinstance(value, Tensor)
                 }
@@ -354,9 +379,21 @@ class Engine:
 
     @property
     def _errors_prefix(self) -> str:
-        """Under which errors are saved: they mean nothing to other ranks, or in other shards."""
+        """Under which errors are saved: of no use to other ranks, shards, hops or blocks."""
         degrees = "-".join(map(str, self._partition.model_dump().values()))
-        return f"errors/{self._num_ranks}/{degrees}/{self._rank}/"
+        node = self._experiment.topology.node_ranks(self._num_ranks)
+        block_size = self._experiment.transport.block_size
+        return f"{_ERRORS}{self._num_ranks}/{degrees}/{node}/{block_size}/{self._rank}/"
+
+    def _saved_errors(self, directory: Path) -> dict[str, Tensor]:
+        """Return tensors for the errors of a checkpoint; say so if it has none of these."""
+        found = saved_tensors(directory, self._errors_prefix)
+        if not found and self._rank == 0 and has_saved(directory, _ERRORS):
+            say(
+                "the errors of quantization begin at zero: those of the checkpoint are of other "
+                "ranks, or of another partition, node or block_size"
+            )
+        return found
 
     def _state(self) -> dict[str, object]:
         """Return what a checkpoint holds; frozen parameters are as the seed made them."""
@@ -372,11 +409,18 @@ class Engine:
         return state
 
     def full_weights(self) -> Iterator[tuple[str, Tensor]]:
-        """Yield name and whole value of every parameter; see ``TrainEngine``."""
-        for unit in self._weights:
-            self._weights[unit].acquire()
-            yield from ((name, p.detach().cpu().clone()) for name, p in unit.parameters)
-            self._weights[unit].release(is_between=False)
+        """Yield name and whole value of every parameter; see ``TrainEngine``.
+
+        They are the master weights: what the passes compute with may have lost some on the wire.
+        """
+        for unit, weights in self._weights.items():
+            trained = self._optimizers.get(unit)
+            whole = weights.gather_exactly(None if trained is None else trained.master).cpu()
+            begin = 0
+            for name, parameter in unit.parameters:
+                end = begin + parameter.numel()
+                yield name, whole[begin:end].view(parameter.shape).to(self._master_dtype, copy=True)
+                begin = end
 
     def close(self) -> None:
         """End what runs in the background."""

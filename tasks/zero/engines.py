@@ -8,7 +8,9 @@ from tasks.zero.engine import Engine
 from tasks.zero.interface import TrainEngine
 
 
-def build_engine(experiment: TrainingExperiment, device: torch.device) -> TrainEngine:
+def build_engine(
+    experiment: TrainingExperiment, device: torch.device, *, is_continued: bool = False
+) -> TrainEngine:
     """Make the engine that an experiment names, with the initial weights of its seed.
 
     The default process group is to be there; all ranks call this together.
@@ -16,6 +18,7 @@ def build_engine(experiment: TrainingExperiment, device: torch.device) -> TrainE
     Args:
         experiment: The experiment.
         device: Where this rank computes.
+        is_continued: Whether a checkpoint is loaded next: what it brings need not be drawn.
 
     Returns:
         The engine; to be closed.
@@ -26,7 +29,7 @@ def build_engine(experiment: TrainingExperiment, device: torch.device) -> TrainE
     if experiment.engine == "ours":
         with torch.device("meta"):
             model = GptStages(experiment.model, experiment.sequence)
-        return Engine(experiment, model, device)
+        return Engine(experiment, model, device, is_continued=is_continued)
     # Each takes seconds to import, and memory on every rank.
     if experiment.engine == "fsdp2":
         from tasks.zero.adapters.fsdp2_engine import Fsdp2Engine  # noqa: PLC0415

@@ -121,7 +121,8 @@ class ErrorFeedback:
         """Take errors over; those of now are dropped.
 
         Args:
-            state: As ``state_dict`` returned it.
+            state: As ``state_dict`` returned it; may be on the CPU. Each goes to its values' device
+                where it is first used, so that a GPU's memory for it is of the stream that uses it.
         """
         self._errors = dict(state)
 
@@ -137,4 +138,5 @@ class ErrorFeedback:
                 f"the error of {key!r} takes {tuple(payload.shape)} bytes, values of shape "
                 f"{tuple(like.shape)} need {shape}; give each shape a key of its own"
             )
+        payload = payload.to(like.device)
         return dequantize(payload, length=length, bits=_BITS, block_size=self._block_size)

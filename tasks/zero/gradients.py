@@ -86,11 +86,8 @@ class UnitGradients:
         gradients, optimizer = self._partition.gradients, self._partition.optimizer
         synced = self._sums
         if optimizer > gradients:
-            synced = torch.zeros(
-                self._unit.padded_length // optimizer,
-                dtype=self._sums.dtype,
-                device=self._sums.device,
-            )
+            # What is summed up is not needed after that: the result takes its place.
+            synced = self._sums[: self._unit.padded_length // optimizer]
             handle = self._fabric.reduce(
                 self._sums,
                 synced,
@@ -100,6 +97,7 @@ class UnitGradients:
                 across=self._transport.sync,
                 errors=self._errors,
                 key=f"{self._unit.name}/sync",
+                is_added=False,
             )
             self._syncing.append(handle)
         if optimizer < self._num_ranks:
@@ -108,6 +106,8 @@ class UnitGradients:
                 degree=optimizer,
                 inside=self._transport.gradients,
                 across=self._transport.sync,
+                errors=self._errors,
+                key=f"{self._unit.name}/replicas",
             )
             self._syncing.append(handle)
         self._synced = synced

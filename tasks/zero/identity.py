@@ -20,12 +20,14 @@ class Identity:
         num_ranks: N.
         local_rank: Number of the rank on its node, from 0.
         node: Number of its node, from 0.
+        num_local: Ranks on its node; None if the topology says how many.
     """
 
     rank: int
     num_ranks: int
     local_rank: int
     node: int
+    num_local: int | None = None
 
     @classmethod
     def of_environment(cls, variables: Mapping[str, str]) -> "Identity | None":
@@ -67,6 +69,18 @@ def all_ranks(experiment: TrainingExperiment) -> list[Identity]:
     return [
         Identity(rank, num_ranks, rank % per_node, rank // per_node) for rank in range(num_ranks)
     ]
+
+
+def ranks_here(experiment: TrainingExperiment) -> list[Identity]:
+    """Return the ranks of a training that one process starts: all on this machine.
+
+    Whatever nodes its topology has, these only pretend to be on several.
+
+    Args:
+        experiment: The training.
+    """
+    num_ranks = experiment.ranks
+    return [Identity(rank, num_ranks, rank, 0, num_local=num_ranks) for rank in range(num_ranks)]
 
 
 def check_identity(identity: Identity, experiment: TrainingExperiment) -> None:

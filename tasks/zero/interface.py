@@ -15,7 +15,7 @@ class StepReport:
     Attributes:
         loss: Mean over all tokens of the step, of all ranks.
         grad_norm: 2-norm of the whole mean gradient, before clipping.
-        is_skipped: The gradient was not finite, so that the weights are as before.
+        is_skipped: The gradient, or the loss, was not finite, so that the weights are as before.
         compute_s: Forward and backward passes, without what is below.
         exposed_s: Time that the passes and the update waited for a collective, by level of the
             machine; of engines that do not tell, empty.

@@ -36,6 +36,9 @@ _OTHERS_S = 2.0
 _CULPRIT_S = 5.0
 """How long a rank that has lost another one may be the only news, before those that still run are
 taken for what it has waited for."""
+_ABORTED_S = 15.0
+"""The same after one that NCCL has ended: the time limits of the others began with their own waits,
+up to a train step later."""
 _PR_SET_PDEATHSIG = 1
 
 Work = Callable[[Identity], Result]
@@ -56,6 +59,8 @@ class EndKind(StrEnum):
     """It went on while the others gave up waiting, for it."""
     LOST_PEER = "lost peer"
     """It could not go on, as another rank had gone or was silent."""
+    ABORTED = "aborted"
+    """NCCL has ended it, as another rank was silent."""
     FINISHED = "finished"
 
 
@@ -65,10 +70,12 @@ _ORDER = {
     EndKind.FAILED: 1,
     EndKind.INTERRUPTED: 2,
     EndKind.SILENT: 3,
-    EndKind.LOST_PEER: 4,
-    EndKind.FINISHED: 5,
+    EndKind.ABORTED: 4,
+    EndKind.LOST_PEER: 5,
+    EndKind.FINISHED: 6,
 }
 """What explains the end of the others comes before it."""
+_PATIENCE_S = {EndKind.LOST_PEER: _CULPRIT_S, EndKind.ABORTED: _ABORTED_S}
 
 
 @dataclass(frozen=True)
@@ -101,7 +108,13 @@ class _Rank:
     end: Connection
 
 
-def run_ranks(identities: Sequence[Identity], work: Work, stop: StopRequest) -> RankEnd:
+def run_ranks(
+    identities: Sequence[Identity],
+    work: Work,
+    stop: StopRequest,
+    *,
+    aborts_after_s: float = float("inf"),
+) -> RankEnd:
     """Run ranks to their end, all of them.
 
     When one is lost or fails, the others have a moment left, and are killed then. None outlives
@@ -111,6 +124,8 @@ def run_ranks(identities: Sequence[Identity], work: Work, stop: StopRequest) -> 
         identities: The ranks of this process.
         work: What each does; runs in a child.
         stop: Whether they are to stop; they are told by SIGTERM.
+        aborts_after_s: The time limit of NCCL's watchdog, which ends ranks that have waited so long
+            for another one by SIGABRT. Default: there is none.
 
     Returns:
         The end that explains the end of all; among like ends the first, of good ones the lowest
@@ -123,7 +138,7 @@ def run_ranks(identities: Sequence[Identity], work: Work, stop: StopRequest) -> 
     try:
         with _held_back():
             ranks.extend(_start(identity, work) for identity in identities)
-        ends = _supervise(ranks, stop)
+        ends = _supervise(ranks, stop, aborts_after_s)
     finally:
         for rank in ranks:
             rank.process.kill()
@@ -141,8 +156,9 @@ def _explaining(ends: Sequence[RankEnd]) -> RankEnd:
     return min(same, key=lambda end: end.rank)
 
 
-def _supervise(ranks: Sequence[_Rank], stop: StopRequest) -> list[RankEnd]:
+def _supervise(ranks: Sequence[_Rank], stop: StopRequest, aborts_after_s: float) -> list[RankEnd]:
     running, ends = list(ranks), list[RankEnd]()
+    aborts_from_s = time.monotonic() + aborts_after_s
     deadline_s = float("inf")
     was_told = False
     while running and time.monotonic() < deadline_s:
@@ -153,17 +169,18 @@ def _supervise(ranks: Sequence[_Rank], stop: StopRequest) -> list[RankEnd]:
         watched = [source for rank in running for source in (rank.end, rank.process.sentinel)]
         ready = wait(watched, timeout=_LOOK_S)
         for rank in [r for r in running if r.end in ready or r.process.sentinel in ready]:
-            end = _end_of(rank, was_stopped=stop.is_made)
+            may_wait = time.monotonic() >= aborts_from_s
+            end = _end_of(rank, was_stopped=stop.is_made, aborts_of_waiting=may_wait)
             running.remove(rank)
             ends.append(end)
             if end.kind in {EndKind.LOST, EndKind.FAILED, EndKind.OVERTAKEN}:
                 deadline_s = min(deadline_s, time.monotonic() + _OTHERS_S)
-            elif end.kind is EndKind.LOST_PEER:
-                deadline_s = min(deadline_s, time.monotonic() + _CULPRIT_S)
+            elif end.kind in _PATIENCE_S:
+                deadline_s = min(deadline_s, time.monotonic() + _PATIENCE_S[end.kind])
     return ends + [RankEnd(r.identity.rank, EndKind.SILENT, _silent(r, ends)) for r in running]
 
 
-def _end_of(rank: _Rank, *, was_stopped: bool) -> RankEnd:
+def _end_of(rank: _Rank, *, was_stopped: bool, aborts_of_waiting: bool) -> RankEnd:
     """Read how a rank has ended; what it has said goes before how its process went."""
     number = rank.identity.rank
     with contextlib.suppress(EOFError, OSError):
@@ -179,12 +196,15 @@ def _end_of(rank: _Rank, *, was_stopped: bool) -> RankEnd:
         name = signal.Signals(-code).name
         how = f"was killed by {name}"
         how += ", perhaps for want of memory" if name == "SIGKILL" else ""
+        if name == "SIGABRT" and aborts_of_waiting:
+            how += ", as NCCL ends a rank that has waited too long for another one"
+            return RankEnd(number, EndKind.ABORTED, lost(f"{_named(rank)} {how}"))
     return RankEnd(number, EndKind.LOST, lost(f"{_named(rank)} {how}"))
 
 
 def _silent(rank: _Rank, ends: Sequence[RankEnd]) -> Result:
     """Say what is to be said of a rank that runs on while others have given up."""
-    words = next((e.result.message for e in ends if e.kind is EndKind.LOST_PEER), "")
+    words = next((e.result.message for e in ends if e.kind in _PATIENCE_S), "").partition(";")[0]
     return lost(f"{_named(rank)} did not answer: it is stopped, or hangs ({words})")
 
 

@@ -21,7 +21,7 @@ from configs.transport import TRANSPORTS, Transport, named_transport
 from tasks.runtime.prediction import Prediction
 from tasks.zero.cost_model import machine_faults, predict
 from tasks.zero.planning.candidates import Candidates, skyline
-from tasks.zero.planning.search import Found, Search
+from tasks.zero.planning.search import TIE, Found, Search
 from tasks.zero.planning.space import (
     MOST_ACCUMULATION,
     PREFETCHES,
@@ -30,9 +30,8 @@ from tasks.zero.planning.space import (
     passing,
     searched_transports,
 )
+from tasks.zero.planning.space import num_rounded as num_rounded  # noqa: PLC0414  as others ask
 
-_TIE = 1e-3
-"""Share of the step time about which the cost model tells nothing: then simpler is better."""
 _ROUNDING = 1e-9
 _STEP_OF_FRONT = 0.9
 """Share of the memory below which a point of the front is another one."""
@@ -192,8 +191,8 @@ def _search(wish: Wish, prefetches: Sequence[int]) -> Search:
 def _plan(
     wish: Wish, search: Search, rows: Mapping[tuple[str, ...], Partition], found: Found
 ) -> Plan:
-    named = _named_choices(wish, search, rows, found.whole)
-    best = _best(search, found.whole, [one.choice.step_s for one in named])
+    named = _named_choices(wish, search, rows, found.timed)
+    best = _best(search, found.timed, [one.choice.step_s for one in named])
     prediction = predict(best.experiment)
     best = replace(best, step_s=prediction.step_s)
     if faster := [one for one in named if one.prediction.step_s < prediction.step_s]:
@@ -201,28 +200,32 @@ def _plan(
         best, prediction = first.choice, first.prediction
     fitting = {names for one in named for names in one.names}
     num_formats = len(search.searched)
-    front = found.whole.take(skyline(found.whole.step_s, search.memory_of(found.whole)))
+    front = found.timed.take(skyline(found.timed.step_s, search.memory_of(found.timed)))
     return Plan(
         best=best,
         prediction=prediction,
-        listed=_choices(search, found.whole.first_of(found.whole.partition, 1), wish.num_best),
+        listed=_choices(search, found.timed.first_of(found.timed.partition, 1), wish.num_best),
         rows=named,
         too_large=[name for names in rows for name in names if name not in fitting],
         front=_choices(search, _spread(search, front), _MOST_FRONT),
         num_partitions=search.num_partitions,
         num_candidates=search.num_partitions * len(all_passes(wish.sequences)) * num_formats,
         num_fitting=search.num_fitting * num_formats,
-        num_timed=found.num_timed,
+        num_timed=len(found.timed),
         possible_gain=max(0.0, best.step_s / found.least_s - 1),
     )
 
 
 def _spread(search: Search, front: Candidates) -> Candidates:
-    """Leave out of a front what has nearly the memory of the one before it."""
-    kept: list[int] = []
-    for number, needed in enumerate(search.memory_of(front)):
-        if not kept or needed < _STEP_OF_FRONT * search.memory_of(front)[kept[-1]]:
+    """Leave out of a front what has nearly the memory of the one before it; keep both ends."""
+    memory = search.memory_of(front)
+    step = min(_STEP_OF_FRONT, (memory[-1] / memory[0]) ** (1 / (_MOST_FRONT - 1)))
+    kept = [0]
+    for number, needed in enumerate(memory):
+        if needed < step * memory[kept[-1]]:
             kept.append(number)
+    last = len(memory) - 1
+    kept = [*(kept[:-1] if len(kept) > 1 else kept), *({kept[-1], last} - {0})]
     return front.take(np.array(kept, dtype=np.int64))
 
 
@@ -308,7 +311,7 @@ def _named_choices(
 
 def _best(search: Search, whole: Candidates, rows_s: Sequence[float]) -> Choice:
     """Choose the simplest of those that are as good as the fastest."""
-    limit = min([(1 + _TIE) * whole.step_s[0], *((1 + _ROUNDING) * one for one in rows_s)])
+    limit = min([(1 + TIE) * whole.step_s[0], *((1 + _ROUNDING) * one for one in rows_s)])
     equal = whole.take(whole.step_s <= max(limit, whole.step_s[0]))
     memory = search.memory_of(equal)
 
@@ -317,16 +320,6 @@ def _best(search: Search, whole: Candidates, rows_s: Sequence[float]) -> Choice:
         return num_rounded(transport), int(memory[number]), float(equal.step_s[number])
 
     return _choice(search, equal, min(range(len(equal)), key=cost))
-
-
-def num_rounded(transport: Transport) -> int:
-    """Count the states that a transport rounds on the wire.
-
-    Args:
-        transport: The formats.
-    """
-    wires = (transport.weights, transport.gradients, transport.sync, transport.refresh)
-    return sum(wire != "full" for wire in wires)
 
 
 def _choices(search: Search, some: Candidates, most: int) -> list[Choice]:

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from configs.training import TrainingExperiment
+from configs.training_checks import too_few_gpus
 from models.errors import DataError
 from models.tokens import Batches, TokenFile, check_vocabulary, default_cache_dir, pack
 from tasks.runtime.errors import JobError
@@ -22,7 +23,8 @@ def device_of(experiment: TrainingExperiment, identity: Identity) -> torch.devic
         identity: Of the rank.
 
     Returns:
-        The CPU, or the GPU of the rank's number on its node.
+        The CPU, or the GPU of the rank's number on its node, or on this machine if one process has
+        started all ranks.
 
     Raises:
         JobError: A GPU is wanted, and there are fewer than ranks.
@@ -30,12 +32,15 @@ def device_of(experiment: TrainingExperiment, identity: Identity) -> torch.devic
     num_gpus = torch.cuda.device_count()
     if experiment.device == "cpu" or (experiment.device == "auto" and num_gpus == 0):
         return torch.device("cpu")
-    # Where each task sees a GPU of its own alone, that is number 0.
-    number = 0 if num_gpus == 1 else identity.local_rank
+    if identity.num_local is not None and num_gpus < identity.num_local:
+        raise JobError("device", too_few_gpus(num_gpus, identity.num_local))
+    # Where each task of srun sees a GPU of its own alone, that is number 0.
+    sees_its_own = identity.num_local is None and num_gpus == 1
     per_node = experiment.topology.node_ranks(experiment.ranks)
-    if num_gpus != 1 and num_gpus < per_node:
+    if not sees_its_own and num_gpus < per_node:
         message = f"{num_gpus} GPUs are seen on node {identity.node}, for {per_node} ranks; "
         raise JobError("device", f"{message}ask Slurm for more, or set device: cpu")
+    number = 0 if sees_its_own else identity.local_rank
     device = torch.device("cuda", number)
     torch.cuda.set_device(device)
     return device

@@ -16,7 +16,7 @@ from tasks.runtime.fence import Fence
 from tasks.runtime.records import Result
 from tasks.runtime.run_directory import RunDirectory
 from tasks.runtime.stopping import stop_asked
-from tasks.zero.identity import Identity, all_ranks, check_identity
+from tasks.zero.identity import Identity, check_identity, ranks_here
 
 _THREADS = "OMP_NUM_THREADS"
 
@@ -57,7 +57,7 @@ def run_as_ranks(
         if not fence.attempt and identity.num_ranks > 1:
             message = "ranks were started one by one, and not by job.sh; run: sbatch job.sh"
             raise JobError("ranks", message)
-    identities = all_ranks(experiment) if identity is None else [identity]
+    identities = ranks_here(experiment) if identity is None else [identity]
     _share_cores(len(identities))
     rank_work = load()
     from tasks.zero.local_ranks import run_ranks  # noqa: PLC0415  imports torch
@@ -65,7 +65,13 @@ def run_as_ranks(
 
     attempt = directory.attempts()[-1] if not fence.attempt else directory.attempt(fence.attempt)
     with stop_asked(None if fence.attempt else grace_s) as stop:
-        end = run_ranks(identities, partial(rank_work, attempt, fence), stop)
+        end = run_ranks(
+            identities,
+            partial(rank_work, attempt, fence),
+            stop,
+            # Whether there are GPUs only a rank may ask: it does not survive a fork.
+            aborts_after_s=float("inf") if experiment.device == "cpu" else experiment.timeout_s,
+        )
         if identity is None:
             return conclusion(end)
         return Telling(directory, attempt, identities[0]).settle(end, stop)

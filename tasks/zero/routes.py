@@ -4,7 +4,8 @@ A route joins the ranks of one hop of a chain. Payloads are rows of bytes, whate
 that every backend carries every format; piece k of a shard is row k.
 """
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
+from configs.sharding import Partition
 from configs.topology import CLUSTER, Topology
 from tasks.zero.layout import Chain, Hop
 
@@ -36,6 +38,8 @@ class Route:
         level: Of the machine: the innermost that holds all of them.
         is_direct: Whether gathered pieces go straight from each rank to each other one, and not
             round a ring by the backend.
+        is_flat: Whether it joins nodes, and several ranks of each: what goes straight from each to
+            each then comes into a node once for every rank of it that wants it.
         order: Which piece of the inner degree's shard is whose, shape (n,), int64; None where rank
             k of the group has piece k.
     """
@@ -44,6 +48,7 @@ class Route:
     num_ranks: int
     level: str
     is_direct: bool
+    is_flat: bool
     order: Tensor | None
 
     @property
@@ -89,7 +94,7 @@ class Route:
         """
         rows = self._by_rank(pieces)
         total = torch.empty_like(rows[0])
-        _reduce_flat(total, rows, group=self.group)
+        _reduce_flat(total, rows.view(-1), group=self.group)
         return total
 
     def _gather_directly(self, piece: Tensor, rows: Tensor) -> None:
@@ -114,13 +119,13 @@ class Route:
 
 
 class Routes:
-    """All routes of a chain that one lane may take; all ranks make them at the same time.
+    """The routes of a chain that one lane takes; all ranks make them at the same time.
 
     Args:
         topology: The machine.
         chain: The degrees.
         device: Of the payloads.
-        replicas: Whether also between the replicas of shards, and between all ranks.
+        hops: Pairs of degrees, the lower one first; the higher one is of the chain, or N.
         timeout: After which a rank is taken for lost; None for the backend's own.
     """
 
@@ -130,20 +135,14 @@ class Routes:
         chain: Chain,
         device: torch.device,
         *,
-        replicas: bool,
+        hops: Collection[tuple[int, int]],
         timeout: timedelta | None = None,
     ) -> None:
         self._timeout = timeout
         self._topology, self._chain, self._device = topology, chain, device
         self._rank = dist.get_rank()
-        node = topology.node_ranks(chain.num_ranks)
-        pairs = set(_hops(chain, node))
-        if replicas:
-            pairs |= {(degree, chain.num_ranks) for degree in (1, *chain.degrees)}
-        self._routes: dict[tuple[int, int], Route] = {}
-        for inner, outer in sorted(pairs):
-            if inner < outer:
-                self._routes[inner, outer] = self._make(inner, outer)
+        # In one order on all ranks: each group of each route is made by all of them together.
+        self._routes = {(inner, outer): self._make(inner, outer) for inner, outer in sorted(hops)}
 
     def between(self, inner: int, outer: int) -> Route:
         """Return the route of one hop.
@@ -171,21 +170,72 @@ class Routes:
         level = self._topology.level_of(mine[0], mine[-1])
         # A ring waits for n - 1 messages one after the other, a direct gather for one; but where
         # several ranks share a node, it would bring each piece into the node as many times.
-        is_alone = inner >= self._topology.ranks_per_node
-        is_direct = self._device.type == "cpu" and (level != CLUSTER or is_alone)
+        is_flat = level == CLUSTER and inner < self._topology.ranks_per_node
+        is_direct = self._device.type == "cpu" and not is_flat
         order = None
         if outer in self._chain.degrees:
             order = _order(self._chain.hop(self._rank, inner, outer), self._device)
-        return Route(groups[mine], len(mine), level, is_direct, order)
+        return Route(groups[mine], len(mine), level, is_direct, is_flat, order)
 
 
-def _hops(chain: Chain, node: int) -> Iterator[tuple[int, int]]:
-    """Yield all pairs of degrees that a conversion may go between at once."""
+def gather_hops(partition: Partition, chain: Chain, node: int) -> set[tuple[int, int]]:
+    """Return the hops of all gathers of a partition: of weights, for either pass, and of updates.
+
+    Args:
+        partition: Over how many ranks each state is split.
+        chain: Its degrees.
+        node: Ranks of a node.
+    """
+    forward, backward = partition.forward, partition.backward
+    stops = [
+        chain.stops(1, forward, at=(backward, node)),
+        chain.stops(1, backward, at=(node,)),
+        chain.stops(forward, partition.optimizer, at=(node,)),
+    ]
+    return _pairs(stops)
+
+
+def reduction_hops(partition: Partition, chain: Chain, node: int) -> set[tuple[int, int]]:
+    """Return the hops of all reductions of a partition: of gradients, their sums, and scalars.
+
+    Args:
+        partition: Over how many ranks each state is split.
+        chain: Its degrees.
+        node: Ranks of a node.
+    """
+    gradients, optimizer = partition.gradients, partition.optimizer
+    stops = [
+        chain.stops(1, gradients, at=(node,)),
+        chain.stops(gradients, optimizer, at=(node,)),
+        (optimizer, chain.num_ranks),
+        (1, chain.num_ranks),
+    ]
+    return _pairs(stops)
+
+
+def all_hops(chain: Chain, node: int, *, replicas: bool) -> set[tuple[int, int]]:
+    """Return the hops of all conversions between degrees of a chain.
+
+    Args:
+        chain: The degrees.
+        node: Ranks of a node.
+        replicas: Whether also between the replicas of shards, and between all ranks.
+    """
     degrees = (1, *chain.degrees)
-    for index, inner in enumerate(degrees):
-        for outer in degrees[index + 1 :]:
-            if node not in chain.degrees or not inner < node < outer:
-                yield inner, outer
+    pairs = itertools.combinations(degrees, 2)
+    found = {
+        (inner, outer)
+        for inner, outer in pairs
+        if node not in chain.degrees or not inner < node < outer
+    }
+    if replicas:
+        found |= _pairs([(degree, chain.num_ranks) for degree in degrees])
+    return found
+
+
+def _pairs(stops: Iterable[tuple[int, ...]]) -> set[tuple[int, int]]:
+    """Return the hops between stops; where a conversion ends at once, there is none."""
+    return {pair for some in stops for pair in itertools.pairwise(some) if pair[0] < pair[1]}
 
 
 def _order(hop: Hop, device: torch.device) -> Tensor | None:

@@ -98,9 +98,29 @@ def saved_tensors(directory: Path, prefix: str) -> dict[str, Tensor]:
     Raises:
         OSError: It cannot be read.
     """
-    metadata = FileSystemReader(directory).read_metadata()  # a pickle of ours, as all of DCP's
     return {
         name: torch.empty(one.size, dtype=one.properties.dtype)
+        for name, one in _saved(directory, prefix).items()
+    }
+
+
+def has_saved(directory: Path, prefix: str) -> bool:
+    """Say whether any tensor was saved under a name with a prefix.
+
+    Args:
+        directory: Where a state was saved.
+        prefix: Of the name.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    return bool(_saved(directory, prefix))
+
+
+def _saved(directory: Path, prefix: str) -> dict[str, TensorStorageMetadata]:
+    metadata = FileSystemReader(directory).read_metadata()  # a pickle of ours, as all of DCP's
+    return {
+        name: one
         for name, one in metadata.state_dict_metadata.items()
         if name.startswith(prefix) and isinstance(one, TensorStorageMetadata)
     }

@@ -1,5 +1,6 @@
 """What a line of the journal says of the train steps since the previous one: means and rates."""
 
+import math
 from dataclasses import asdict, dataclass, field
 
 from configs.training import TrainingExperiment
@@ -15,8 +16,10 @@ class Sums:
 
     Attributes:
         steps: How many.
-        loss: Of their losses.
-        grad_norm: Of the norms of their gradients.
+        losses: How many of them had a finite loss.
+        norms: How many had a gradient of a finite norm.
+        loss: Of the finite losses.
+        grad_norm: Of the finite norms of gradients.
         step_s: Of their wall times.
         compute_s: Of the times of their passes.
         optimizer_s: Of the times of their updates.
@@ -25,6 +28,8 @@ class Sums:
     """
 
     steps: int = 0
+    losses: int = 0
+    norms: int = 0
     loss: float = 0.0
     grad_norm: float = 0.0
     step_s: float = 0.0
@@ -41,8 +46,12 @@ class Sums:
             step_s: Its wall time.
         """
         self.steps += 1
-        self.loss += report.loss
-        self.grad_norm += report.grad_norm
+        if math.isfinite(report.loss):
+            self.losses += 1
+            self.loss += report.loss
+        if math.isfinite(report.grad_norm):
+            self.norms += 1
+            self.grad_norm += report.grad_norm
         self.step_s += step_s
         self.compute_s += report.compute_s
         self.optimizer_s += report.optimizer_s
@@ -52,19 +61,23 @@ class Sums:
             self.received_bytes[level] = self.received_bytes.get(level, 0) + num_bytes
 
     def means(self) -> dict[str, float]:
-        """Return the means, by the metric's name; none without a train step."""
+        """Return the means, by the metric's name; none of what no train step had."""
         if not self.steps:
             return {}
+        found: dict[str, float] = {}
+        if self.losses:
+            found[Metric.TRAIN_LOSS] = self.loss / self.losses
+        if self.norms:
+            found[Metric.TRAIN_GRAD_NORM] = self.grad_norm / self.norms
         totals: dict[str, float] = {
-            Metric.TRAIN_LOSS: self.loss,
-            Metric.TRAIN_GRAD_NORM: self.grad_norm,
             Metric.STEP_S: self.step_s,
             Metric.COMPUTE_S: self.compute_s,
             Metric.OPTIMIZER_S: self.optimizer_s,
         }
         totals |= {exposed_metric(level): value for level, value in self.exposed_s.items()}
         totals |= {BYTES_PREFIX + level: value for level, value in self.received_bytes.items()}
-        return {str(name): value / self.steps for name, value in totals.items()}
+        found |= {name: value / self.steps for name, value in totals.items()}
+        return {str(name): value for name, value in found.items()}
 
     def facts(self) -> dict[str, object]:
         """Return the sums as JSON values; floats survive that bit for bit."""

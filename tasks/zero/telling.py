@@ -68,7 +68,7 @@ class Telling:
                 raise ToldByAnother(EXIT_INTERRUPTED)
             case EndKind.FAILED if not is_leader and self._wait_until_told(_SAME_ERROR_S):
                 raise ToldByAnother(EXIT_FAILED)
-            case EndKind.LOST_PEER:
+            case EndKind.LOST_PEER | EndKind.ABORTED:
                 return self._tell_who_is_missing(end, stop)
         return conclusion(end)
 

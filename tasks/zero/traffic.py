@@ -273,7 +273,7 @@ class Moves:
 
     def _stops(self, low: int, high: int, also: int, *, at_node: bool = True) -> list[int]:
         node = self.topology.node_ranks(self.num_ranks) if at_node else 1
-        inside = {d for d in (also, node) if d in self.partition.degrees and low < d < high}
+        inside = {d for d in (also, node) if low < d < high and d in self.partition.degrees}
         return sorted({low, *inside, high})
 
     def _level(self, inner: int, outer: int) -> str:

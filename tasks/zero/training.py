@@ -27,7 +27,7 @@ from tasks.runtime.output import say
 from tasks.runtime.records import JobFile, Result
 from tasks.runtime.run_directory import RunDirectory
 from tasks.runtime.stopping import Interrupted, StopRequest, stop_asked
-from tasks.zero.checkpoints import Checkpoints
+from tasks.zero.checkpoints import Checkpoints, Found
 from tasks.zero.engines import build_engine
 from tasks.zero.export import write_model
 from tasks.zero.identity import Identity
@@ -79,12 +79,21 @@ def train(
     is_one_node = per_node == experiment.ranks
     join(identity, attempt, device=device, is_one_node=is_one_node, timeout_s=experiment.timeout_s)
     batches, fingerprint = open_batches(experiment)
-    engine = build_engine(experiment, device)
+    checkpoints = Checkpoints(
+        directory,
+        fence,
+        dist.new_group(backend="gloo"),
+        config_hash=job.config_hash,
+        identity=identity_hash(experiment, fingerprint),
+    )
+    found = checkpoints.newest()
+    engine = build_engine(experiment, device, is_continued=found is not None)
     run = _Run(directory, job, engine, batches, fence=fence, identity=identity, device=device)
-    try:
-        return run.to_the_end(identity_hash(experiment, fingerprint))
-    finally:
-        engine.close()
+    result = run.to_the_end(checkpoints, found)
+    # Not after an error: NCCL gives a communicator back by all of its ranks together, so that one
+    # that has failed alone would wait for the others' time limit before it could say why.
+    engine.close()
+    return result
 
 
 class _Run:
@@ -111,16 +120,11 @@ class _Run:
         self._first_step = 0
         self._began = time.monotonic()
 
-    def to_the_end(self, same: str) -> Result:
-        """Go from the newest checkpoint to the end; see ``train``."""
-        checkpoints = Checkpoints(
-            self._directory,
-            self._fence,
-            dist.new_group(backend="gloo"),
-            config_hash=self._job.config_hash,
-            identity=same,
-        )
-        self._continue_from(checkpoints)
+    def to_the_end(self, checkpoints: Checkpoints, found: Found | None) -> Result:
+        """Go from the newest checkpoint, if there is one, to the end; see ``train``."""
+        if found is not None:
+            self._continue_from(found)
+        self._began = time.monotonic() - self._progress.wall_s
         journal = self._open_journal()
         try:
             # With the wrapper it is Slurm that says how long saving may take, else our parent.
@@ -140,14 +144,11 @@ class _Run:
                 journal.close()
         return self._result()
 
-    def _continue_from(self, checkpoints: Checkpoints) -> None:
-        found = checkpoints.newest()
-        if found is not None:
-            self._engine.load(found.path)
-            self._progress = Progress.of_facts(found.step, found.facts)
-            self._first_step = found.step
-            self._say(f"continues from train step {found.step}")
-        self._began = time.monotonic() - self._progress.wall_s
+    def _continue_from(self, found: Found) -> None:
+        self._engine.load(found.path)
+        self._progress = Progress.of_facts(found.step, found.facts)
+        self._first_step = found.step
+        self._say(f"continues from train step {found.step}")
 
     def _open_journal(self) -> Journal | None:
         """Open the journal on rank 0.
@@ -206,14 +207,19 @@ class _Run:
         self._check(report)
 
     def _check(self, report: StepReport) -> None:
+        """See that a train step went well, or changed nothing and may be the last bad one.
+
+        Raises:
+            _DivergedError: Too many were skipped, or the weights have taken what is no number.
+        """
         step, in_a_row = self._progress.step, self._progress.skipped_in_a_row
         advice = "use a smaller optimizer.lr, more warmup_steps or a stronger clip"
-        if not math.isfinite(report.loss):
+        if not math.isfinite(report.loss) and not report.is_skipped:
             raise _DivergedError(f"the loss of train step {step} is {report.loss}; {advice}")
         if in_a_row >= _MOST_SKIPPED_IN_A_ROW:
             raise _DivergedError(
-                f"the gradients of the last {in_a_row} train steps, up to step {step}, were not "
-                f"finite; {advice}"
+                f"the losses or gradients of the last {in_a_row} train steps, up to step {step}, "
+                f"were not finite; {advice}"
             )
 
     def _agree(self, stop: StopRequest) -> bool:

@@ -5,7 +5,6 @@ it. What stays until the backward pass is a shard of the backward degree: the sa
 one, by-product of the gather (the secondary copy of ZeRO++'s hpZ); or the whole vector.
 """
 
-import torch
 from torch import Tensor
 
 from configs.sharding import Partition
@@ -120,12 +119,42 @@ class UnitWeights:
             self.shard.copy_(shard)
             return
         self._refresh = self._fabric.gather(
-            cast_shard(shard, self.shard.dtype),
+            shard,
             self.shard,
             inner=self._partition.forward,
             outer=self._partition.optimizer,
             wire=wire,
         )
+
+    def gather_exactly(self, master: Tensor | None) -> Tensor:
+        """Return the whole vector as the optimizer has it, and not as it comes over the wire.
+
+        Args:
+            master: This rank's shard of the optimizer's degree; None for weights that are not
+                trained, which are at rest as they are.
+
+        Returns:
+            Shape (padded_length,), of the master weights' type.
+        """
+        degrees, shard = self._partition, self.shard
+        if master is not None:
+            shard = master.new_empty(self._unit.padded_length // degrees.forward)
+            self._gather_fully(master, shard, degrees.forward, degrees.optimizer)
+        whole = shard.new_empty(self._unit.padded_length)
+        self._gather_fully(shard, whole, 1, degrees.forward)
+        return whole
+
+    def _gather_fully(self, shard: Tensor, out: Tensor, inner: int, outer: int) -> None:
+        """Gather over the hops of every train step."""
+        is_between = inner < self._partition.backward < outer
+        self._fabric.gather(
+            shard,
+            out,
+            inner=inner,
+            outer=outer,
+            wire="full",
+            keep=self._partition.backward if is_between else None,
+        ).wait()
 
     def _finish_refresh(self) -> None:
         if self._refresh is not None:
@@ -138,8 +167,3 @@ class UnitWeights:
         if self._pending is not None:
             self.acquire()
             self.release(is_between=False)
-
-
-def cast_shard(master: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return master weights in the type of the weights: themselves, if it is theirs."""
-    return master if master.dtype == dtype else master.to(dtype)

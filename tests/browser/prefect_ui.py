@@ -5,9 +5,12 @@ opens by default (version 2).
 """
 
 import re
+import time
+from contextlib import suppress
 from dataclasses import dataclass
 
 from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import TimeoutError as TooLateError
 
 _STATES = ("Completed", "Failed", "Crashed", "Cancelled")
 _END_MS = 240_000
@@ -15,6 +18,9 @@ _END_MS = 240_000
 
 _TRIES = 4
 """How often a form is sent to a server that is busy."""
+_ANSWER_MS = 10_000
+"""A dialog that is open for so long after its button has met a busy server."""
+_RELOAD_MS = 3_000
 
 
 @dataclass(frozen=True)
@@ -120,6 +126,22 @@ class FlowRun:
             .filter(has=link, has_text=re.compile(r"\d\d:\d\d:\d\d"))
         )
 
+    def await_task_run(self, name: str, state: str) -> None:
+        """Wait until a task run is in a state; the page, which lists them every 30 s, is reloaded.
+
+        Args:
+            name: What its name begins with.
+            state: Name of the state.
+        """
+        deadline = time.monotonic() + _END_MS / 1000
+        while time.monotonic() < deadline:
+            self.show("Task Runs")
+            with suppress(TooLateError):
+                self.task_run(name).filter(has_text=state).wait_for(timeout=_RELOAD_MS)
+                return
+            self.page.reload()
+        expect(self.task_run(name)).to_contain_text(state)
+
     def open_artifact(self, description: str) -> None:
         """Open one of the artifacts, in its newest version.
 
@@ -151,7 +173,11 @@ class FlowRun:
         self.page.get_by_role("main").get_by_role("button", name="Open menu").click()
         self.page.get_by_role("menuitem", name=item, exact=True).click()
         dialog = self.page.get_by_role("alertdialog")
-        dialog.get_by_role("button", name=confirmation, exact=True).click()
+        for _ in range(_TRIES):  # a server whose SQLite is busy answers 503, and it stays open
+            dialog.get_by_role("button", name=confirmation, exact=True).click()
+            with suppress(TooLateError):
+                dialog.wait_for(state="hidden", timeout=_ANSWER_MS)
+                break
         expect(dialog).to_be_hidden()
 
     def _state(self, *names: str) -> Locator:

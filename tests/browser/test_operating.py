@@ -124,9 +124,8 @@ def cancelled(services: Services, visit: Visit, tmp_path_factory: pytest.TempPat
         form.write("File instead of a preset", str(file))
         run = form.start()
         address = page.url
-        run.show("Task Runs")
-        expect(run.task_run("length=short")).to_contain_text("Completed")
-        expect(run.task_run("length=long")).to_contain_text("Running")
+        run.await_task_run("length=short", "Completed")
+        run.await_task_run("length=long", "Running")
         run.cancel()
         return Study(address, run.end())
 

@@ -2,16 +2,18 @@
 
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from pathlib import Path
+from typing import Any
 
-_START_TIMEOUT_S = 120
+from tasks.services.web import prefect_server
+
+_START_TIMEOUT_S = 300
 
 
 class PrefectServer:
@@ -19,10 +21,14 @@ class PrefectServer:
 
     Args:
         directory: Where that is.
+        used_home: A PREFECT_HOME to begin with; None for an empty one, in which making the database
+            takes most of the start.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, used_home: Path | None = None) -> None:
         self._directory = directory
+        if used_home is not None:
+            shutil.copytree(used_home, directory / "prefect")
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self._port = int(probe.getsockname()[1])
@@ -33,11 +39,15 @@ class PrefectServer:
         """Its address, for PREFECT_API_URL."""
         return f"http://127.0.0.1:{self._port}/api"
 
+    def ask(self, path: str, body: object = None) -> Any:
+        """Ask it, as ``ask_prefect``."""
+        return ask_prefect(self.api, path, body)
+
     def start(self) -> None:
         """Start it and wait until it answers.
 
         Raises:
-            RuntimeError: It does not within two minutes; the message has its log.
+            RuntimeError: It does not within five minutes; the message has its log.
         """
         environment = os.environ | {
             "PREFECT_HOME": str(self._directory / "prefect"),
@@ -54,7 +64,7 @@ class PrefectServer:
                 command, env=environment, stdout=log, stderr=log, start_new_session=True
             )
         deadline = time.monotonic() + _START_TIMEOUT_S
-        while not self._answers():
+        while not prefect_server(self.api, {}).answers("/health"):
             if self._process.poll() is not None or time.monotonic() > deadline:
                 self.stop()
                 raise RuntimeError(
@@ -70,9 +80,33 @@ class PrefectServer:
             self._process.wait()
             self._process = None
 
-    def _answers(self) -> bool:
-        try:
-            with urllib.request.urlopen(f"{self.api}/health", timeout=2) as answer:  # noqa: S310
-                return int(answer.status) == 200
-        except (OSError, urllib.error.URLError):
-            return False
+
+def use_home(directory: Path) -> None:
+    """Make a PREFECT_HOME as a server leaves it.
+
+    Args:
+        directory: Its home will be ``prefect`` in there.
+
+    Raises:
+        RuntimeError: The server does not start.
+    """
+    server = PrefectServer(directory)
+    server.start()
+    server.stop()
+
+
+def ask_prefect(api: str, path: str, body: object = None) -> Any:
+    """Ask a Prefect server; again where it is busy with SQLite, as its own client does.
+
+    Args:
+        api: Its address.
+        path: Begins with a slash.
+        body: What to post as JSON; None to get.
+
+    Returns:
+        The answer, parsed; None if it is empty.
+
+    Raises:
+        ServicesError: It refuses, does not answer, or stays busy.
+    """
+    return prefect_server(api, {}).ask(path, body, timeout_s=60)

@@ -1,18 +1,16 @@
 """Cancelling a study cancels its jobs, queued or running, soon, and no others."""
 
-import json
 import os
 import signal
 import subprocess
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from tasks.steps.flow_record import read_flow_record
-from tests.cluster.prefect_server import PrefectServer
+from tests.cluster.prefect_server import PrefectServer, ask_prefect
 from tests.cluster.slurm_cluster import SlurmCluster
 from tests.cluster.study_process import logs, only_study, running, user_environment
 
@@ -34,9 +32,9 @@ grid:
 
 
 @pytest.fixture(scope="module")
-def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
+def prefect(tmp_path_factory: pytest.TempPathFactory, used_home: Path) -> Iterator[PrefectServer]:
     """A Prefect server."""
-    server = PrefectServer(tmp_path_factory.mktemp("prefect"))
+    server = PrefectServer(tmp_path_factory.mktemp("prefect"), used_home)
     server.start()
     yield server
     server.stop()
@@ -61,12 +59,8 @@ def _in_prefect(process: "subprocess.Popen[bytes]", directory: Path, api: str) -
     del process
     record = read_flow_record(only_study(directory, "endless").path)
     assert record is not None
-    request = urllib.request.Request(  # noqa: S310
-        f"{api}/flow_runs/{record.flow_run_id}/set_state",
-        data=json.dumps({"state": {"type": "CANCELLING"}, "force": False}).encode(),
-        headers={"Content-Type": "application/json"},
-    )
-    urllib.request.urlopen(request, timeout=10).close()  # noqa: S310
+    body = {"state": {"type": "CANCELLING"}, "force": False}
+    ask_prefect(api, f"/flow_runs/{record.flow_run_id}/set_state", body)
 
 
 @pytest.mark.parametrize("stop", [pytest.param(_by_ctrl_c, marks=pytest.mark.slow), _in_prefect])

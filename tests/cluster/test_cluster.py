@@ -5,15 +5,19 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
+from tasks.slurm.commands import SlurmCli
 from tests.cluster.processes import processes_of
 from tests.cluster.slots import reap, running_cluster
 from tests.cluster.slurm_cluster import SlurmCluster
 from tests.cluster.slurm_configuration import ClusterOptions
+
+NOBODY = 65534
+"""A user that every system has."""
 
 # Tells who it is and goes on; a tick shows for how long it has lived.
 TICKER = """
@@ -203,3 +207,33 @@ def test_clusters_side_by_side_do_not_know_each_other(cluster: SlurmCluster) -> 
         seen = [one.run(["squeue", "--noheader"]).stdout != "" for one in (cluster, other)]
 
     assert seen == [False, True]
+
+
+def test_a_hidden_partition_hides_jobs_from_their_own_user(
+    cluster: SlurmCluster, tmp_path: Path
+) -> None:
+    """Root alone sees them without --all; ours are listed, as they would seem lost."""
+
+    def run_as_user(argv: Sequence[str], timeout_s: float) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            argv,
+            user=NOBODY,
+            env=cluster.environment(),
+            timeout=timeout_s,
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+
+    options = (f"--uid={NOBODY}", "--hold", "--partition=debug", "--chdir=/", "--output=/dev/null")
+    cluster.run(["scontrol", "update", "PartitionName=debug", "Hidden=YES"])
+    try:
+        job = submit(cluster, "true", *options, cwd=tmp_path)
+        plain = run_as_user(["squeue", "--me", "--noheader", "--format=%i"], 30.0)
+        listed = SlurmCli(run_as_user).queue()
+    finally:
+        cluster.run(["scontrol", "update", "PartitionName=debug", "Hidden=NO"])
+        cluster.run(["scancel", f"--user={NOBODY}"])
+
+    assert plain.stdout == ""
+    assert [one.slurm_job for one in listed] == [job]

@@ -5,11 +5,20 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 import pytest
 
+from configs.launchers import SlurmLauncherConfig
+from configs.loading import load_study
+from flows.command_line import main
+from tasks.slurm.launcher import JobState
+from tasks.slurm.slurm_launcher import SlurmLauncher
+from tasks.steps.creation import create_study_directory
 from tasks.steps.flow_record import read_flow_record
+from tasks.steps.launching import point_plan
+from tests.cluster.launching import ROOT, ended, until
 from tests.cluster.prefect_server import PrefectServer
 from tests.cluster.slurm_cluster import SlurmCluster
 from tests.cluster.study_process import WATERSHED, logs, only_study, user_environment
@@ -31,9 +40,9 @@ grid:
 
 
 @pytest.fixture(scope="module")
-def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
+def prefect(tmp_path_factory: pytest.TempPathFactory, used_home: Path) -> Iterator[PrefectServer]:
     """A Prefect server."""
-    server = PrefectServer(tmp_path_factory.mktemp("prefect"))
+    server = PrefectServer(tmp_path_factory.mktemp("prefect"), used_home)
     server.start()
     yield server
     server.stop()
@@ -66,6 +75,52 @@ class User:
         assert ended.returncode == code, ended.stdout + logs(self.home)
         assert "Traceback" not in ended.stdout
         return ended.stdout
+
+
+FAILS_AND_RUNS = """
+setup: ['[ "$SLURM_ARRAY_TASK_ID" != 0 ] || no-such-command --now', "sleep 300"]
+"""
+
+
+def test_one_job_is_explained_and_the_other_cancelled(
+    in_cluster: SlurmCluster,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Without a flow: the plan, why the script of one has failed, the end of one that runs."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WATERSHED_STATE_DIR", str(tmp_path / "state"))
+
+    def types(*arguments: str, code: int = 0) -> str:
+        assert main(list(arguments)) == code
+        return capsys.readouterr().out
+
+    (tmp_path / "toy.yaml").write_text(
+        STUDY.replace('setup: ["no-such-command --now"]', FAILS_AND_RUNS.strip())
+    )
+    assert "#SBATCH --array=0-1" in types("plan", "toy.yaml")
+    assert not (tmp_path / "runs").exists()
+    study = load_study(tmp_path / "toy.yaml")
+    assert isinstance(study.launcher, SlurmLauncherConfig)
+    directory = create_study_directory(study, tmp_path / "runs", datetime.now().astimezone())
+    plans = [point_plan(study, run.read_job(), run, ROOT) for run in directory.points()]
+    first = SlurmLauncher(study.launcher, directory.path)
+    failing, _ = first.submit_all(plans)
+    until(lambda: in_cluster.run(["squeue", "-h", "-t", "F", "-o", "%K"]).stdout.split() == ["0"])
+    first.detach()
+
+    launcher = SlurmLauncher(study.launcher, directory.path)  # one that begins looks at once
+    state = ended(launcher, failing)
+    launcher.detach()
+
+    assert state is JobState.FAILED
+    assert "no-such-command" in types("why", "toy", "0")
+    assert "no-such-command: command not found" in types("logs", "toy", "0")
+    assert "failed" in types("jobs", "toy")
+    assert "cancelled, 1 jobs of Slurm" in types("cancel", "toy")
+    assert in_cluster.run(["squeue", "-h", "-t", "PD,R"]).stdout == ""
+    types("cancel", "toy", code=1)
 
 
 @pytest.mark.slow

@@ -61,6 +61,26 @@ def test_the_ends_of_jobs_are_known_soon(
     assert delays_s[18] <= 2.0
 
 
+@pytest.mark.slow
+def test_a_job_that_is_asked_for_again_while_it_dies_gets_another(
+    in_cluster: SlurmCluster, launch: Callable[..., SlurmLauncher], tmp_path: Path
+) -> None:
+    """By the next process: it waits for the end of the former, and then submits anew."""
+    plan = planned(tmp_path / "study", "r0", "deaf 600")
+    launcher = launch(SINGLE)
+    job = launcher.submit(plan)
+    until(lambda: began(plan), limit_s=60)
+
+    launcher.cancel(job)
+    until(lambda: "CG" in in_cluster.run(["squeue", "-h", "-o", "%t"]).stdout.split())
+    launcher.detach()
+    successor = launch(SINGLE)
+    state = ended(successor, successor.submit(plan))
+
+    assert state is JobState.FINISHED
+    assert len(set(began(plan))) == 2
+
+
 def test_cancelling_reaches_running_and_queued_jobs(
     in_cluster: SlurmCluster, launch: Callable[..., SlurmLauncher], tmp_path: Path
 ) -> None:

@@ -1,6 +1,7 @@
 """The worker of type slurm, with a real Slurm and a real Prefect server (one for this file)."""
 
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,11 +22,11 @@ _LIMIT_S = 120.0
 
 @pytest.fixture(scope="module")
 def make_pool(
-    cluster: SlurmCluster, tmp_path_factory: pytest.TempPathFactory
+    cluster: SlurmCluster, tmp_path_factory: pytest.TempPathFactory, used_home: Path
 ) -> Iterator[Callable[[str], SlurmPool]]:
     """Makes pools on one Prefect server; all of their user's files are below its directory."""
     home = tmp_path_factory.mktemp("worker")
-    server = PrefectServer(home)
+    server = PrefectServer(home, used_home)
     server.start()
     environment = user_environment(cluster, home, prefect_api=server.api)
     environment |= {"PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1"}
@@ -192,6 +193,33 @@ def test_a_running_flow_run_that_is_cancelled_gives_its_node_back(
     pool.until(flow_run, "Cancelled", limit_s=20)
 
     assert gone_s <= 15
+
+
+@pytest.mark.slow
+def test_a_flow_run_that_is_retried_while_its_job_dies_gets_another_job(
+    pool: SlurmPool, tmp_path: Path, cluster: SlurmCluster
+) -> None:
+    """Its first job hears no SIGTERM, and ends with Slurm's KillWait; that end is waited for."""
+    deaf = tmp_path / "deaf"
+    deaf.touch()
+    engine = f"{sys.executable} -m prefect flow-run execute"
+    flow_run = pool.run(
+        WAITING,
+        {"seconds": 300, "again": 1, "marks": str(tmp_path / "marks")},
+        command=f"sh -c 'trap \"\" TERM; {engine}; rm {deaf} && sleep 600; true'",
+    )
+    until(lambda: marks(tmp_path / "marks"), limit_s=_LIMIT_S)
+    first = pid_of(pool.again(flow_run))
+
+    pool.cancel(flow_run)
+    until(lambda: pool.state(flow_run).type.value == "CANCELLED", limit_s=30)
+    assert queue(cluster) != []  # it dies still
+    pool.retry(flow_run)
+    pool.until(flow_run, "Completed", limit_s=_LIMIT_S)
+
+    assert "Crashed" not in pool.state_names(flow_run), pool.told(flow_run)
+    assert (first.name, pid_of(pool.again(flow_run)).name) == ("1", "2")
+    assert len(set(marks(tmp_path / "marks"))) == 2
 
 
 @pytest.mark.slow

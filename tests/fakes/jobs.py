@@ -17,6 +17,7 @@ class Request:
         name: Name of the job.
         partition: Where it is to run.
         directory: Where it starts.
+        qos: Its quality of service; empty for the usual one.
         nodes: How many.
         cpus: CPUs of each.
         gpus: GPUs of each.
@@ -37,6 +38,7 @@ class Request:
     name: str
     partition: str
     directory: Path
+    qos: str = ""
     nodes: int = 1
     cpus: int = 1
     gpus: int = 0

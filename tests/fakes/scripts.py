@@ -41,6 +41,7 @@ class Size:
         gpus: GPUs of each.
         memory_mb: Memory of each.
         max_array_size: Ids of tasks are below it.
+        hidden: Partitions with Hidden=YES, or that the user may not use any more.
     """
 
     partitions: tuple[str, ...] = ("batch", "debug", "preempt")
@@ -49,6 +50,7 @@ class Size:
     gpus: int = 0
     memory_mb: int = 64_000
     max_array_size: int = 20_001
+    hidden: tuple[str, ...] = ()
 
 
 def write_script(parent_dir: Path, name: str = "ws-a-1", *options: str, body: str = "true") -> Path:
@@ -131,6 +133,7 @@ def _request(script: Path, options: dict[str, str], size: Size) -> Request:
         name=options.get("job-name", script.name),
         partition=options.get("partition", size.partitions[0]).partition(",")[0],
         directory=Path(options.get("chdir", ".")),
+        qos=options.get("qos", ""),
         nodes=int(options.get("nodes", "1")),
         cpus=int(options.get("cpus-per-task", "1")) * int(options.get("ntasks-per-node", "1")),
         gpus=int(gpus.rpartition(":")[2]),

@@ -53,7 +53,7 @@ class FakeCluster:
         path = [str(BIN_DIR), str(Path(sys.executable).parent), os.environ["PATH"]]
         self.environment: Mapping[str, str] = {
             "PATH": ":".join(path),
-            "FAKE_SLURM_SOCKET": str(self._socket),
+            "SLURM_CONF": str(self._socket),
         }
 
     def __enter__(self) -> "FakeCluster":

@@ -45,6 +45,9 @@ class Faults:
         stranger_takes_id: Another job of the user gets the first id after a crash.
         maintenance: Reservations with the flag MAINT: name, from and until when, of how many nodes.
         max_submit: Most jobs and tasks that the user may have in the queue; 0 for no limit.
+        drained: Partition, and from and until when it takes no jobs; those that it has go on.
+        min_gpus: QoS -> fewest GPUs of a job (MinTRES); what asks for fewer is refused for good.
+        is_terse: A refusal by a policy does not name it.
     """
 
     accept_then_timeout: float = 0.0
@@ -60,6 +63,9 @@ class Faults:
     stranger_takes_id: bool = False
     maintenance: tuple[tuple[str, float, float, int], ...] = ()
     max_submit: int = 0
+    drained: tuple[tuple[str, float, float], ...] = ()
+    min_gpus: tuple[tuple[str, int], ...] = ()
+    is_terse: bool = False
 
 
 @dataclass(frozen=True)
@@ -268,15 +274,29 @@ class FakeSlurm:
             request = read_request(argv, self._size)
         except Invalid as error:
             return _failed("sbatch", str(error))
-        limit = self._faults.max_submit
-        if limit and self._num_submitted() + max(len(request.tasks), 1) > limit:
-            return _failed("sbatch", _OVER_SUBMIT_LIMIT)
+        if refusal := self._refusal(request):
+            return _failed("sbatch", refusal)
         job = self.controller.submit(
             replace(request, directory=directory / request.directory, environment=environment)
         )
         if self._rng.random() < self._faults.accept_then_timeout:
             return Answer(delay_s=math.inf)
         return Answer(f"{job}\n")
+
+    def _refusal(self, request: Request) -> str:
+        """Return what sbatch says of a sound request that is not taken; empty if it is."""
+        now_s = self.clock.now() - self.start_s
+        if any(name == request.partition and a <= now_s < b for name, a, b in self._faults.drained):
+            return _DRAINED
+        limit = self._faults.max_submit
+        if limit and self._num_submitted() + max(len(request.tasks), 1) > limit:
+            return self._policy("QOSMaxSubmitJobPerUserLimit")
+        if request.gpus < dict(self._faults.min_gpus).get(request.qos, 0):
+            return self._policy("QOSMinGRES")
+        return ""
+
+    def _policy(self, reason: str) -> str:
+        return _POLICY if self._faults.is_terse else f"{reason}\n{_POLICY}"
 
     def _num_submitted(self) -> int:
         return sum(
@@ -286,8 +306,12 @@ class FakeSlurm:
         )
 
     def _squeue(self, argv: Sequence[str]) -> Answer:
-        options = _options(argv, "--me", "--noheader", "--states", "--Format")
-        return Answer(table(queue_rows(self.controller), options["--Format"]))
+        options = _options(argv, "--me", "--all", "--noheader", "--states", "--Format")
+        # Without --all slurmctld leaves out jobs all of whose partitions are hidden from the user,
+        # also the user's own (_all_parts_hidden in job_mgr.c); root alone sees them.
+        hidden = () if "--all" in options else self._size.hidden
+        rows = [row for row in queue_rows(self.controller) if row["Partition"] not in hidden]
+        return Answer(table(rows, options["--Format"]))
 
     def _sacct(self, argv: Sequence[str]) -> Answer:
         options = _options(
@@ -447,10 +471,11 @@ class FakeSlurm:
             self.submit_other()
 
 
-_OVER_SUBMIT_LIMIT = (
-    "QOSMaxSubmitJobPerUserLimit\nBatch job submission failed: Job violates accounting/QOS policy "
+_POLICY = (
+    "Batch job submission failed: Job violates accounting/QOS policy "
     "(job submit limit, user's size and/or time limits)"
 )
+_DRAINED = "Batch job submission failed: Required partition not available (inactive or drain)"
 _CONFIG = """\
 Configuration data as of 2026-01-01T00:00:00
 AccountingStorageType   = accounting_storage/slurmdbd

@@ -158,6 +158,10 @@ _BY_SLURM = "tests/cluster/test_job_commands.py::test_a_failing_script_is_explai
 _CALIBRATE = "tests/cluster/test_calibrate.py::test_a_cluster_is_measured_by_a_job"
 _DEPLOYED = "tests/integration/test_nightly.py::test_the_nightly_is_deployed_as_it_is_written"
 _OF_A_SERVER = "tests/integration/test_anarchic.py::test_by_hand_a_server_and_its_workers_do_a_run"
+_SERVED = (
+    "tests/integration/test_logged_models.py::"
+    "test_a_logged_model_is_served_where_watershed_is_not_installed"
+)
 _UP = "tests/integration/test_up.py::test_it_prints_three_addresses_that_answer"
 _POSTGRES = "tests/integration/test_up.py::test_both_servers_keep_their_data_in_postgresql"
 _OWN = "tests/integration/test_documents.py"
@@ -177,6 +181,11 @@ RUN_ELSEWHERE = {
         "tests/integration/test_up.py::test_a_study_from_the_browser_runs_in_the_data_directory"
     ),
     "python -c from flows.nightly *": _DEPLOYED,
+    "curl http://127.0.0.1:5001/invocations *": _SERVED,
+    "mlflow models serve *": _SERVED,
+    "python -m flows.form_reference *": (
+        "tests/unit/flows/test_form_reference.py::test_the_document_is_what_the_deployments_say"
+    ),
     "python -m configs.reference *": (
         "tests/unit/configs/test_reference.py::test_the_document_is_what_the_schemas_say"
     ),
@@ -236,7 +245,6 @@ NOT_RUN = {
     "make proof-*": _SUITE,
     "make setup": "make test begins with it",
     "make test": _SUITE,
-    "mlflow models serve *": "does not end; predict loads the same model in the same way",
     "pg_dump *": "PostgreSQL's own",
     "pip *": "needs a package index, and changes the environment",
     "pytest *": _SUITE,

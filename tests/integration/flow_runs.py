@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-import httpx
+from tasks.services.pools import ensure_process_pool
+from tasks.services.web import prefect_server
+from tests.cluster.prefect_server import ask_prefect
 
 POOL = "watershed-test"
 _TIMEOUT_S = 300.0
 _POLL_S = 0.2
-_NUM_TRIES = 10
 _FINAL = {"COMPLETED", "FAILED", "CANCELLED", "CRASHED"}
 
 
@@ -29,7 +30,7 @@ class Person:
     """
 
     def __init__(self, api: str) -> None:
-        self._client = httpx.Client(base_url=api, timeout=30)
+        self._api = api
 
     def deploy(self, flow_name: str, entrypoint: str) -> str:
         """Make the pool if it is not there, and a deployment; return the deployment's id.
@@ -38,9 +39,8 @@ class Person:
             flow_name: Name of the flow.
             entrypoint: Its module path.
         """
-        pool = {"name": POOL, "type": "process", "base_job_template": {}}
-        self._client.post("/work_pools/", json=pool)
-        flow_id = self._ask("POST", "/flows/", {"name": flow_name})["id"]
+        ensure_process_pool(prefect_server(self._api, {}), POOL)
+        flow_id = self._ask("/flows/", {"name": flow_name})["id"]
         deployment = {
             "name": flow_name,
             "flow_id": flow_id,
@@ -48,13 +48,13 @@ class Person:
             "entrypoint": entrypoint,
             "enforce_parameter_schema": False,
         }
-        return str(self._ask("POST", "/deployments/", deployment)["id"])
+        return str(self._ask("/deployments/", deployment)["id"])
 
     def run(self, deployment_id: str, parameters: dict[str, Any]) -> str:
         """Press *Run*; return the flow run's id."""
         body = {"parameters": parameters, "state": {"type": "SCHEDULED"}}
         path = f"/deployments/{deployment_id}/create_flow_run"
-        return str(self._ask("POST", path, body)["id"])
+        return str(self._ask(path, body)["id"])
 
     def cancel(self, flow_run_id: str) -> None:
         """Press *Cancel*."""
@@ -68,21 +68,20 @@ class Person:
 
     def resume(self, flow_run_id: str) -> None:
         """Press *Resume*."""
-        self._ask("POST", f"/flow_runs/{flow_run_id}/resume", {})
+        self._ask(f"/flow_runs/{flow_run_id}/resume", {})
 
     def retry(self, flow_run_id: str) -> None:
         """Press *Retry*."""
         self._set(flow_run_id, {"type": "SCHEDULED", "name": "AwaitingRetry"})
 
     def _set(self, flow_run_id: str, state: dict[str, Any]) -> None:
-        answer = self._ask(
-            "POST", f"/flow_runs/{flow_run_id}/set_state", {"state": state, "force": True}
-        )
+        body = {"state": state, "force": True}
+        answer = self._ask(f"/flow_runs/{flow_run_id}/set_state", body)
         assert answer["status"] == "ACCEPT", answer
 
     def flow_run(self, flow_run_id: str) -> dict[str, Any]:
         """Look at a flow run."""
-        return dict(self._ask("GET", f"/flow_runs/{flow_run_id}"))
+        return dict(self._ask(f"/flow_runs/{flow_run_id}"))
 
     def wait(self, flow_run_id: str, *names: str, timeout_s: float = _TIMEOUT_S) -> dict[str, Any]:
         """Wait until a flow run is in a state of one of some names; return the flow run.
@@ -117,12 +116,12 @@ class Person:
             "flow_runs": {"id": {"any_": [flow_run_id]}},
             "sort": "EXPECTED_START_TIME_ASC",
         }
-        return list(self._ask("POST", "/task_runs/filter", body))
+        return list(self._ask("/task_runs/filter", body))
 
     def log(self, flow_run_id: str) -> list[str]:
         """Return the messages of a flow run and of its tasks."""
         body = {"logs": {"flow_run_id": {"any_": [flow_run_id]}}, "sort": "TIMESTAMP_ASC"}
-        return [line["message"] for line in self._ask("POST", "/logs/filter", body)]
+        return [line["message"] for line in self._ask("/logs/filter", body)]
 
     def artifacts(self, flow_run_id: str, kind: str) -> list[dict[str, Any]]:
         """Return the artifacts of a flow run.
@@ -135,16 +134,10 @@ class Person:
             "artifacts": {"flow_run_id": {"any_": [flow_run_id]}, "type": {"any_": [kind]}},
             "sort": "UPDATED_DESC",
         }
-        return list(self._ask("POST", "/artifacts/filter", body))
+        return list(self._ask("/artifacts/filter", body))
 
-    def _ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
-        for _ in range(_NUM_TRIES):  # on a busy machine its database is locked now and then
-            answer = self._client.request(method, path, json=body)
-            if answer.status_code != httpx.codes.SERVICE_UNAVAILABLE:
-                break
-            time.sleep(1)
-        assert answer.is_success, f"{path}: {answer.status_code} {answer.text}"
-        return answer.json() if answer.content else None
+    def _ask(self, path: str, body: dict[str, Any] | None = None) -> Any:
+        return ask_prefect(self._api, path, body)
 
 
 @contextmanager

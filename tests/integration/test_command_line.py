@@ -116,16 +116,15 @@ def test_the_output_without_a_terminal_is_plain(finished: Ended) -> None:
 
 
 def test_the_summary_says_where_everything_is(workplace: Path, finished: Ended) -> None:
-    """Table, figure, report, and the two commands that open MLflow and Prefect."""
+    """Table, figure, report, the command that starts the servers, and what to open then."""
     study = _study(workplace)
 
     assert re.search(r"^ *afa_cd +1250 ", finished.output, re.M)
     assert study.curves.read_bytes().startswith(b"\x89PNG")
     assert study.report.read_text().startswith("# middle\n")
     assert f"Figure            runs/{study.path.name}/curves.png" in finished.output
-    assert f"server --backend-store-uri sqlite:///{workplace}/runs/mlflow.db" in finished.output
+    assert re.search(r"^Servers           .*watershed up$", finished.output, re.M)
     assert "then open http://127.0.0.1:5000/#/experiments/1/runs?" in finished.output
-    assert f"PREFECT_HOME={workplace}/runs/prefect " in finished.output
     assert "then open http://127.0.0.1:4200/runs/flow-run/" in finished.output
 
 

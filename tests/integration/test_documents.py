@@ -280,27 +280,40 @@ def _run(words: list[str], cwd: Path, environment: Mapping[str, str]) -> tuple[i
     return ended.returncode, ended.stdout
 
 
+_ANSWER = """
+from pathlib import Path
+from mlflow import pyfunc
+from tasks.runtime.run_directory import RunDirectory
+from tasks.tracking.served_models import served_model
+(point,) = Path("runs").glob("mlp-*/points/000-*")
+run = RunDirectory(point.absolute())
+with served_model(run, run.read_job()) as model:
+    loaded = pyfunc.load_model(str(model))
+    print(loaded.predict(loaded.input_example).shape)
+"""
 _ONE_POINT = [sys.executable, "-P", str(ROOT / "tests" / "integration" / "one_point.py")]
 
 
 def test_what_the_how_tos_add_works(tmp_path: Path) -> None:
-    """Files and edits of both how-tos are made in a copy; the first points of their studies run."""
+    """Files and edits of both how-tos are made in a copy; the first points of their studies run.
+
+    The model of the second answers as MLflow serves it.
+    """
     for package in ("configs", "flows", "models", "tasks"):
         shutil.copytree(ROOT / package, tmp_path / package)
     for name in ("your-algorithm", "your-model"):
         _apply(ROOT / "docs" / "how-to" / f"{name}.md", tmp_path)
 
-    code, printed = _run(
-        [*_ONE_POINT, "median.yaml", "mlp.yaml"],
-        tmp_path,
-        _environment(tmp_path, PYTHONPATH=str(tmp_path)),
-    )
+    environment = _environment(tmp_path, PYTHONPATH=str(tmp_path))
+    code, printed = _run([*_ONE_POINT, "median.yaml", "mlp.yaml"], tmp_path, environment)
 
     assert code == 0, printed
     assert "median.yaml: ok, 2 runs\nmlp.yaml: ok, 2 runs" in printed
     for study in ("median", "mlp"):
         (journal,) = tmp_path.glob(f"runs/{study}-*/points/000-*/metrics.jsonl")
         assert '"step": 10' in journal.read_text()
+    code, printed = _run([sys.executable, "-P", "-c", _ANSWER], tmp_path, environment)
+    assert (code, printed.splitlines()[-1]) == (0, "(2, 10)"), printed
 
 
 def _apply(document: Path, directory: Path) -> None:
@@ -354,9 +367,9 @@ def cluster() -> Iterator[FakeCluster]:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
+def server(tmp_path_factory: pytest.TempPathFactory, used_home: Path) -> Iterator[PrefectServer]:
     """A Prefect server that is up."""
-    running = PrefectServer(tmp_path_factory.mktemp("prefect"))
+    running = PrefectServer(tmp_path_factory.mktemp("prefect"), used_home)
     running.start()
     yield running
     running.stop()

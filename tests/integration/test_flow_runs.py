@@ -91,10 +91,10 @@ def _study(name: str, rounds: int, grid: dict[str, list[Any]] | None = None) -> 
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+def site(tmp_path_factory: pytest.TempPathFactory, used_home: Path) -> Iterator[Site]:
     """Both servers, a worker and a deployment."""
     directory = tmp_path_factory.mktemp("site")
-    prefect, mlflow = PrefectServer(directory), MlflowServer(directory)
+    prefect, mlflow = PrefectServer(directory, used_home), MlflowServer(directory)
     hidden = ("PREFECT_", "MLFLOW_", "WATERSHED_", "COV_", "SLURM_")
     inherited = {name: text for name, text in os.environ.items() if not name.startswith(hidden)}
     try:

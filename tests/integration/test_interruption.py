@@ -20,6 +20,7 @@ from tasks.runtime.records import JobFile
 from tasks.runtime.run_directory import RunDirectory
 
 ROOT = Path(__file__).parents[2]
+ROUNDS = 160
 ONE_OVERFLOWS: dict[str, object] = {
     "model": {"name": "quadratic", "centres": [1.0, 2.0, 3.0], "curvatures": [1.0, 1e9, 1.0]},
     "workers": 3,
@@ -57,7 +58,7 @@ EXPERIMENTS: dict[str, dict[str, object]] = {
 
 def prepare(path: Path, experiment: dict[str, object]) -> RunDirectory:
     """Make a run directory with its ``job.json``."""
-    raw = {"rounds": 240, "evaluate_every": 3, "checkpoint_every": 7, **experiment}
+    raw = {"rounds": ROUNDS, "evaluate_every": 3, "checkpoint_every": 7, **experiment}
     (point,) = Study.model_validate({"name": "x", "experiment": raw}).points()
     path.mkdir()
     directory = RunDirectory(path)
@@ -111,7 +112,7 @@ def test_killed_anywhere_it_ends_with_the_same_bits(name: str, tmp_path: Path) -
     expected = undisturbed.read_result()
     assert result is not None
     assert expected is not None
-    assert result.steps == 240
+    assert result.steps == ROUNDS
     assert (result.warnings, result.refused) == (expected.warnings, expected.refused)
     assert not list(killed.path.rglob(".*.safetensors.*"))
 
@@ -151,7 +152,7 @@ def _start(directory: RunDirectory, file_limit: int | None = None) -> subprocess
 
 def test_asked_to_stop_it_stops_soon_and_goes_on_later(tmp_path: Path) -> None:
     """SIGTERM ends a job within seconds, as interrupted; the next start finishes it."""
-    experiment = EXPERIMENTS["memory, delays"] | {"rounds": 1000}
+    experiment = EXPERIMENTS["memory, delays"] | {"rounds": 500}
     directory = prepare(tmp_path / "run", experiment)
     job = _start(directory)
     while not list(directory.checkpoints.glob("round-*")):
@@ -168,7 +169,7 @@ def test_asked_to_stop_it_stops_soon_and_goes_on_later(tmp_path: Path) -> None:
     assert run_forked(directory, None)
     finished = directory.read_result()
     assert finished is not None
-    assert (finished.status, finished.steps) == ("finished", 1000)
+    assert (finished.status, finished.steps) == ("finished", 500)
 
 
 @pytest.mark.parametrize(
@@ -204,10 +205,10 @@ def test_a_worker_whose_returns_are_not_finite_is_named(tmp_path: Path) -> None:
 
     result = directory.read_result()
     assert result is not None
-    assert result.refused == {"1": 240}
+    assert result.refused == {"1": ROUNDS}
     assert any("return of worker 1 refused" in warning for warning in result.warnings)
     *_, (last, _) = read_journal(directory.journal)
-    assert last.metrics["returns/refused"] == 240
+    assert last.metrics["returns/refused"] == ROUNDS
     assert "train/loss" in last.metrics
 
 

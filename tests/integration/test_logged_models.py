@@ -6,6 +6,8 @@ import re
 import subprocess
 import sys
 import threading
+import urllib.error
+import urllib.request
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -24,6 +26,7 @@ from tasks.tracking.model_store import register_model
 from tasks.tracking.store import default_tracking_uri, open_store
 from tasks.tracking.study_directory import StudyDirectory
 from tasks.tracking.tracker import StudyTracker
+from tests.integration.model_server import served
 from tests.unit.tracking.conftest import federated_line, training_line, write_run
 
 _DOCUMENT = Path(__file__).parents[2] / "docs" / "mlflow.md"
@@ -132,6 +135,43 @@ def test_a_logged_model_answers_where_watershed_is_not_installed(
     flat = load_file(run.model)["model"].numpy()
     expected = samples @ flat[:640].reshape(10, 64).T + flat[640:]
     assert np.array(answer) == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.slow  # a server that imports MLflow and torch
+def test_a_logged_model_is_served_where_watershed_is_not_installed(
+    runs_dir: Path, uri: str, tmp_path: Path
+) -> None:
+    """The input example that lies beside it, sent as it is, is answered as the model answers it."""
+    run, run_id = _first(runs_dir)
+    mlflow.set_tracking_uri(uri)
+    model = f"runs:/{run_id}/model"
+    files = Path(mlflow.artifacts.download_artifacts(model, dst_path=str(tmp_path / "files")))
+    asked = (files / "serving_input_example.json").read_bytes()
+
+    environment = os.environ | {"MLFLOW_TRACKING_URI": uri, "PYTHONSAFEPATH": "1"}
+    with served(model, tmp_path, environment) as address:
+        answer = _posted(f"{address}/invocations", asked)
+        labels = _posted(
+            f"{address}/invocations",
+            json.dumps({**json.loads(asked), "params": {"output": "labels"}}).encode(),
+        )
+        with pytest.raises(urllib.error.HTTPError, match="400"):
+            _posted(f"{address}/invocations", b'{"inputs": [[0.5, 0.5]]}')
+
+    flat = load_file(run.model)["model"]
+    samples = torch.tensor(json.loads(asked)["inputs"])
+    expected = (samples @ flat[:640].reshape(10, 64).T + flat[640:]).softmax(dim=1)
+    assert np.array(answer) == pytest.approx(expected.numpy(), abs=1e-5)
+    assert labels == expected.argmax(dim=1).tolist()
+
+
+def _posted(address: str, content: bytes) -> object:
+    """Send JSON, as curl does it in the document, and return the predictions."""
+    request = urllib.request.Request(  # noqa: S310  on this machine
+        address, content, {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310
+        return json.load(answer)["predictions"]
 
 
 def test_a_model_has_signature_example_and_pinned_requirements(runs_dir: Path, uri: str) -> None:

@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -64,10 +63,10 @@ _FIRST = date(2026, 3, 27)
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
+def server(tmp_path_factory: pytest.TempPathFactory, used_home: Path) -> Iterator[PrefectServer]:
     """A Prefect server with an empty database, at which all flows of this module run."""
     directory = tmp_path_factory.mktemp("prefect")
-    server = PrefectServer(directory)
+    server = PrefectServer(directory, used_home)
     server.start()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PREFECT_API_URL", server.api)
@@ -326,19 +325,9 @@ def test_faults_are_told_before_anything_runs(
     assert len(list((study.parent / "runs").iterdir())) == num_before
 
 
-def _read(server: PrefectServer, path: str, body: dict[str, Any] | None = None) -> Any:
-    request = urllib.request.Request(  # noqa: S310  our own server
-        f"{server.api}/{path}",
-        data=None if body is None else json.dumps(body).encode(),
-        headers={"Content-Type": "application/json"},
-    )
-    with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310
-        return json.load(answer)
-
-
 def test_the_nightly_is_deployed_as_it_is_written(server: PrefectServer, tmp_path: Path) -> None:
     """Schedule, time zone, limit, parameters and version come back; runs are scheduled by it."""
-    _read(server, "work_pools/", {"name": "watershed", "type": "process"})
+    server.ask("/work_pools/", {"name": "watershed", "type": "process"})
     environment = {
         name: text for name, text in os.environ.items() if not name.startswith("PREFECT_")
     }
@@ -356,7 +345,7 @@ def test_the_nightly_is_deployed_as_it_is_written(server: PrefectServer, tmp_pat
 
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert (_ROOT / "prefect.yaml").read_text() == (tmp_path / "prefect.yaml").read_text()
-    deployment = _read(server, "deployments/name/nightly/nightly-scaling")
+    deployment = server.ask("/deployments/name/nightly/nightly-scaling")
     (schedule,) = deployment["schedules"]
     assert schedule["active"]
     assert schedule["schedule"]["cron"] == "0 2 * * *"
@@ -386,7 +375,7 @@ def _assert_nights_are_scheduled(server: PrefectServer, deployment_id: str) -> N
         "flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}},
     }
     deadline_s = time.monotonic() + _SCHEDULED_WITHIN_S
-    while not (runs := _read(server, "flow_runs/filter", wanted)):
+    while not (runs := server.ask("/flow_runs/filter", wanted)):
         assert time.monotonic() < deadline_s, "no flow run was scheduled"
         time.sleep(0.5)
     due = [datetime.fromisoformat(run["expected_start_time"]) for run in runs]
@@ -398,8 +387,8 @@ def _assert_missed_nights_are_known(server: PrefectServer, deployment_id: str) -
     """What Prefect has cancelled, because the night before still ran, is told the next night."""
     message = "Deployment concurrency limit reached."
     state = {"type": "CANCELLED", "name": "Cancelled", "message": message}
-    path = f"deployments/{deployment_id}/create_flow_run"
-    cancelled = _read(server, path, {"state": state})
+    path = f"/deployments/{deployment_id}/create_flow_run"
+    cancelled = server.ask(path, {"state": state})
     tomorrow = datetime.now(UTC) + timedelta(days=1)
     tonight = "00000000-0000-0000-0000-000000000000"
 

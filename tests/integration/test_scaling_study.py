@@ -1,6 +1,7 @@
 """A scaling study from end to end: real ranks, predictions, MLflow, Prefect; then once more."""
 
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -46,9 +47,10 @@ class Ended:
 
 
 @pytest.fixture(scope="module")
-def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with the study."""
+def workplace(tmp_path_factory: pytest.TempPathFactory, used_home: Path) -> Path:
+    """A directory with the study; Prefect was used there before."""
     directory = tmp_path_factory.mktemp("scaling")
+    shutil.copytree(used_home, directory / "runs" / "prefect")
     (directory / "grow.yaml").write_text(STUDY)
     return directory
 

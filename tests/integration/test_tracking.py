@@ -19,7 +19,8 @@ from tasks.runtime.metrics import Metric
 from tasks.runtime.records import Exit, JobFile, Result
 from tasks.runtime.run_directory import RunDirectory
 from tasks.tracking.follower import RunFollower
-from tasks.tracking.store import MetricPoint, default_tracking_uri, open_store
+from tasks.tracking.store import default_tracking_uri, open_store
+from tasks.tracking.stored import MetricPoint
 from tasks.tracking.study_directory import StudyDirectory
 from tasks.tracking.tracker import StudyTracker
 from tests.integration.mlflow_server import MlflowServer, metric_rows

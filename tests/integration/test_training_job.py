@@ -68,12 +68,26 @@ def be_the_job(job: str, cache: str) -> None:
     os._exit(main([job]))
 
 
-def start(directory: RunDirectory) -> ForkServerProcess:
+def be_the_job_over_nccl(job: str, cache: str) -> None:
+    """Do it where a process group is given back by all of its ranks together, as NCCL has it."""
+    from torch import distributed as dist  # noqa: PLC0415
+
+    def wait_for_the_others(group: object) -> None:
+        del group
+        time.sleep(100)
+
+    vars(dist)["destroy_process_group"] = wait_for_the_others
+    be_the_job(job, cache)
+
+
+def start(
+    directory: RunDirectory, work: Callable[[str, str], None] = be_the_job
+) -> ForkServerProcess:
     """Start the job, from a process that has loaded torch."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tasks.zero.training"])
     cache = directory.path.parent / "cache"
-    process = context.Process(target=be_the_job, args=(str(directory.job), str(cache)))
+    process = context.Process(target=work, args=(str(directory.job), str(cache)))
     process.start()
     return process
 
@@ -174,7 +188,7 @@ def test_a_request_to_one_rank_stops_all_and_nothing_is_lost(
     assert what_counts(directory) == what_counts(undisturbed)
 
 
-@pytest.mark.parametrize("rank", [0, 3])
+@pytest.mark.parametrize("rank", [0, pytest.param(3, marks=pytest.mark.slow)])
 def test_a_killed_rank_ends_the_job_and_is_named(
     undisturbed: RunDirectory, tmp_path: Path, rank: int
 ) -> None:
@@ -200,17 +214,36 @@ def test_a_killed_rank_ends_the_job_and_is_named(
 
 
 def test_a_training_that_diverges_says_so(tmp_path: Path) -> None:
-    """At the step whose loss is not finite, with what to change; and not as a lost rank."""
+    """After ten skipped train steps in a row, with what to change; and not as a lost rank."""
     directory = prepare(
-        tmp_path / "run", ranks=2, optimizer={"lr": 1e9, "min_lr_share": 1, "clip": 0}
+        tmp_path / "run", ranks=2, optimizer={"lr": 1e9, "min_lr_share": 1, "clip": 0}, log_every=1
     )
 
     code = run(directory)
 
     result = result_of(directory)
     assert (code, result.reason) == (EXIT_FAILED, "diverged")
+    assert result.message.startswith("the losses or gradients of the last 10 train steps, up to ")
     assert "use a smaller optimizer.lr" in result.message
-    assert 0 < result.steps < STEPS
+    *_, (last, _) = read_journal(directory.journal)
+    assert last.metrics[Metric.TRAIN_SKIPPED] == 9  # it ends before the line of the tenth
+    assert 10 < result.steps < STEPS
+
+
+def test_a_rank_that_fails_alone_says_so_at_once(tmp_path: Path) -> None:
+    """Also where the others would have to help it to give its process groups back."""
+    directory = prepare(tmp_path / "run", ranks=2)
+    directory.journal.mkdir()  # which rank 0 alone opens
+
+    process = start(directory, be_the_job_over_nccl)
+    began_s = time.monotonic()
+    code = finish(process)
+    took_s = time.monotonic() - began_s
+
+    result = result_of(directory)
+    assert code == EXIT_FAILED
+    assert "metrics.jsonl" in result.message
+    assert took_s < 90
 
 
 def test_text_that_the_model_has_no_rows_for_is_refused(tmp_path: Path) -> None:

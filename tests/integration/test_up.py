@@ -4,17 +4,13 @@ What the tests in the browser do not see is in the fast set; the rest is slow.
 """
 
 import json
-import os
 import signal
 import socket
 import sqlite3
-import subprocess
-import sys
 import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,127 +18,16 @@ import pytest
 
 from tasks.services.processes import all_processes, command_of, descendants, has_variable
 from tests.integration.postgres_server import PASSWORD, PostgresServer, is_installed
-
-_WATERSHED = Path(sys.executable).with_name("watershed")
-_START_S = 400.0
-_RUN_S = 300.0
-_STOP_S = 150.0
-_STUDY = {
-    "name": "middle",
-    "experiment": {
-        "kind": "federated",
-        "workers": 2,
-        "rounds": 20,
-        "evaluate_every": 5,
-        "model": {"name": "quadratic", "centres": [0, 100]},
-        "algorithm": {"name": "afa_cd", "collect": 2},
-        "worker": {"lr": 0.2},
-        "arrivals": {"kind": "synchronous"},
-    },
-}
-
-
-def _environment(**own: str) -> dict[str, str]:
-    """The environment of a user who has no servers."""
-    prefixes = ("PREFECT_", "MLFLOW_", "WATERSHED_", "PG")
-    return {k: v for k, v in os.environ.items() if not k.startswith(prefixes)} | own
-
-
-@dataclass
-class Up:
-    """A `watershed up` that is up.
-
-    Attributes:
-        data: Its data directory.
-        process: Its process.
-    """
-
-    data: Path
-    process: "subprocess.Popen[bytes]"
-
-    @property
-    def output(self) -> str:
-        """What it has printed."""
-        return (self.data.parent / "up.log").read_text()
-
-    @property
-    def state(self) -> dict[str, Any]:
-        """Its services.json."""
-        state: dict[str, Any] = json.loads((self.data / "services.json").read_text())
-        return state
-
-    def ask(self, path: str, body: object = None) -> Any:
-        """Ask its Prefect server."""
-        request = urllib.request.Request(  # noqa: S310  our own server
-            self.state["prefect_api"] + path,
-            data=None if body is None else json.dumps(body).encode(),
-            headers={"Content-Type": "application/json"},
-        )
-        with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310
-            return json.load(answer)
-
-    def start_study(self, **changes: Any) -> str:
-        """Do what "Run" in the browser does; return the id of the flow run."""
-        study = _STUDY | {"experiment": {**_STUDY["experiment"], **changes}}  # type: ignore[dict-item]
-        deployment = self.ask("/deployments/name/federated-study/federated-study")
-        body = {"parameters": {"study": study}, "state": {"type": "SCHEDULED"}}
-        return str(self.ask(f"/deployments/{deployment['id']}/create_flow_run", body)["id"])
-
-    def wait_for(self, run_id: str, *states: str) -> dict[str, Any]:
-        """Wait until a flow run is in a state."""
-        deadline = time.monotonic() + _RUN_S
-        while True:
-            run: dict[str, Any] = self.ask(f"/flow_runs/{run_id}")
-            if run["state_type"] in states:
-                return run
-            assert time.monotonic() < deadline, f"{run['state']}\n{self.log('worker')}"
-            time.sleep(0.5)
-
-    def log(self, name: str) -> str:
-        """Return the end of a log."""
-        return (self.data / "logs" / f"{name}.log").read_text()[-3000:]
-
-
-def _start(directory: Path, *options: str, **own: str) -> Up:
-    data = directory / "data"
-    command = [str(_WATERSHED), "up", "--data", str(data)]
-    command += ["--prefect-port", "0", "--mlflow-port", "0"]
-    with (directory / "up.log").open("wb") as log:
-        process = subprocess.Popen(
-            [*command, *options], env=_environment(**own), stdout=log, stderr=log, cwd=directory
-        )
-    up = Up(data, process)
-    deadline = time.monotonic() + _START_S
-    while "all are well" not in up.output:
-        assert process.poll() is None, up.output
-        assert time.monotonic() < deadline, up.output
-        time.sleep(0.2)
-    return up
-
-
-def _stop(up: Up, signum: signal.Signals = signal.SIGINT) -> int:
-    up.process.send_signal(signum)
-    return up.process.wait(_STOP_S)
+from tests.integration.up_process import RUN_S, STOP_S, Up, start_up, stop_up, watershed
 
 
 @pytest.fixture(scope="module")
 def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
     """One `up` for the tests of this file; the last of them ends it."""
-    started = _start(tmp_path_factory.mktemp("up"))
+    started = start_up(tmp_path_factory.mktemp("up"))
     yield started
     if started.process.poll() is None:
-        _stop(started)
-
-
-def _watershed(*arguments: str | Path, **own: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [_WATERSHED, *arguments],
-        env=_environment(**own),
-        capture_output=True,
-        text=True,
-        timeout=_RUN_S,
-        check=False,
-    )
+        stop_up(started)
 
 
 @pytest.mark.slow
@@ -180,7 +65,7 @@ def test_all_deployments_are_there(up: Up) -> None:
 @pytest.mark.slow
 def test_a_second_up_finds_the_first(up: Up) -> None:
     """It prints the addresses of the first, and starts nothing."""
-    ended = _watershed("up", "--data", up.data)
+    ended = watershed("up", "--data", up.data)
 
     assert ended.returncode == 0
     assert f"is up already in {up.data}: process {up.process.pid}" in ended.stdout
@@ -193,7 +78,7 @@ def test_ports_in_use_are_told_with_their_holders(up: Up, tmp_path: Path) -> Non
     """Another data directory, the same port: it is said who has it."""
     port = up.state["prefect_ui"].rpartition(":")[2]
 
-    ended = _watershed("up", "--data", tmp_path, "--prefect-port", port, "--mlflow-port", "0")
+    ended = watershed("up", "--data", tmp_path, "--prefect-port", port, "--mlflow-port", "0")
 
     assert ended.returncode == 2
     assert f"port {port} is in use by process " in ended.stderr
@@ -211,21 +96,18 @@ def test_a_study_from_the_browser_runs_in_the_data_directory(up: Up) -> None:
     assert record["flow_run_id"] == run["id"]
     assert record["tracking_uri"] == up.state["mlflow"]
     assert not record["tracking_error"]
+    shown = watershed("show", "middle", "--runs-dir", up.data)
+    assert f"\nCompare in MLflow {up.state['mlflow']}/#/experiments/" in shown.stdout
+    assert f"\nPrefect           {up.state['prefect_ui']}/runs/flow-run/{run['id']}" in shown.stdout
 
 
 @pytest.mark.slow
 def test_two_machines_do_not_serve_one_pool(up: Up) -> None:
     """With a worker of another machine at the pool: who it is, and what to do."""
     up.ask("/work_pools/", {"name": "shared", "type": "process"})
-    beat = {"name": "elsewhere:watershed-123456"}
-    request = urllib.request.Request(  # noqa: S310  our own server
-        f"{up.state['prefect_api']}/work_pools/shared/workers/heartbeat",
-        data=json.dumps(beat).encode(),
-        headers={"Content-Type": "application/json"},
-    )
-    urllib.request.urlopen(request, timeout=60).close()  # noqa: S310
+    up.ask("/work_pools/shared/workers/heartbeat", {"name": "elsewhere:watershed-123456"})
 
-    ended = _watershed(
+    ended = watershed(
         *("up", "--external", "--pool", "shared", "--data", up.data.parent / "other"),
         PREFECT_API_URL=up.state["prefect_api"],
         MLFLOW_TRACKING_URI=up.state["mlflow"],
@@ -239,7 +121,7 @@ def test_two_machines_do_not_serve_one_pool(up: Up) -> None:
 @pytest.mark.slow
 def test_a_deployment_in_a_pool_of_ones_own(up: Up) -> None:
     """The pool is made, and the deployment stands beside that of the default pool."""
-    ended = _watershed("deploy", "--data", up.data, "--pool", "mine", "--name", "plan-training")
+    ended = watershed("deploy", "--data", up.data, "--pool", "mine", "--name", "plan-training")
 
     assert ended.returncode == 0, ended.stdout + ended.stderr
     found = up.ask("/deployments/name/plan-training/plan-training-mine")
@@ -252,7 +134,7 @@ def _started_job(up: Up) -> str:
     """Start a study without end, and wait until its job runs; return the id of the flow run."""
     run_id = up.start_study(rounds=50_000_000)
     up.wait_for(run_id, "RUNNING")
-    deadline = time.monotonic() + _RUN_S
+    deadline = time.monotonic() + RUN_S
     while not any("simulate_job" in command_of(pid) for pid in descendants(up.process.pid)):
         assert time.monotonic() < deadline, up.log("worker")
         time.sleep(0.5)
@@ -265,7 +147,7 @@ def test_ctrl_c_stops_all_and_running_flows_can_be_continued(up: Up) -> None:
     run_id = _started_job(up)
     born = descendants(up.process.pid)
 
-    code = _stop(up)
+    code = stop_up(up)
 
     assert code == 0, up.output
     assert up.output.rstrip().endswith("All is stopped.")
@@ -283,19 +165,19 @@ def test_killed_with_kill_9_it_leaves_nothing_and_begins_anew(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     """The keepers stop all in order, so that the next `up` knows how the flow run has ended."""
-    first = _start(tmp_path_factory.mktemp("up-killed"))
+    first = start_up(tmp_path_factory.mktemp("up-killed"))
     run_id = _started_job(first)
     born = descendants(first.process.pid)
 
     first.process.kill()
     first.process.wait()
-    deadline = time.monotonic() + _STOP_S
+    deadline = time.monotonic() + STOP_S
     while left := [command_of(pid) for pid in born if command_of(pid)]:
         assert time.monotonic() < deadline, left
         time.sleep(0.2)
-    again = _start(first.data.parent)
+    again = start_up(first.data.parent)
     run = again.ask(f"/flow_runs/{run_id}")
-    code = _stop(again, signal.SIGTERM)
+    code = stop_up(again, signal.SIGTERM)
 
     assert run["state_type"] == "CANCELLED"
     assert "1 of 1 points to go" in run["state"]["message"]
@@ -311,17 +193,17 @@ def test_both_servers_keep_their_data_in_postgresql(tmp_path_factory: Any) -> No
     url = f"postgresql://lab@127.0.0.1:{database.port}/lab"
     directory = tmp_path_factory.mktemp("up-pg")
     try:
-        missing = _watershed("up", "--data", directory, "--database", url, PGPASSWORD=PASSWORD)
+        missing = watershed("up", "--data", directory, "--database", url, PGPASSWORD=PASSWORD)
         assert missing.returncode == 2
         assert "createdb -h 127.0.0.1" in missing.stderr
-        wrong = _watershed("up", "--data", directory, "--database", url, PGPASSWORD="no")
+        wrong = watershed("up", "--data", directory, "--database", url, PGPASSWORD="no")
         assert "password authentication failed" in wrong.stderr
 
         database.create("lab_mlflow")
-        up = _start(directory, "--database", url, PGPASSWORD=PASSWORD)
+        up = start_up(directory, "--database", url, PGPASSWORD=PASSWORD)
         run = up.wait_for(up.start_study(), "COMPLETED", "FAILED", "CRASHED")
         commands = " ".join(map(command_of, descendants(up.process.pid)))
-        _stop(up)
+        stop_up(up)
     finally:
         database.stop()
 

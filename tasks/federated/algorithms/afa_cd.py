@@ -10,7 +10,8 @@ As delta_i = -eta_L * G_i, with G_i the worker's mean stochastic gradient, the e
 is a = eta * eta_L; FedAvg's whole changes with server rate eta_g are this with eta = K * eta_g.
 There is no damping of stale returns. A worker that is twice in the buffer counts twice: S_t is a
 set of returns, not of workers. How the server-side optimiser enters is the meta-algorithm's
-freedom; SGD is the formula above.
+freedom; SGD is the formula above. With momentum or FedProx at the workers not all gradients of a
+return count alike, and K_i is the sum of their weights (``gradient_weights``).
 
 Memory: none of its own.
 """

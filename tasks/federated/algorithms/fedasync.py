@@ -42,20 +42,9 @@ def fedasync(config: FedAsync) -> ServerAlgorithm:
         model, memory = state.model, state.memory
         local_models = returns.start + returns.change
         for local_model, delay in zip(local_models, returns.delay.tolist(), strict=True):
-            direction = _damping(delay, config) * (local_model - model)
+            direction = config.damping(delay) * (local_model - model)
             model, changed = server.apply(model, direction, delay, memory)
             memory = memory | changed
         return ServerState(model, state.version + 1, memory)
 
     return ServerAlgorithm(init, aggregate)
-
-
-def _damping(delay: int, config: FedAsync) -> float:
-    """Return s(delay), in (0, 1]."""
-    match config.staleness:
-        case "constant":
-            return 1.0
-        case "polynomial":
-            return float((1 + delay) ** -config.exponent)
-        case "hinge":
-            return 1 / (1 + config.exponent * max(0, delay - config.knee))

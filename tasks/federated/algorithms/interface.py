@@ -20,7 +20,8 @@ class Returns:
     Attributes:
         worker: Worker ids, shape (m,), int64. A worker may stand in it twice.
         start: The models that the workers pulled, x_mu, shape (m, P).
-        delta: Normalised changes (x_K - x_mu) / K, shape (m, P).
+        delta: Normalised changes (x_K - x_mu) / K, shape (m, P); ``gradient_weights`` says what
+            takes the place of K where an algorithm averages those of momentum or FedProx.
         num_steps: K, shape (m,), int64, at least 1.
         delay: t - mu, in rounds, shape (m,), int64; 0 for the newest model.
         returned_at_s: Virtual time of each return, shape (m,), float64.

@@ -122,11 +122,11 @@ def update_bytes(elements: int, item: int) -> int:
 
 
 def update_s(device: Device, elements: int, item: int) -> float:
-    """Return the time of an update.
+    """Return the time of the update of a unit.
 
     Args:
         device: The device.
-        elements: Of the shard.
+        elements: Of the unit's shard.
         item: Bytes of a master weight.
 
     Raises:
@@ -135,7 +135,7 @@ def update_s(device: Device, elements: int, item: int) -> float:
     rate = optimizer_rate(device)
     if rate is None:
         raise ValueError("no rate of the optimizer; cost_model.machine_faults says so")
-    return update_bytes(elements, item) / rate
+    return _MICRO * device.optimizer_us + update_bytes(elements, item) / rate
 
 
 def num_visits(layers: int) -> int:

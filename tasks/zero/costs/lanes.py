@@ -71,6 +71,11 @@ class Lanes:
         return self._begin(transfer, now_s, self.reductions, self.gathers)
 
     def _begin(self, transfer: Transfer, now_s: float, own: Lane, other: Lane) -> Promise:
+        seconds = transfer.seconds
+        if isinstance(seconds, float) and seconds == 0:
+            promise = Promise(now_s)
+            own.promises.append(promise)
+            return promise
         begin = later(own.end_s, now_s) + transfer.encode_s
         delay = 0.0
         for level, seconds in enumerate(transfer.occupied_s):

@@ -2,13 +2,15 @@
 
 A collective is encoded, moved hop by hop, and decoded, one after the other, in its lane. Encoding
 and decoding are work of the device: bytes that are read and written over the rate of its quantizers
-(of its memory, where sums are added that are not quantized), and a fixed time of each call.
+(of its memory, where sums are added that are not quantized), and a fixed time of each call. So is
+what the engine does for each collective; it counts as encoding.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
-from configs.topology import Device
+from configs.topology import CLUSTER, Device
 from configs.transport import BITS
 from tasks.zero.costs.links import Algorithm, HopCost, Network
 from tasks.zero.traffic import Move, Moves
@@ -24,7 +26,7 @@ class Transfer:
     """What one collective takes; all seconds. Fields may be arrays, one element a candidate.
 
     Attributes:
-        encode_s: Before anything moves.
+        encode_s: Before anything moves; the engine's own time is in it.
         move_s: On idle links.
         decode_s: After it.
         lost_s: Computing time that the moving takes away; encoding and decoding take their own.
@@ -37,12 +39,12 @@ class Transfer:
     lost_s: float
     occupied_s: tuple[float, ...]
 
-    @property
+    @cached_property
     def seconds(self) -> float:
         """In its lane, on idle links."""
         return self.encode_s + self.move_s + self.decode_s
 
-    @property
+    @cached_property
     def coding_s(self) -> float:
         """Work of the device."""
         return self.encode_s + self.decode_s
@@ -95,8 +97,8 @@ class MoveCosts:
         moves: Their hops.
         network: The links.
         sums_by_backend: Whether gradients that are not quantized are summed by the backend in
-            their own type, as DeepSpeed and FSDP2 have it; ours does so where that is the type of
-            the sums.
+            their own type, as DeepSpeed and FSDP2 have it; ours does so on GPUs, where that is the
+            type of the sums, and on flat hops between nodes of several ranks.
     """
 
     moves: Moves
@@ -132,7 +134,8 @@ class MoveCosts:
         """Return what the gather from what stays between the passes takes."""
         transfer = self._gather(self.moves.kept_gather(length), length)
         if self.moves.gathers_stop and self.moves.partition.backward < self.moves.partition.forward:
-            return _with(transfer, encode_s=0.0)  # it stays as it came over the wire
+            # It stays as it came over the wire.
+            return replace(transfer, encode_s=self._issue_s(self.moves.kept_gather(length)))
         return transfer
 
     def refresh(self, length: int) -> Transfer:
@@ -148,14 +151,18 @@ class MoveCosts:
 
     def sync(self, length: int) -> Transfer:
         """Return what the sum over the ranks of the optimizer takes, replicas included."""
-        moves = self.moves
-        scatter, replicas = moves.sync(length), moves.all_reduction(length)
-        transfer = self._reduce(scatter, length // moves.partition.optimizer if scatter else 0)
-        if not replicas:
-            return transfer
-        piece = replicas[0].row_length
-        halves = self._reduce(replicas, piece), self._gather(replicas, piece * _size(replicas))
-        return _joined([transfer, *halves])
+        hops = self.moves.sync(length)
+        scatter = self._reduce(hops, length // self.moves.partition.optimizer if hops else 0)
+        halves = self.replicas(length)
+        return _joined([scatter, *halves]) if halves else scatter
+
+    def replicas(self, length: int) -> tuple[Transfer, ...]:
+        """Return what both halves of the sum over replicas take, if there are replicas."""
+        hops = self.moves.all_reduction(length)
+        if not hops:
+            return ()
+        piece = hops[0].row_length
+        return self._reduce(hops, piece), self._gather(hops, piece * _size(hops))
 
     def _gather(self, hops: Sequence[Move], length: int) -> Transfer:
         """Quantize the shard, pass its payload on through all hops, dequantize everything.
@@ -164,11 +171,11 @@ class MoveCosts:
             hops: In the order of time.
             length: Elements that come out.
         """
-        encode = decode = 0.0
+        encode, decode = self._issue_s(hops), 0.0
         if hops and hops[0].wire in BITS:
             first, item = hops[0], hops[0].item
             rows = hops[-1].num_rows * hops[-1].num_ranks
-            encode = self._coding_s(first.num_rows * (first.row_length * item + first.row_bytes))
+            encode += self._coding_s(first.num_rows * (first.row_length * item + first.row_bytes))
             decode = self._coding_s(rows * first.row_bytes + length * item)
         return self._moved(encode, [self._hop(hop) for hop in hops], decode)
 
@@ -179,7 +186,7 @@ class MoveCosts:
             hops: In the order of time.
             length: Elements of the sum.
         """
-        encode = decode = 0.0
+        encode, decode = self._issue_s(hops), 0.0
         costs: list[HopCost] = []
         sums = self.moves.items.sums
         for hop in hops:
@@ -199,13 +206,17 @@ class MoveCosts:
         if self.sums_by_backend:
             return True
         is_same_type = hop.item == self.moves.items.sums and hop.wire == "full"
-        return is_same_type and self.network.algorithm(hop.level) != "direct"
+        is_flat = hop.level == CLUSTER and hop.inner < self.moves.topology.ranks_per_node
+        return (is_same_type or is_flat) and self.network.algorithm(hop.level) != "direct"
 
     def _hop(self, hop: Move, *, is_direct: bool = False) -> HopCost:
         algorithm: Algorithm | None = "direct" if is_direct else None
         return self.network.hop(hop.inner, hop.outer, hop.received_bytes, algorithm)
 
     def _moved(self, encode: float, hops: Sequence[HopCost], decode: float) -> Transfer:
+        if len(hops) == 1:
+            (hop,) = hops
+            return Transfer(encode, hop.seconds, decode, hop.lost_s, hop.occupied_s)
         occupied = [0.0] * len(self.network.levels)
         for hop in hops:
             for index, seconds in enumerate(hop.occupied_s):
@@ -224,6 +235,10 @@ class MoveCosts:
             raise ValueError("no rate of quantizers; cost_model.machine_faults says so")
         return _MICRO * self.moves.topology.device.quantize_us + num_bytes / rate
 
+    def _issue_s(self, hops: Sequence[Move]) -> float:
+        """Return what the engine itself needs for a collective; nothing where nothing moves."""
+        return _MICRO * self.moves.topology.device.collective_us if hops else 0.0
+
     def _adding_s(self, num_bytes: float) -> float:
         rate = memory_rate(self.moves.topology.device)
         return 0.0 if rate is None else num_bytes / rate
@@ -231,12 +246,6 @@ class MoveCosts:
 
 def _size(hops: Sequence[Move]) -> int:
     return hops[0].num_ranks
-
-
-def _with(transfer: Transfer, *, encode_s: float) -> Transfer:
-    return Transfer(
-        encode_s, transfer.move_s, transfer.decode_s, transfer.lost_s, transfer.occupied_s
-    )
 
 
 def _joined(transfers: Sequence[Transfer]) -> Transfer:

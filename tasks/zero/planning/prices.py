@@ -6,8 +6,8 @@ row for each pair of degrees and each format, however many candidates share it.
 """
 
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
-from functools import cache, cached_property
+from dataclasses import dataclass, field
+from functools import cache, cached_property, lru_cache
 from typing import Literal, TypeVar, get_args
 
 import numpy as np
@@ -187,12 +187,7 @@ class Prices:
         def cost(key: _Key, wire: tuple[Wire, Wire]) -> Callable[[int], Transfer]:
             low, high, stops = key
             gradients, final = (high, high) if kind == "reduction" else (low, high)
-            partition = Partition(
-                forward=self._node if stops else 1,
-                backward=1,
-                gradients=gradients,
-                optimizer=final,
-            )
+            partition = _split(self._node if stops else 1, 1, gradients, final)
             costs = self._costs(partition, _formats(gradients=wire[0], sync=wire[1]))
             return costs.reduction if kind == "reduction" else costs.sync
 
@@ -255,17 +250,12 @@ class Prices:
         unit = self.base.ranks * max(one.block_size for one in self.transports)
         short = -(-self.base.model.block_parameters // unit) * unit
         has_latency = any(link is not None and link.latency_us > 0 for link in links)
-        if has_latency or topology.device.quantize_us > 0:
+        if has_latency or topology.device.quantize_us > 0 or topology.device.collective_us > 0:
             return [short, 2 * short]
         return [short]
 
     def _partition(self, forward: int, backward: int, final: int, *, stops: int) -> Partition:
-        return Partition(
-            forward=forward,
-            backward=backward,
-            gradients=self._node if stops else forward,
-            optimizer=final,
-        )
+        return _split(forward, backward, self._node if stops else forward, final)
 
     def _costs(self, partition: Partition, transport: Transport) -> MoveCosts:
         is_ours = self.base.engine == "ours"
@@ -277,7 +267,13 @@ class Prices:
             self._items,
             gathers_stop=is_ours,
         )
-        return MoveCosts(moves, self._network, sums_by_backend=not is_ours)
+        return _RememberingCosts(
+            moves, self._network, sums_by_backend=not is_ours, replicas_by_degree=self._replicas
+        )
+
+    @cached_property
+    def _replicas(self) -> dict[Hashable, tuple[Transfer, ...]]:
+        return {}
 
     @cached_property
     def _items(self) -> ItemSizes:
@@ -297,18 +293,49 @@ class _Remembering(Network):
         asked = inner, outer, algorithm
         if asked not in self._lines:
             near, far = (super(_Remembering, self).hop(*asked[:2], n, algorithm) for n in _FAR)
-            self._lines[asked] = near, far
-        near, far = self._lines[asked]
-        share = received_bytes / _FAR[1]
+            self._lines[asked] = (
+                near,
+                HopCost(
+                    (far.seconds - near.seconds) / _FAR[1],
+                    tuple(seconds / _FAR[1] for seconds in far.occupied_s),
+                    (far.lost_s - near.lost_s) / _FAR[1],
+                ),
+            )
+        fixed, slope = self._lines[asked]
         return HopCost(
-            near.seconds + share * (far.seconds - near.seconds),
-            tuple(share * seconds for seconds in far.occupied_s),
-            near.lost_s + share * (far.lost_s - near.lost_s),
+            fixed.seconds + received_bytes * slope.seconds,
+            tuple([received_bytes * seconds for seconds in slope.occupied_s]),
+            fixed.lost_s + received_bytes * slope.lost_s,
         )
 
     @cached_property
     def _lines(self) -> dict[tuple[int, int, Algorithm | None], tuple[HopCost, HopCost]]:
+        """What a hop takes without bytes, and what each byte takes besides."""
         return {}
+
+
+@dataclass(frozen=True)
+class _RememberingCosts(MoveCosts):
+    """Costs of one partition; what only depends on the optimizer's degree is asked for once.
+
+    Attributes:
+        replicas_by_degree: What others have asked for, by all that it depends on.
+    """
+
+    replicas_by_degree: dict[Hashable, tuple[Transfer, ...]] = field(default_factory=dict)
+
+    def replicas(self, length: int) -> tuple[Transfer, ...]:
+        moves = self.moves
+        wires = moves.transport.gradients, moves.transport.sync
+        asked = moves.partition.optimizer, wires, length
+        if asked not in self.replicas_by_degree:
+            self.replicas_by_degree[asked] = super().replicas(length)
+        return self.replicas_by_degree[asked]
+
+
+@lru_cache(maxsize=2**14)
+def _split(forward: int, backward: int, gradients: int, optimizer: int) -> Partition:
+    return Partition(forward=forward, backward=backward, gradients=gradients, optimizer=optimizer)
 
 
 @cache

@@ -1,4 +1,4 @@
-"""The search of the planner: bounds in the order of promise, times on shallow and whole models."""
+"""The search of the planner: what may be fastest is timed first, until nothing can be faster."""
 
 import itertools
 from collections.abc import Sequence
@@ -11,8 +11,9 @@ from configs.sharding import Partition
 from configs.training import TrainingExperiment
 from configs.transport import Transport
 from tasks.zero.costs.links import Network
-from tasks.zero.planning.bounds import Demands, lower_bound
+from tasks.zero.planning.bounds import Demands, computing, lower_bound
 from tasks.zero.planning.candidates import Candidates, distinct, skyline
+from tasks.zero.planning.ideal import PIECE, Ideal
 from tasks.zero.planning.prices import KINDS, Kind, Prices, priced
 from tasks.zero.planning.space import (
     Floats,
@@ -21,6 +22,7 @@ from tasks.zero.planning.space import (
     Passes,
     expressible,
     nested_partitions,
+    num_rounded,
     of_engine,
     passing_bytes,
     states_bytes,
@@ -28,18 +30,24 @@ from tasks.zero.planning.space import (
 from tasks.zero.planning.timing import Model, Schedule, timed
 from tasks.zero.planning.work import Work, work_of
 
-_EXPANDED = 512
+TIE = 1e-3
+"""Share of the step time about which the cost model tells nothing: then simpler is better."""
+_EXPANDED = 1024
 """Partitions with a way through the batch that get their formats at a time."""
-_MOST_EXPANDED = 2048
+_MOST_EXPANDED = 4096
 """And in all, at most."""
-_ROUND = 1024
-"""Candidates that are timed on a shallow model at a time."""
-_MOST_TIMED = 4_096
+_ROUND = 256
+"""Candidates that are timed at a time."""
+_MOST_TIMED = 1024
 """And in all, at most."""
-_MOST_WHOLE = 64
-_MOST_LEAN = 32
-_OF_EACH = 2
-"""Formats that are timed of what is on the front by its bound, and of each named row."""
+_MOST_SIMPLER = 64
+"""Candidates that are timed because they may be as good as the fastest, and simpler."""
+_MOST_LEANEST = 256
+"""Partitions with a way through the batch, with the same aim."""
+_MOST_LEAN = 64
+"""Candidates that are timed because they may be fastest among what needs no more memory."""
+_OF_EACH = 64
+"""Formats and ways that are timed of each named row."""
 
 
 @dataclass(frozen=True)
@@ -47,13 +55,11 @@ class Found:
     """What a search has found.
 
     Attributes:
-        whole: Timed on the whole model, from the fastest.
-        num_timed: Candidates that were timed, on few blocks at least.
+        timed: What was timed, from the fastest.
         least_s: Nothing that was not timed is faster than this.
     """
 
-    whole: Candidates
-    num_timed: int
+    timed: Candidates
     least_s: float
 
 
@@ -127,19 +133,37 @@ class Search:
         Returns:
             Sorted candidates, of each row that fits with one at least.
         """
-        named = self._rows(rows)
-        some, least_s = self._in_order(named.step_s.min(initial=np.inf))
-        lean = self._lean()
-        every = named.joined(some, lean).sorted()
-        best = every.take(slice(_MOST_WHOLE))
-        of_each = every.first_of(every.partition, 1).take(slice(_MOST_WHOLE // 2))
-        chosen = best.joined(of_each, self._front(every), named)
-        return Found(
-            self.timed(distinct(chosen), is_whole=True).sorted(), len(every), float(least_s)
-        )
+        some = self._expanded(self._by_bound.take(slice(_EXPANDED)))
+        first = some.take(slice(_ROUND)).joined(self._rows(rows), self._lean())
+        found = self._in_order(self.timed(distinct(first)), some.take(slice(_ROUND, None)))
+        simpler = self._simpler(found.timed, some.joined(self._leanest(found.timed.step_s[0])))
+        every = distinct(found.timed.joined(self.timed(simpler)))
+        return Found(every.sorted(), found.least_s)
+
+    def _leanest(self, best_s: float) -> Candidates:
+        """Return, with all formats, what needs least memory of what may be as good as the best."""
+        order = self._by_bound
+        equal = order.take(order.step_s <= (1 + TIE) * best_s)
+        return self._expanded(equal.take(np.argsort(self.memory_of(equal))[:_MOST_LEANEST]))
+
+    def _simpler(self, done: Candidates, some: Candidates) -> Candidates:
+        """Return what may be as good as the fastest, and rounds less or needs less memory.
+
+        Args:
+            done: What was timed.
+            some: Candidates with their bounds.
+        """
+        limit_s = (1 + TIE) * done.step_s[0]
+        equal = done.take(done.step_s <= limit_s)
+        least = min(zip(self._rounded[equal.transport], self.memory_of(equal), strict=True))
+        some = some.take(some.step_s <= limit_s)
+        rounded, memory = self._rounded[some.transport], self.memory_of(some)
+        order = np.lexsort((memory, rounded))
+        is_less = (rounded < least[0]) | ((rounded == least[0]) & (memory < least[1]))
+        return some.take(order[is_less[order]][:_MOST_SIMPLER])
 
     def _rows(self, rows: Sequence[Partition]) -> Candidates:
-        """Time the named rows in the named formats; return the best of each."""
+        """Return the most promising of each named row in the named formats."""
         numbers = np.array([self.parts.find(one) for one in rows], dtype=np.int64)
         numbers = np.unique(numbers[numbers >= 0])
         own = np.arange(len(self.searched), len(self.transports))
@@ -149,40 +173,29 @@ class Search:
         every = Candidates(passes.ravel(), number.ravel(), transport.ravel(), np.zeros(passes.size))
         is_one = self.fits[every.passes, every.partition]
         is_one &= self.allowed[every.partition, every.transport]
-        every = self.timed(every.take(is_one))
-        return every.sorted().first_of(every.sorted().partition, _OF_EACH)
+        every = every.take(is_one)
+        every = every.with_times(self.bounds(every)).sorted()
+        return every.first_of(every.partition, _OF_EACH)
 
-    def _in_order(self, best_s: float) -> tuple[Candidates, float]:
+    def _in_order(self, done: Candidates, some: Candidates) -> Found:
         """Time candidates in the order of their bounds, until nothing can be better.
 
         Args:
-            best_s: Of the named rows.
-
-        Returns:
-            What was timed, and a bound of what was not.
+            done: What was timed before.
+            some: The rest of the first partitions, with their formats.
         """
-        order = self._by_bound
-        done, begin = Candidates(), 0
-        while begin < len(order):
-            if begin >= _MOST_EXPANDED:
-                return done, float(order.step_s[begin])
+        order, begin = self._by_bound, _EXPANDED
+        while True:
+            while len(some) and some.step_s[0] <= done.step_s.min() and len(done) < _MOST_TIMED:
+                part = some.take(slice(_ROUND))
+                done = done.joined(self.timed(part.take(part.step_s <= done.step_s.min())))
+                some = some.take(slice(_ROUND, None))
+            left_s = min(some.step_s.min(initial=np.inf), order.step_s[begin:].min(initial=np.inf))
+            is_enough = begin >= _MOST_EXPANDED or len(done) >= _MOST_TIMED
+            if left_s > done.step_s.min() or is_enough:
+                return Found(distinct(done).sorted(), min(left_s, done.step_s.min()))
             some = self._expanded(order.take(slice(begin, begin + _EXPANDED)))
             begin += _EXPANDED
-            beyond_s = order.step_s[begin] if begin < len(order) else np.inf
-            for first in range(0, len(some), _ROUND):
-                if some.step_s[first] > best_s:
-                    break
-                if len(done) >= _MOST_TIMED:
-                    return done, min(some.step_s[first], beyond_s)
-                part = some.take(slice(first, first + _ROUND))
-                if first:
-                    part = part.take(part.step_s <= best_s)
-                part = self.timed(part)
-                done = done.joined(part)
-                best_s = min(best_s, part.step_s.min())
-            if beyond_s > best_s:
-                break
-        return done, best_s
 
     @cached_property
     def _by_bound(self) -> Candidates:
@@ -193,36 +206,23 @@ class Search:
         return Candidates(passes, partition, np.zeros_like(order), bounds[order])
 
     def ideal_bounds(self) -> Floats:
-        """Bound what each partition takes with each way, shape (passes, P).
-
-        Each collective has its own best format here, in each respect, and needs no padding to
-        blocks.
-        """
-        every = np.arange(len(self.parts))
-        lengths = self._prices.lengths(every, 1)
-        moves: dict[Kind, Floats] = {}
-        for kind in KINDS:
-            table = self._prices.tables[kind]
-            fixed, slope = (numbers.min(axis=1)[table.key] for numbers in table.demands)
-            moves[kind] = priced(fixed, slope, lengths)
-        every_reuses = np.ones(len(every), dtype=np.bool_)
-        return np.stack(
+        """Bound what each partition takes with each way, in whatever formats, shape (passes, P)."""
+        model = self._model
+        weights = np.array([one.weights for one in self.searched])
+        # All pieces of a step gather in the same format; with one at a time the bound is tighter.
+        least: Floats = np.minimum.reduce(
             [
-                lower_bound(
-                    Demands(
-                        moves,
-                        lengths,
-                        self.parts.optimizer,
-                        every_reuses,
-                        np.full(len(every), number),
-                    ),
+                Ideal(
+                    self._prices,
                     self._work,
-                    self._model.layers,
-                    self._model.norm_s,
-                )
-                for number in range(len(self.passes))
+                    model.layers,
+                    model.norm_s,
+                    np.flatnonzero(weights == wire),
+                ).bounds()
+                for wire in np.unique(weights)
             ]
         )
+        return least
 
     def _expanded(self, some: Candidates) -> Candidates:
         """Give each all formats that differ for it; return them by their bounds."""
@@ -257,6 +257,10 @@ class Search:
         Returns:
             Seconds, shape (n,).
         """
+        pieces = [some.take(slice(n, n + PIECE)) for n in range(0, len(some), PIECE)]
+        return np.concatenate([np.empty(0), *map(self._bounds, pieces)])
+
+    def _bounds(self, some: Candidates) -> Floats:
         lengths = self._lengths(some)
         moves: dict[Kind, Floats] = {}
         for kind in KINDS:
@@ -264,40 +268,30 @@ class Search:
             rows = table.key[some.partition], table.wire[some.transport]
             fixed, slope = table.demands
             moves[kind] = priced(fixed[rows], slope[rows], lengths)
-        demands = Demands(
-            moves,
-            lengths,
-            self.parts.optimizer[some.partition],
-            self._reuses[some.transport],
-            some.passes,
-        )
-        return lower_bound(demands, self._work, self._model.layers, self._model.norm_s)
+        model = self._model
+        optimizer = self.parts.optimizer[some.partition]
+        of = computing(self._work, some.passes, lengths, optimizer, model.layers)
+        return lower_bound(Demands(moves, self._reuses[some.transport]), of, model.norm_s)
 
     def _lengths(self, some: Candidates) -> Floats:
         blocks = self._prices.block_sizes[some.transport]
         return self._prices.lengths(some.partition, blocks)
 
     def _lean(self) -> Candidates:
-        """Time what may be fastest among what needs no more memory than itself."""
+        """Return what may be fastest among what needs no more memory than itself."""
         order = self._by_bound
         lean = order.take(skyline(order.step_s, self.memory_of(order)))
-        chosen = np.unique(np.linspace(0, len(lean) - 1, _MOST_LEAN).astype(np.int64))
-        every = self._expanded(lean.take(chosen))
-        number = every.passes * len(self.parts) + every.partition
-        return self.timed(every.first_of(number, _OF_EACH))
+        every = self._expanded(lean.take(_spread(len(lean), _EXPANDED)))
+        front = every.take(skyline(every.step_s, self.memory_of(every)))
+        return front.take(_spread(len(front), _MOST_LEAN))
 
-    def _front(self, some: Candidates) -> Candidates:
-        return some.take(skyline(some.step_s, self.memory_of(some)))
-
-    def timed(self, some: Candidates, *, is_whole: bool = False) -> Candidates:
+    def timed(self, some: Candidates) -> Candidates:
         """Return candidates with their times.
 
         Args:
             some: Which ones.
-            is_whole: On the whole model, not on a shallow one.
         """
-        schedule = self._schedule(some)
-        return some.with_times(timed(schedule, self._work, self._model, is_whole=is_whole))
+        return some.with_times(timed(self._schedule(some), self._work, self._model))
 
     def _schedule(self, some: Candidates) -> Schedule:
         lengths = self._lengths(some)
@@ -327,5 +321,15 @@ class Search:
         return Model(model.layers, model.tied, norm_s)
 
     @cached_property
+    def _rounded(self) -> Ints:
+        """How many states each format rounds."""
+        return np.array([num_rounded(one) for one in self.transports])
+
+    @cached_property
     def _reuses(self) -> Mask:
         return np.array([one.reuse_secondary for one in self.transports])
+
+
+def _spread(number: int, most: int) -> Ints:
+    """Return so many numbers at most, evenly spread, the first and the last among them."""
+    return np.unique(np.linspace(0, number - 1, min(number, most)).astype(np.int64))

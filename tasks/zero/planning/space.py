@@ -204,6 +204,16 @@ def quantizes(transport: Transport) -> bool:
     return bool(BITS.keys() & set(transport.model_dump().values()))
 
 
+def num_rounded(transport: Transport) -> int:
+    """Count the states that a transport rounds on the wire.
+
+    Args:
+        transport: The formats.
+    """
+    wires = (transport.weights, transport.gradients, transport.sync, transport.refresh)
+    return sum(wire != "full" for wire in wires)
+
+
 @dataclass(frozen=True)
 class Passes:
     """How a rank goes through its share of the batch.

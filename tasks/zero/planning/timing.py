@@ -1,8 +1,4 @@
-"""The cost model's timeline for many candidates at once, in whole or on a few blocks.
-
-Blocks are alike, and their visits soon repeat: so the time on many blocks is that on few and what
-each further one adds (``costs.timeline.deep_step_times``). A test holds that to be close.
-"""
+"""The cost model's timeline for many candidates at once."""
 
 import itertools
 from collections.abc import Mapping
@@ -15,7 +11,6 @@ from tasks.zero.costs.moves import Transfer, UnitMoves
 from tasks.zero.costs.timeline import (
     StepCosts,
     UnitCosts,
-    deep_step_times,
     device_s,
     step_times,
     total_s,
@@ -77,21 +72,20 @@ class Model:
     norm_s: float
 
 
-def timed(schedule: Schedule, work: Work, model: Model, *, is_whole: bool) -> Floats:
+def timed(schedule: Schedule, work: Work, model: Model) -> Floats:
     """Return the step times.
 
     Args:
         schedule: The candidates.
         work: Computing times.
         model: What they share.
-        is_whole: On all blocks, not on a few.
 
     Returns:
         Seconds, shape (n,).
     """
     step_s = np.empty(len(schedule.passes))
     for chosen in _groups(schedule, work):
-        step_s[chosen] = _timed(schedule.take(chosen), work, model, is_whole=is_whole)
+        step_s[chosen] = _timed(schedule.take(chosen), work, model)
     return step_s
 
 
@@ -104,26 +98,21 @@ def _groups(schedule: Schedule, work: Work) -> list[Ints]:
     return [np.flatnonzero(group == one) for one in np.unique(group)]
 
 
-def _timed(group: Schedule, work: Work, model: Model, *, is_whole: bool) -> Floats:
+def _timed(group: Schedule, work: Work, model: Model) -> Floats:
     micro_batches = work.micro_batches[group.passes]
     is_one = int(micro_batches.min()) < _ALIKE
     # The timeline takes arrays where its types say numbers, one element a candidate.
     number: int = int(micro_batches[0]) if is_one else micro_batches  # type: ignore[assignment]
-    one, two = (_step_costs(group, work, model, layers) for layers in (1, 2))
-    if is_whole:
-        times = step_times(_step_costs(group, work, model, model.layers), number)
-    else:
-        times = deep_step_times(one, model.layers, number)
-    of_one, of_two = (device_s(costs, number) for costs in (one, two))
-    busy_s = of_one + (model.layers - 1) * (of_two - of_one)
-    return np.asarray(np.maximum(total_s(times), busy_s))  # as ``cost_model.predict`` has it
+    costs = _step_costs(group, work, model)
+    # As ``cost_model.predict`` has it.
+    return np.asarray(np.maximum(total_s(step_times(costs, number)), device_s(costs, number)))
 
 
-def _step_costs(group: Schedule, work: Work, model: Model, layers: int) -> StepCosts:
+def _step_costs(group: Schedule, work: Work, model: Model) -> StepCosts:
     stages = [_stage(group, work, end) for end in _ENDS]
     moves = [_unit_moves(group, end) for end in _ENDS]
-    updates = work.update * group.lengths / group.optimizer
-    order = [0, *itertools.repeat(1, layers), 2]
+    updates = work.update_fixed + work.update * group.lengths / group.optimizer
+    order = [0, *itertools.repeat(1, model.layers), 2]
     return StepCosts(
         stages=[stages[end] for end in order],
         units=[
@@ -158,5 +147,6 @@ def _unit_moves(group: Schedule, end: int) -> UnitMoves:
 
 
 def _transfer(columns: Floats) -> Transfer:
-    encode, move, decode, lost, *links = columns
+    # What no candidate has is a number: the timeline then leaves it out.
+    encode, move, decode, lost, *links = (column if column.any() else 0.0 for column in columns)
     return Transfer(encode, move, decode, lost, tuple(links))

@@ -34,6 +34,7 @@ class Work:
         recompute: Of a block, shape (passes,), s.
         copy: Of a gradient, s an element.
         update: Of the optimizer, s an element of the shard.
+        update_fixed: Of the optimizer, s a unit besides.
         micro_batches: Shape (passes,).
         prefetch: Shape (passes,).
     """
@@ -43,6 +44,7 @@ class Work:
     recompute: Floats
     copy: float
     update: float
+    update_fixed: float
     micro_batches: Ints
     prefetch: Ints
 
@@ -57,12 +59,14 @@ def work_of(base: TrainingExperiment, passes: Sequence[Passes]) -> Work:
     stages = [_stages(passing(base, one)) for one in passes]
     exact = max(4, ITEM_BYTES[base.dtype])
     copied = block_compute(base, _MANY).backward_s - block_compute(base, 0).backward_s
+    fixed, many = (update_s(base.topology.device, length, exact) for length in (0, _MANY))
     return Work(
         forward=np.array([[stage.forward_s for stage in three] for three in stages]),
         backward=np.array([[stage.backward_s for stage in three] for three in stages]),
         recompute=np.array([three[1].recompute_s for three in stages]),
         copy=copied / _MANY,
-        update=update_s(base.topology.device, _MANY, exact) / _MANY,
+        update=(many - fixed) / _MANY,
+        update_fixed=fixed,
         micro_batches=np.array([one.accumulation for one in passes]),
         prefetch=np.array([one.prefetch for one in passes]),
     )

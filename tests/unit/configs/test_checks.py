@@ -4,14 +4,24 @@ from pathlib import Path
 
 import pytest
 
-from configs.checks import check_study, data_faults
+from configs import checks
+from configs.base import Fault
+from configs.checks import check_study
 from configs.data import Data
+from configs.hub_cache import reader_of
+from configs.launchers import LocalLauncherConfig
 from configs.study import Study
 
 
 @pytest.fixture(autouse=True)
 def _no_data_directory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("WATERSHED_DATA", raising=False)
+    for name in ("WATERSHED_DATA", "HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def data_faults(data: Data | None) -> list[Fault]:
+    """Check data that this process will read."""
+    return checks.data_faults(data, reader_of(LocalLauncherConfig()))
 
 
 def test_bundled_and_hub_data_need_no_directory() -> None:

@@ -53,10 +53,10 @@ def _faults(text: str) -> list[str]:
             "algorithm.name: 'afa_xs' is unknown (did you mean 'afa_cs'?); known: afa_cd, afa_cs,",
         ),
         (
-            "{data: {name: imagenet}}",
-            "data.name: 'imagenet' is unknown; known: digits, mnist, cifar10, shakespeare",
+            "{data: {name: svhn}}",
+            "data.name: 'svhn' is unknown; known: digits, mnist, cifar10, images, shakespeare",
         ),
-        ("{data: imagenet}", "data: 'imagenet' is unknown; known: digits, mnist, cifar10,"),
+        ("{data: svhn}", "data: 'svhn' is unknown; known: digits, mnist, cifar10, images,"),
         (
             "{data: digits, dtype: float16}",
             "dtype: 'float16' is unknown (did you mean 'float64'?); known: float32, float64",
@@ -165,7 +165,22 @@ def test_a_faulty_field_is_named_with_what_is_allowed(text: str, expected: str) 
         ),
         (
             "{data: digits, algorithm: {name: afa_cs, slots: wait}, arrivals: {never_return: [0]}}",
-            "algorithm.slots: wait needs every worker once, but 1 never return; use zeros or seen",
+            "algorithm.slots: wait needs every worker once, but 1 never return (such as 0); use "
+            "zeros or seen",
+        ),
+        (
+            "{model: {name: quadratic, centres: [0, 0, 0]}, workers: 3, "
+            "algorithm: {name: mifa, slots: wait, collect: 1}, "
+            "arrivals: {kind: weighted, weights: [1, 0, 2]}}",
+            "algorithm.slots: wait needs every worker once, but 1 never return (such as 1); use "
+            "zeros or seen",
+        ),
+        (
+            "{model: {name: quadratic, centres: [0, 0, 0, 0]}, workers: 4, "
+            "algorithm: {name: afa_cs, slots: wait, collect: 1}, "
+            "arrivals: {kind: schedule, order: [0, 2]}}",
+            "algorithm.slots: wait needs every worker once, but 2 never return (such as 1); use "
+            "zeros or seen",
         ),
         (
             "{data: shakespeare, model: char_lstm}",

@@ -9,22 +9,18 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from configs.federated import FederatedExperiment
+from configs.federated_form import FederatedForm
 from configs.form_base import StudyForm
-from configs.forms import (
-    FederatedForm,
-    FederatedInput,
-    ScalingForm,
-    ScalingInput,
-    TrainingForm,
-    TrainingInput,
-)
+from configs.forms import FederatedInput, ScalingInput, TrainingInput
 from configs.loading import ConfigError, load_study
 from configs.presets import shipped_studies, study_path
 from configs.scaling import ScalingStudy
+from configs.scaling_form import ScalingForm
 from configs.study import Study
 from configs.titles import title_of
 from configs.topology import Topology
 from configs.training import TrainingExperiment
+from configs.training_form import TrainingForm
 
 FORMS: tuple[type[StudyForm], ...] = (FederatedForm, TrainingForm, ScalingForm)
 INPUTS: tuple[Any, ...] = (FederatedInput, TrainingInput, ScalingInput, Topology)

@@ -177,7 +177,7 @@ def test_names_of_secrets_are_refused_without_their_value(name: str) -> None:
     """A secret would stand in job.sh; the message says where it belongs, and does not repeat it."""
     message = _faults(environment={name: "hunter2"})[f"environment.{name}"]
 
-    assert message.startswith("looks like a secret, and would stand in job.sh; set it in your")
+    assert message.startswith("looks like a secret, and would stand in job.sh; set it by")
     assert "a line of setup that reads a file of mode 0600" in message
     assert "hunter2" not in message
 

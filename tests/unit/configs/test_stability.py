@@ -6,13 +6,14 @@ from typing import Any
 import pytest
 
 from configs.federated import FederatedExperiment
-from configs.stability import (
+from configs.stability import effective_step, step_warnings
+from configs.step_limits import (
+    averaging_rate_limit,
+    calibrated_step_limit,
     contraction,
     delay_step_limit,
-    effective_step,
     memory_step_limit,
     step_limit,
-    step_warnings,
 )
 
 _MARGIN = 0.02
@@ -68,6 +69,78 @@ def test_memory_limit(workers: int, limit: float) -> None:
 def test_limit_with_delay_and_memory(delay: int, groups: int) -> None:
     """The common form of both limits is where the recursion with both turns."""
     _assert_limit(step_limit(delay, groups), delay, groups)
+
+
+def _grows(weights: dict[int, float], num_rounds: int) -> bool:
+    """Whether x_{t+1} = sum_k weights[k] x_{t-k} grows, from x = 1."""
+    reach = max(weights) + 1
+    history = [1.0] * reach  # newest last
+    for _ in range(num_rounds):
+        history.append(sum(weight * history[-1 - age] for age, weight in weights.items()))
+        if abs(history[-1]) > 1e12:
+            return True
+    return max(map(abs, history[-20 * reach :])) > max(map(abs, history[:reach]))
+
+
+def _calibrated(product: float, delay: int, groups: int) -> dict[int, float]:
+    """CA2FL's recursion: the new return against that of the same group G rounds before."""
+    weights = dict.fromkeys(range(delay + groups + 1), 0.0)
+    weights[0] = 1.0
+    weights[delay] -= product
+    weights[delay + groups] += product
+    for age in range(delay + 1, delay + groups + 1):
+        weights[age] -= product / groups
+    return weights
+
+
+def _averaging(rate: float, left: float, delay: int, groups: int) -> dict[int, float]:
+    """AREA's recursion, and with one group FedAsync's."""
+    weights = dict.fromkeys(range(delay + groups), 0.0)
+    weights[0] = 1.0 - rate
+    for age in range(delay, delay + groups):
+        weights[age] += rate * left / groups
+    return weights
+
+
+@pytest.mark.parametrize(
+    ("delay", "groups"), [(0, 1), (0, 2), (0, 3), (0, 10), (1, 4), (3, 1), (3, 5), (6, 2)]
+)
+def test_limit_of_calibrated_returns(delay: int, groups: int) -> None:
+    """CA2FL: the recursion turns at the limit, which is not that of returns without memory."""
+    limit = calibrated_step_limit(delay, groups)
+
+    num_rounds = 1000 * (2 * delay + groups)
+    assert not _grows(_calibrated((1 - _MARGIN) * limit, delay, groups), num_rounds)
+    assert _grows(_calibrated((1 + _MARGIN) * limit, delay, groups), num_rounds)
+
+
+def test_calibration_needs_smaller_steps_than_no_memory() -> None:
+    """Without delay 2 is stable with one group, and 0.148 with a hundred."""
+    assert calibrated_step_limit(0, 1) == pytest.approx(2.0)
+    assert calibrated_step_limit(0, 9) == pytest.approx(0.647, abs=1e-3)
+    assert calibrated_step_limit(0, 100) == pytest.approx(0.148, abs=1e-3)
+    assert calibrated_step_limit(0, 100_000) > 0
+
+
+@pytest.mark.parametrize(
+    ("delay", "groups", "left"),
+    [
+        (0, 1, -1.5),
+        (0, 1, 0.5),
+        (1, 1, -1.5),
+        (3, 1, -1.2),
+        (0, 10, 0.5),
+        (2, 5, -1.5),
+        (8, 1, 0.9),
+    ],
+)
+def test_limit_of_averaged_models(delay: int, groups: int, left: float) -> None:
+    """FedAsync and AREA: the recursion turns at the limit of the server's rate."""
+    limit = averaging_rate_limit(delay, groups, left)
+
+    num_rounds = 2000 * (2 * delay + groups)
+    assert not _grows(_averaging((1 - _MARGIN) * limit, left, delay, groups), num_rounds)
+    assert _grows(_averaging((1 + _MARGIN) * limit, left, delay, groups), num_rounds)
 
 
 def test_groups_of_workers_count_as_one() -> None:
@@ -158,6 +231,8 @@ _ONE_STEP = {"kind": "constant", "steps": 1}
         ({"arrivals": "schedule", "algorithm": {"name": "mifa"}}, 0.48943),
         ({"arrivals": _LATE, "algorithm": {"name": "afa_cs"}}, step_limit(5, 10)),
         ({"arrivals": _LATE, "algorithm": {"name": "fedbuff"}}, 0.28463 * math.sqrt(6)),
+        ({"arrivals": "schedule", "algorithm": {"name": "ca2fl"}}, calibrated_step_limit(0, 10)),
+        ({"arrivals": _LATE, "algorithm": {"name": "ca2fl"}}, calibrated_step_limit(5, 10)),
         ({"arrivals": _LATE, "worker": {"optimizer": "fedprox", "mu": 3.0}}, 0.28463),
     ],
 )
@@ -243,11 +318,58 @@ def test_one_local_step_cannot_diverge_by_itself() -> None:
         {"algorithm": {"name": "afa_cd", "collect": 1, "server": "adam", "server_lr": 1000.0}},
         {"worker": {"optimizer": "momentum", "lr": 1000.0}},
         {"algorithm": {"name": "fedasync"}, "arrivals": _LATE},
+        {"algorithm": {"name": "area", "collect": 1}, "arrivals": _LATE},
     ],
 )
-def test_nothing_is_said_where_no_closed_form_holds(settings: dict[str, Any]) -> None:
-    """Adaptive servers and workers with momentum are left alone; so are averaged models."""
+def test_nothing_is_said_where_nothing_is_known_to_diverge(settings: dict[str, Any]) -> None:
+    """Adaptive servers and workers with momentum are left alone; averaged models are stable."""
     assert step_warnings(_experiment(**settings), None) == []
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "lr", "is_stable"),
+    [
+        # With delay 0 FedAsync moves by alpha lr h, stable up to 2.
+        ({"name": "fedasync", "server_lr": 1.0}, 1.99, True),
+        ({"name": "fedasync", "server_lr": 1.0}, 2.01, False),
+        ({"name": "fedasync", "server_lr": 0.5}, 3.98, True),
+        ({"name": "fedasync", "server_lr": 0.5}, 4.02, False),
+        ({"name": "area", "collect": 10, "server_lr": 3.98}, 0.5, True),
+        ({"name": "area", "collect": 10, "server_lr": 4.02}, 0.5, False),
+    ],
+)
+def test_averaged_models_are_checked_with_one_local_step(
+    algorithm: dict[str, Any], lr: float, *, is_stable: bool
+) -> None:
+    """With K = 1 it is the mixture that diverges, not the worker; h is 1."""
+    experiment = _experiment(
+        algorithm=algorithm,
+        worker={"optimizer": "sgd", "lr": lr},
+        local_steps=_ONE_STEP,
+        arrivals="synchronous",
+    )
+
+    warnings = step_warnings(experiment, None)
+
+    assert len(warnings) == (not is_stable)
+    assert all("above the stability limit" in warning for warning in warnings)
+
+
+@pytest.mark.parametrize(("factor", "num_warnings"), [(0.99, 0), (1.01, 1)])
+def test_proximal_returns_are_divided_by_the_weight_of_their_gradients(
+    factor: float, num_warnings: int
+) -> None:
+    """With FedProx it is 1.998 for ten steps of lr mu = 0.5, not 10, so the limit is lower."""
+    lr, mu, steps = 0.1, 5.0, 10
+    moved = (1 - (1 - lr * (1 + mu)) ** steps) / (1 + mu) / ((1 - 0.5**steps) / 0.5)
+    experiment = _experiment(
+        worker={"optimizer": "fedprox", "lr": lr, "mu": mu},
+        local_steps={"kind": "constant", "steps": steps},
+        algorithm={"name": "afa_cd", "collect": 10, "server_lr": factor * 2 / moved},
+        arrivals="synchronous",
+    )
+
+    assert len(step_warnings(experiment, None)) == num_warnings
 
 
 def test_a_model_with_data_brings_its_smoothness() -> None:

@@ -206,3 +206,26 @@ def test_a_version_from_the_future_is_a_fault(tmp_path: Path) -> None:
         f"{path}: worker 0 returns version 1 at 1.0 s, when only 0 rounds of collect=2 are done; "
         "set algorithm.collect as it was recorded, or remove the column version"
     )
+
+
+@pytest.mark.parametrize(("rounds", "slots", "num_faults"), [(2, "wait", 1), (3, "wait", 0),
+                                                             (2, "zeros", 0)])  # fmt: skip
+def test_who_waits_for_all_needs_all_in_the_trace(
+    tmp_path: Path, rounds: int, slots: str, num_faults: int
+) -> None:
+    """With slots: wait, one that comes after the last round is missing as if it never came."""
+    path = _write(tmp_path, "worker,pull_time,return_time\n0,0,1\n1,0,2\n2,0,3\n")
+    experiment = FederatedExperiment.model_validate(
+        {
+            "workers": 3,
+            "rounds": rounds,
+            "model": {"name": "quadratic", "centres": [0.0, 1.0, 2.0]},
+            "algorithm": {"name": "afa_cs", "collect": 1, "slots": slots},
+            "arrivals": {"kind": "trace", "path": str(path)},
+        }
+    )
+
+    faults = trace_faults(experiment)
+
+    assert len(faults) == num_faults
+    assert all("1 (such as 2) do not return in the 2 rounds" in str(fault) for fault in faults)

@@ -11,7 +11,13 @@ from configs.checks import check_study
 from configs.launchers import LauncherConfig, LocalLauncherConfig, SlurmLauncherConfig
 from configs.study import Study
 from configs.training import TrainingExperiment
-from configs.training_checks import device_bytes, training_faults, training_notes
+from configs.training_checks import (
+    device_bytes,
+    device_faults,
+    gpus_here,
+    training_faults,
+    training_notes,
+)
 
 TINY = {"layers": 1, "hidden": 16, "heads": 2, "vocabulary": 256}
 LARGE: dict[str, Any] = {
@@ -100,6 +106,45 @@ def test_files_that_are_there_are_no_faults(tmp_path: Path) -> None:
 
     assert _faults(data=data, model=TINY | {"vocabulary": 100}) == []
     assert _faults(data={"name": "hub", "source": "owner/name"}) == []
+
+
+@pytest.mark.parametrize(
+    ("device", "num_gpus", "is_refused"),
+    [
+        ("auto", 2, True),
+        ("cuda", 2, True),
+        ("cuda", 0, True),
+        ("auto", 0, False),
+        ("auto", 8, False),
+        ("auto", None, False),
+        ("cpu", 2, False),
+    ],
+)
+def test_ranks_of_this_machine_need_a_gpu_each(
+    device: str, num_gpus: int | None, *, is_refused: bool
+) -> None:
+    """Eight ranks that pretend to be two nodes of four need eight, if they use any."""
+    experiment = _training(device=device, topology="mini", ranks=8)
+
+    faults = device_faults(experiment, LocalLauncherConfig(), num_gpus)
+
+    assert [fault.path for fault in faults] == ["device"] * is_refused
+    if is_refused:
+        assert faults[0].message.startswith(f"{num_gpus} GPUs are seen on this machine, for 8 ")
+        assert "set device: cpu" in faults[0].message
+    assert device_faults(experiment, CLUSTER, num_gpus) == []
+
+
+def test_gpus_are_counted_without_torch(tmp_path: Path) -> None:
+    """By their device files, as far as the environment shows them; others are not known."""
+    for name in ("nvidia0", "nvidia1", "nvidia10", "nvidiactl", "nvidia-uvm"):
+        (tmp_path / name).touch()
+
+    assert gpus_here(tmp_path, {}) == 3
+    assert gpus_here(tmp_path, {"CUDA_VISIBLE_DEVICES": "1,0"}) == 2
+    assert gpus_here(tmp_path, {"CUDA_VISIBLE_DEVICES": ""}) == 0
+    (tmp_path / "kfd").touch()
+    assert gpus_here(tmp_path, {}) is None
 
 
 def test_bytes_need_a_vocabulary_of_256() -> None:

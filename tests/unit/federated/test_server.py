@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tasks.federated import published, reception
+from tasks.federated import published, refused_returns
 from tasks.federated.arrivals.interface import Arrivals
 from tasks.federated.checkpoint import Checkpoint, save
 from tasks.federated.messages import Refusal
@@ -242,7 +242,7 @@ def test_what_is_harmless_does_not_crowd_out_what_is_wrong(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Bad returns are kept aside however many duplicates have come, up to their own bound."""
-    monkeypatch.setattr(reception, "_MOST_KEPT", 1)
+    monkeypatch.setattr(refused_returns, "_MOST_KEPT", 1)
     directory = make_run(tmp_path)
     spool = Spool(directory)
     with opened(directory) as server:

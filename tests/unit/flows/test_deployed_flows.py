@@ -13,10 +13,12 @@ from prefect.logging import disable_run_logger
 from prefect.utilities.callables import parameter_schema
 from prefect.utilities.schema_tools.validation import ValidationError, validate
 
-from configs.forms import FederatedForm, ScalingForm, TrainingForm
+from configs.federated_form import FederatedForm
 from configs.loading import load_study
 from configs.presets import shipped_studies
 from configs.quantities import count_of
+from configs.scaling_form import ScalingForm
+from configs.training_form import TrainingForm
 from flows.federated import federated_study
 from flows.plan_files import plan_text
 from flows.plan_wishes import read_wish

@@ -8,7 +8,7 @@ import httpx
 import pytest
 from prefect.runtime import flow_run
 
-from configs.forms import FederatedForm
+from configs.federated_form import FederatedForm
 from configs.study import Study
 from flows import points
 from flows.resolving import resolved

@@ -1,15 +1,13 @@
 """What a study came to, on the terminal."""
 
 import io
-from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from flows.summary import pointers, program, table_of, warnings_of
+from flows.summary import table_of, warnings_of
 from tasks.steps.flow_record import FlowRecord
 from tasks.tracking.rows import Row
-from tasks.tracking.study_directory import StudyDirectory
 from tasks.tracking.training_rows import TrainingMeasures
 
 
@@ -119,57 +117,3 @@ def test_what_mlflow_lacks_is_a_warning() -> None:
 
     assert warning.startswith("MLflow has not got everything: no answer. The runs are complete")
     assert "watershed resume" in warning
-
-
-def _pointers(tmp_path: Path, uri: str, environment: dict[str, str]) -> dict[str, str]:
-    run = tmp_path / "runs" / "digits-1"
-    run.mkdir(parents=True)
-    (run / "curves.png").touch()
-    record = FlowRecord(flow_run_id="f1", tracking_uri=uri, comparison="/#/compare-runs?runs=x")
-    told: dict[str, str] = {}
-    label = ""
-    for new_label, text in pointers(StudyDirectory(run), record, environment):
-        label = new_label or label
-        told[label] = f"{told[label]}\n{text}" if label in told else text
-    return told
-
-
-def test_local_servers_are_given_as_commands(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Without servers, the commands that start them, and the addresses of this study."""
-    monkeypatch.chdir(tmp_path)
-    database = f"sqlite:///{tmp_path}/runs/mlflow.db"
-
-    told = _pointers(tmp_path, database, {"HOME": str(tmp_path)})
-
-    assert told["Figure"] == "runs/digits-1/curves.png"
-    assert told["Compare in MLflow"].splitlines() == [
-        f"{program('mlflow')} server --backend-store-uri {database} --port 5000",
-        "then open http://127.0.0.1:5000/#/compare-runs?runs=x",
-    ]
-    assert told["Prefect"].splitlines() == [
-        f"PREFECT_HOME={tmp_path}/runs/prefect {program('prefect')} server start",
-        "then open http://127.0.0.1:4200/runs/flow-run/f1",
-    ]
-
-
-def test_servers_of_ones_own_are_given_as_addresses(tmp_path: Path) -> None:
-    """With servers running, only the addresses."""
-    environment = {"HOME": str(tmp_path), "PREFECT_API_URL": "http://prefect:4200/api"}
-
-    told = _pointers(tmp_path, "http://me:secret@mlflow:5000/", environment)
-
-    assert told["Compare in MLflow"] == "http://mlflow:5000/#/compare-runs?runs=x"
-    assert told["Prefect"] == "http://prefect:4200/runs/flow-run/f1"
-
-
-def test_programs_are_called_so_that_the_shell_finds_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Outside of an activated environment a program is given with its path."""
-    monkeypatch.setenv("PATH", str(tmp_path))
-
-    called = program("watershed")
-
-    assert Path(called).resolve().is_file()

@@ -82,11 +82,12 @@ def test_a_reader_that_is_gone_is_no_reason_to_end(
 
 
 def test_opening_the_servers_is_told_with_what_it_means() -> None:
-    """Nothing is said of the loopback interface."""
+    """Nothing is said of the loopback interface, and of servers that are not ours."""
     opened, closed = _file(), _file()
 
     print_opened(opened, "0.0.0.0")  # noqa: S104
     print_opened(closed, "127.0.0.1")
+    print_opened(closed, "")
 
     assert "have no login" in " ".join(_written(opened))
     assert "start jobs as you" in " ".join(_written(opened))

@@ -112,6 +112,24 @@ def test_colour_images_have_their_channels_first(tmp_path: Path) -> None:
     torch.testing.assert_close(dataset.train_inputs[2, :, 9, 9], (20 / 255 - means) / deviations)
 
 
+def test_own_images_have_their_own_shape_classes_and_normalisation(tmp_path: Path) -> None:
+    """Of any size, read by the same layout; training samples have mean 0 and deviation 1."""
+    write_images(tmp_path / "mine", "photo", (5, 7, 3))
+
+    dataset = load(Data(name="images", source=str(tmp_path / "mine"), shape=(3, 5, 7), classes=6))
+
+    assert dataset.train_inputs.shape == (6, 3, 5, 7)
+    assert dataset.num_labels == 6
+    pixels = torch.arange(6.0)
+    expected = (pixels - pixels.mean()) / pixels.std(correction=0)
+    torch.testing.assert_close(dataset.train_inputs[:, 1, 4, 6], expected)
+    torch.testing.assert_close(dataset.test_inputs[:, 0, 0, 0], expected[:4])
+    with pytest.raises(DatasetError, match="labels from 0 to 5; those of images are 0 to 4"):
+        load(Data(name="images", source=str(tmp_path / "mine"), shape=(3, 5, 7), classes=5))
+    with pytest.raises(DatasetError, match="found an image of 7 x 5, expected 5 x 5"):
+        load(Data(name="images", source=str(tmp_path / "mine"), shape=(3, 5, 5), classes=6))
+
+
 def test_labels_that_the_data_set_does_not_have_are_named(tmp_path: Path) -> None:
     """Ten classes are numbered from 0: another one is told before anything is trained."""
     for split in ("train", "test"):

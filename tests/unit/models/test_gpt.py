@@ -246,6 +246,21 @@ def test_initial_weights_depend_on_seed_and_parameter_alone() -> None:
         assert torch.equal(parameter, whole[name]) == (parameter.dim() == 1), name
 
 
+def test_skipped_initial_weights_change_no_others() -> None:
+    """What is not needed is zero, and all else is as if it had been drawn."""
+    with torch.device("meta"):
+        shapes = GptStages(SMALL, SEQUENCE)
+    names = [name for name, _ in shapes.named_parameters()]
+    skipped = names[1::2]
+
+    whole = dict(initial_weights(shapes, 3))
+    some = dict(initial_weights(shapes, 3, skipped))
+
+    assert list(some) == names
+    assert all(not some[name].any() for name in skipped)
+    assert all(torch.equal(some[name], whole[name]) for name in names[::2])
+
+
 def test_initial_weights_have_the_deviation_asked_for() -> None:
     """Matrices are normal with init_std, those into the residual less by sqrt(2 L)."""
     config = Gpt(layers=2, hidden=128, heads=4, init_std=0.05)

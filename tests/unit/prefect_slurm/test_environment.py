@@ -4,16 +4,19 @@ from pathlib import Path
 
 import pytest
 
+from configs.launchers import Apptainer, Pyxis, SlurmResources
 from tasks.prefect_slurm.environment import (
     UnsafeFile,
     child_environment,
+    hidden_home,
     places,
     read_secrets,
     unreachable_secrets,
+    with_secrets_file,
     written_down,
 )
 from tasks.prefect_slurm.records import FlowRunJob
-from tasks.slurm import commands
+from tasks.slurm.surroundings import of_command
 
 KEY = "pnu_0123456789abcdef"
 SETTINGS = {
@@ -51,6 +54,44 @@ def test_flows_keep_what_they_make_where_the_worker_would() -> None:
 
     assert places(own) == {"WATERSHED_RUNS_DIR": "/runs"}
     assert places(own | {"MLFLOW_TRACKING_URI": f"https://ada:{KEY}@host"}) == places(own)
+
+
+@pytest.mark.parametrize(
+    ("container", "why"),
+    [
+        (None, ""),
+        (Apptainer(image="i.sif", flags=("--nv",)), ""),
+        (Apptainer(image="i.sif", flags=("--no-home",)), "Apptainer mounts no home with --no-home"),
+        (Pyxis(image="i.sqsh"), "Pyxis mounts no home without the flag --container-mount-home"),
+        (Pyxis(image="i.sqsh", flags=("--container-mount-home",)), ""),
+    ],
+)
+def test_a_container_without_the_home_does_not_see_the_profile(
+    container: Apptainer | Pyxis | None, why: str
+) -> None:
+    """What stands there does not reach the job then."""
+    profile = {"PREFECT_API_KEY": KEY}
+    elsewhere = {} if why else profile
+
+    assert hidden_home(container) == why
+    missing = unreachable_secrets(profile, {}, elsewhere, is_home_hidden=bool(why))
+    assert missing == (["PREFECT_API_KEY"] if why else [])
+
+
+def test_a_file_of_secrets_is_seen_in_the_container() -> None:
+    """It lies where nothing else is bound."""
+    apptainer = SlurmResources(container=Apptainer(image="i.sif", binds=("/sw",)))
+    pyxis = SlurmResources(container=Pyxis(image="i.sqsh"))
+    path = Path("/home/ada/secrets")
+    bind = "/home/ada/secrets:/home/ada/secrets:ro"
+
+    bound, mounted = (with_secrets_file(one, path).container for one in (apptainer, pyxis))
+
+    assert isinstance(bound, Apptainer)
+    assert isinstance(mounted, Pyxis)
+    assert (bound.binds, mounted.mounts) == (("/sw", bind), (bind,))
+    assert with_secrets_file(apptainer, None) == apptainer
+    assert with_secrets_file(SlurmResources(), path) == SlurmResources()
 
 
 def test_secrets_that_a_job_would_not_have_are_named() -> None:
@@ -107,11 +148,9 @@ def test_what_the_outer_job_has_does_not_reach_a_job_that_its_flow_submits() -> 
         "PYTHONSAFEPATH": "1",
     }
 
-    inner = commands.environment("sbatch", child_environment(outer, _job()))
+    inner = of_command("sbatch", child_environment(outer, _job()))
 
-    assert {name for name in inner if not name.startswith("PREFECT_")} == {"PATH", "SLURM_CONF"}
-    by_hand = {"PATH": "/bin", "CUDA_VISIBLE_DEVICES": "3"}
-    assert commands.environment("sbatch", by_hand) == by_hand
+    assert set(inner) == {"PATH", "SLURM_CONF"}
 
 
 def test_a_file_that_others_can_read_is_refused(tmp_path: Path) -> None:

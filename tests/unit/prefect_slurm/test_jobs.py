@@ -50,6 +50,23 @@ def test_a_retry_has_a_directory_of_its_own(world: JobWorld, end: LedgerState) -
     assert (tracked["1"].is_newest, tracked["2"].is_newest) == (False, True)
 
 
+@pytest.mark.parametrize(("code", "is_another"), [(0, True), (1, True), (143, False)])
+def test_a_job_whose_flow_has_ended_is_not_followed(
+    world: JobWorld, code: int, *, is_another: bool
+) -> None:
+    """It is over soon, and then there is another; one that was stopped may go on, and is it."""
+    flow_run_id = uuid4()
+    run_dir = world.submit(flow_run_id)
+    world.stand(run_dir, LedgerState.RUNNING)
+    directory = RunDirectory(run_dir)
+    write_exit(directory.attempt(claim(directory, Claimant(1, "12", 0))), code)
+
+    assert world.submit(flow_run_id) == run_dir
+
+    (tracked,) = world.jobs.tracked()
+    assert (tracked.is_asked_again, tracked.entry.wish_cancel) == (is_another, is_another)
+
+
 def test_a_worker_that_dies_before_the_ledger_leaves_the_directory_to_the_next(
     world: JobWorld,
 ) -> None:

@@ -104,6 +104,54 @@ def test_a_run_without_a_report_of_its_job_gets_it(
     assert flow_run.infrastructure_pid == infrastructure_pid(world.jobs.cluster, run_dir)
 
 
+@pytest.mark.parametrize("end", [LedgerState.INTERRUPTED, LedgerState.FINISHED])
+def test_a_run_that_is_retried_while_its_job_dies_gets_another_one(
+    world: JobWorld, prefect: PrefectTable, look: _Look, end: LedgerState
+) -> None:
+    """It waits for the end of the former, and has not crashed with it."""
+    flow_run = prefect.add(StateType.CANCELLED)
+    first = _queued(world, flow_run)
+    world.stand(first, LedgerState.RUNNING)
+    look()
+    assert _wishes(world) == [str(first)]
+
+    prefect.set(flow_run, StateType.PENDING)  # a person has retried it, and a worker has taken it
+    while_it_dies = world.submit(flow_run.id)
+    for _ in range(3):
+        look(10.0)
+    told = prefect.names(flow_run)
+    world.stand(first, end)
+    look()
+    taken_again = prefect.flow_runs[flow_run.id].state
+    prefect.set(flow_run, StateType.PENDING)
+    second = world.submit(flow_run.id)
+    look(10.0)
+    look(10.0)
+
+    assert while_it_dies == first
+    assert told == ["Queued (its former job is ending)"]
+    assert "job 12 is gone" in str(prefect.told[0][1].message)
+    assert taken_again is not None
+    assert (taken_again.type, taken_again.name) == (StateType.SCHEDULED, "Rescheduled")
+    assert (first.name, second.name) == ("1", "2")
+    assert "Crashed" not in prefect.names(flow_run)
+
+
+def test_a_job_that_was_cancelled_elsewhere_is_not_taken_again(
+    world: JobWorld, prefect: PrefectTable, look: _Look
+) -> None:
+    """By ``watershed cancel``, say: nobody has asked for the flow run since."""
+    flow_run = prefect.add(StateType.PENDING)
+    run_dir = _queued(world, flow_run)
+
+    world.jobs.cancel([str(run_dir)])
+    world.stand(run_dir, LedgerState.INTERRUPTED)
+    look(10.0)
+    look(10.0)
+
+    assert prefect.names(flow_run)[-1] == "Crashed"
+
+
 @pytest.mark.parametrize("kind", [StateType.CANCELLING, StateType.CANCELLED])
 def test_a_cancelled_run_has_its_queued_job_cancelled_at_the_next_look(
     world: JobWorld, prefect: PrefectTable, look: _Look, kind: StateType

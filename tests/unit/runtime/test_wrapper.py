@@ -75,3 +75,35 @@ def test_a_run_that_is_not_there_is_an_error(tmp_path: Path) -> None:
 
     assert ended.returncode == 1
     assert f"cannot claim {tmp_path / 'absent'}" in ended.stderr
+
+
+ENGINE = """
+import pathlib, shutil, sys, time
+run = pathlib.Path(sys.argv[-1]).parent
+time.sleep({"0": 0.5, "1": 3.0}[run.name])
+(run / "ended").touch()
+if run.name == "0":
+    shutil.rmtree(run / "attempts")  # so that its end cannot be written down
+"""
+
+
+def test_a_full_file_system_ends_no_other_run(tmp_path: Path) -> None:
+    """What cannot be said is not said: of two runs in an allocation, the second goes on."""
+    engine = tmp_path / "engine.py"
+    engine.write_text(ENGINE)
+    for name in "01":
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "job.json").write_text("{}")
+    (tmp_path / "runs.json").write_text(f'["{tmp_path}/0", "{tmp_path}/1"]')
+    options = f"--submission 1 --runs {tmp_path}/runs.json --parallel 2 -- {sys.executable}"
+
+    with Path("/dev/full").open("wb") as full:
+        ended = subprocess.run(
+            [sys.executable, "-S", "-m", "tasks.runtime.wrapper", *options.split(), str(engine)],
+            stderr=full,
+            check=False,
+            env=os.environ | {"PYTHONPATH": str(ROOT), "SLURM_JOB_ID": "7"},
+        )
+
+    assert (tmp_path / "1" / "ended").exists()
+    assert ended.returncode == 0

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tasks.services.errors import UnreachableError
 from tasks.services.lifecycle import Lifecycle, Screen
 from tasks.services.plan import Addresses, Plan, Service
 from tasks.services.processes import identify, is_running
@@ -20,10 +21,19 @@ pytestmark = pytest.mark.skipif(
 
 
 class _Prefect(Server):
-    """Knows the pool, and no flow runs."""
+    """Knows the pool, and no flow runs; to its first questions it may have no time to answer."""
+
+    num_unanswered = 0
 
     def ask(self, path: str, *_: object, **__: object) -> Any:
-        """Answer."""
+        """Answer.
+
+        Raises:
+            UnreachableError: It has no time.
+        """
+        if _Prefect.num_unanswered:
+            _Prefect.num_unanswered -= 1
+            raise UnreachableError("the Prefect server does not answer: timed out")
         return 0 if path.endswith("count") else [{"type": "process"}]
 
 
@@ -98,6 +108,16 @@ def test_who_has_pressed_ctrl_c_already_gets_no_servers(tmp_path: Path) -> None:
 
     assert watched.run(lambda _: None, lambda: None)
     assert not (tmp_path / "logs").exists()
+
+
+def test_a_server_that_is_slow_to_answer_is_asked_again(tmp_path: Path) -> None:
+    """It has been well; that a machine has other work is no reason to stop it."""
+    watched = _Watched(tmp_path)
+    _Prefect.num_unanswered = 3
+
+    went_well = watched.run(lambda _: watched.stops.append(2), lambda: None)
+
+    assert (went_well, watched.warnings, _Prefect.num_unanswered) == (True, [], 0)
 
 
 def test_of_two_hosts_in_one_directory_one_gives_way(tmp_path: Path) -> None:

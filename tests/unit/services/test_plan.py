@@ -54,7 +54,7 @@ def test_passwords_are_in_the_servers_environment_alone() -> None:
     prefect = prefect_service(_DATA, "127.0.0.1", 1, databases=databases, environment=_SHELL)
     mlflow = mlflow_service(_DATA, "127.0.0.1", 2, databases=databases, environment=_SHELL)
     addresses = own_addresses("127.0.0.1", 1, 2)
-    client = client_environment(_DATA, addresses, _SHELL, is_external=False)
+    client = client_environment(_DATA, addresses, _SHELL, is_external=False, databases=databases)
     worker = worker_service(_DATA, "watershed", "me", client)
 
     assert "secret" in prefect.environment["PREFECT_SERVER_DATABASE_CONNECTION_URL"]
@@ -85,6 +85,16 @@ def test_external_servers_are_used_with_the_users_own_variables() -> None:
     assert client["PREFECT_API_KEY"] == "k"
     assert client["PREFECT_PROFILE"] == "site"
     assert client["WATERSHED_RUNS_DIR"] == "/data"
+
+
+@pytest.mark.parametrize("is_external", [True, False])
+def test_a_database_password_of_the_users_own_stays_with_the_flows(*, is_external: bool) -> None:
+    """Where no server of ours has PostgreSQL, it is for a flow, or for an MLflow database."""
+    addresses = own_addresses("127.0.0.1", 1, 2)
+    client = client_environment(_DATA, addresses, _SHELL, is_external=is_external)
+
+    assert client["PGPASSWORD"] == "secret"
+    assert "WATERSHED_DATABASE" not in client
 
 
 @pytest.mark.parametrize(("host", "is_open"), [("127.0.0.1", False), ("0.0.0.0", True)])  # noqa: S104

@@ -4,6 +4,7 @@ import json
 import socket
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -11,18 +12,23 @@ from typing import Any
 import pytest
 
 from flows.deploy_commands import explain
-from tasks.services.errors import RefusedError, ServicesError, UnreachableError
+from tasks.services.errors import BusyError, RefusedError, ServicesError, UnreachableError
 from tasks.services.pools import ensure_process_pool, refuse_other_servers
 from tasks.services.preparing import prepare_external
+from tasks.services.profile import with_profile
 from tasks.services.web import is_loopback, mlflow_server, prefect_server, without_password
 
 
 class _Site(HTTPServer):
-    """A server with planted answers: path -> status and JSON; it remembers what it was asked."""
+    """A server with planted answers: path -> status and JSON; it remembers what it was asked.
+
+    Before them it answers the statuses of ``busy``, one a request.
+    """
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.answers: dict[str, tuple[int, Any]] = {}
+        self.busy: list[int] = []
         self.asked: list[tuple[str, str, Any, str]] = []
 
     @property
@@ -41,6 +47,8 @@ class _Handler(BaseHTTPRequestHandler):
         login = self.headers.get("Authorization") or ""
         self.server.asked.append((str(self.command), self.path, body, login))
         status, answer = self.server.answers.get(self.path, (404, {"detail": "not here"}))
+        if self.server.busy:
+            status, answer = self.server.busy.pop(), {"exception_message": "Service Unavailable"}
         self.send_response(status)
         self.end_headers()
         self.wfile.write(json.dumps(answer).encode())
@@ -76,6 +84,47 @@ def test_a_refused_token_is_told_as_such(site: _Site) -> None:
     assert "check PREFECT_API_KEY or PREFECT_API_AUTH_STRING" in told
     assert "secret" not in told + repr(prefect)
     assert site.asked[0][3] == "Bearer pnu_secret"
+
+
+def test_the_key_of_a_profile_is_used(site: _Site, tmp_path: Path) -> None:
+    """As Prefect's client does it: what the profile says, unless a variable says otherwise."""
+    site.answers["/work_pools/filter"] = (200, [])
+    profiles = tmp_path / ".prefect" / "profiles.toml"
+    profiles.parent.mkdir()
+    profiles.write_text(
+        'active = "site"\n[profiles.site]\n'
+        f'PREFECT_API_URL = "{site.url}"\nPREFECT_API_KEY = "of the profile"\n'
+    )
+    user = {"HOME": str(tmp_path)}
+
+    for environment in (user, user | {"PREFECT_API_KEY": "mine"}):
+        known = with_profile(environment)
+        prefect_server(known["PREFECT_API_URL"], known).ask("/work_pools/filter", {})
+    password = with_profile(user | {"PREFECT_API_AUTH_STRING": "a:b"})
+    prefect_server(site.url, password).ask("/work_pools/filter", {})
+
+    assert [one[3] for one in site.asked] == ["Bearer of the profile", "Bearer mine", "Basic YTpi"]
+    assert with_profile(user | {"PREFECT_PROFILE": "none"}) == user | {"PREFECT_PROFILE": "none"}
+
+
+def test_external_servers_may_be_those_of_the_profile(site: _Site, tmp_path: Path) -> None:
+    """Its address and its key; what is missing is told with both ways to say it."""
+    site.answers["/work_pools/filter"] = (401, {})
+    profiles = tmp_path / "profiles.toml"
+    profiles.write_text(
+        f'active = "site"\n[profiles.site]\nPREFECT_API_URL = "{site.url}"\n'
+        'PREFECT_API_KEY = "of the profile"\n'
+    )
+    user = {"HOME": str(tmp_path), "MLFLOW_TRACKING_URI": "sqlite:///x"}
+
+    with pytest.raises(ServicesError, match="or a Prefect profile with a server"):
+        prepare_external(tmp_path, "p", user, has_worker=False)
+    with pytest.raises(RefusedError):
+        prepare_external(
+            tmp_path, "p", user | {"PREFECT_PROFILES_PATH": str(profiles)}, has_worker=False
+        )
+
+    assert site.asked[0][3] == "Bearer of the profile"
 
 
 def test_a_server_that_is_not_there_is_told_with_the_variable() -> None:
@@ -122,6 +171,31 @@ def test_other_errors_come_with_the_servers_words(site: _Site) -> None:
 
     with pytest.raises(UnreachableError, match=r"answers 500 .*: .*no disk"):
         prefect_server(site.url, {}).ask("/x")
+
+
+@pytest.mark.parametrize("status", [408, 429, 502, 503])
+def test_a_busy_server_is_asked_again(site: _Site, status: int) -> None:
+    """As Prefect's client does: its server answers 503 where another has just written to SQLite."""
+    site.answers["/work_pools/"] = (201, {"name": "p"})
+    site.busy = [status, status]
+
+    answer = prefect_server(site.url, {}).ask("/work_pools/", {"name": "p"})
+
+    assert answer == {"name": "p"}
+    assert [one[:3] for one in site.asked] == [("POST", "/work_pools/", {"name": "p"})] * 3
+
+
+def test_a_server_that_stays_busy_is_told(site: _Site) -> None:
+    """After so many tries; to the question whether it is well there is but one."""
+    site.busy = [503] * 4
+    prefect = replace(prefect_server(site.url, {}), pauses_s=(0.01, 0.01))
+
+    with pytest.raises(BusyError, match=r"the Prefect server at .* answers 503 .*: .*Unavailable"):
+        prefect.ask("/flow_runs/count", {})
+
+    assert len(site.asked) == 3
+    assert not prefect.answers("/health")
+    assert len(site.asked) == 4
 
 
 @pytest.mark.parametrize(

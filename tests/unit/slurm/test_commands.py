@@ -14,14 +14,16 @@ from subprocess import CompletedProcess
 
 import pytest
 
-from tasks.slurm.commands import SlurmCli, environment, run_command
+from tasks.slurm.commands import SlurmCli, run_command
 from tasks.slurm.errors import (
     NoAccounting,
     SlurmBusy,
+    SlurmClosed,
     SlurmError,
     SlurmMissing,
     SlurmRefused,
     SlurmUnreachable,
+    SlurmVague,
 )
 from tasks.slurm.sightings import Slurm
 from tasks.slurm.states import SlurmState
@@ -84,16 +86,16 @@ def test_a_script_is_submitted_in_its_own_directory() -> None:
 
 
 def test_one_call_lists_the_queue() -> None:
-    """All jobs of the user, in all states, come from one squeue."""
+    """All jobs of the user, in all states and all partitions, come from one squeue."""
     answers = recorded("squeue")
 
     queued = SlurmCli(answers.run).queue()
 
     assert len(queued) > 20
     (argv,) = answers.asked
-    assert argv[:4] == ["squeue", "--me", "--noheader", "--states=all"]
-    assert argv[4].startswith("--Format=JobArrayID:\x1f,State:\x1f,")
-    assert argv[4].endswith(",Name:\x1f\x1e")
+    assert argv[:-1] == ["squeue", "--me", "--all", "--noheader", "--states=all"]
+    assert argv[-1].startswith("--Format=JobArrayID:\x1f,State:\x1f,")
+    assert argv[-1].endswith(",Name:\x1f\x1e")
 
 
 def test_whole_arrays_are_asked_for_and_only_the_asked_tasks_are_told() -> None:
@@ -211,6 +213,17 @@ FAILED = "sbatch: error: Batch job submission failed: {}\n"
         # From the source: limits of groups, a full controller, its full disk.
         (LIMIT.format("AssocGrpSubmitJobsLimit"), SlurmBusy),
         (LIMIT.format("AssocGrpNodeLimit"), SlurmRefused),
+        (LIMIT.format("QOSMinGRES"), SlurmRefused),
+        (LIMIT.format("QOSMinNode"), SlurmRefused),
+        (LIMIT.format("QOSMinCpuNotSatisfied"), SlurmRefused),
+        (LIMIT.format("QOSMaxGRESPerNode"), SlurmRefused),
+        (LIMIT.format("QOSMaxCpuPerNode"), SlurmRefused),
+        (LIMIT.format("AssocMaxGRESPerNode"), SlurmRefused),
+        (LIMIT.format("MaxGRESPerAccount"), SlurmRefused),
+        (LIMIT.format("    --> error: requested timelimit exceeds 24 hours"), SlurmVague),
+        (LIMIT.splitlines()[1] + "\n", SlurmVague),
+        (FAILED.format("Required partition not available (inactive or drain)"), SlurmClosed),
+        (FAILED.format("Requested partition configuration not available now"), SlurmClosed),
         (
             "sbatch: error: Slurm temporarily unable to accept job, sleeping and retrying\n",
             SlurmBusy,
@@ -438,39 +451,22 @@ def test_a_deleted_working_directory_does_not_matter(
     assert ran.stdout == "/\n"
 
 
-OWN = {
-    "HOME": "/home/u",
-    "LC_ALL": "de_DE.UTF-8",
-    "SLURM_CONF": "/etc/slurm.conf",
-    "SLURM_CLUSTERS": "a",
-    "SLURM_JOB_ID": "7",
-    "SLURM_MEM_PER_CPU": "1G",
-    "SBATCH_JOB_NAME": "mine",
-    "SQUEUE_FORMAT": "%i",
-    "SACCT_FORMAT": "jobid",
-    "SINFO_FORMAT": "%P",
-    "SCANCEL_INTERACTIVE": "1",
-}
+def test_a_job_is_closed_to_others_whoever_submits_it(
+    program: Callable[[str, str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sbatch hands its umask and its environment to the job: both are ours, not the shell's."""
+    program("sbatch", "umask; env")
+    monkeypatch.setenv("WATERSHED_SUBMISSION", "7")
+    monkeypatch.setenv("PREFECT_API_KEY", "pnu_of_another")
+    monkeypatch.setenv("HF_HOME", "/scratch/another")
+    before = os.umask(0o002)
+    try:
+        answer = run_command(["sbatch"], 10.0)
+    finally:
+        os.umask(before)
 
-
-def test_a_job_inherits_the_users_environment_alone() -> None:
-    """Sbatch hands its environment to the job: the user's, without options and outer jobs."""
-    assert environment("sbatch", OWN) == {
-        "HOME": "/home/u",
-        "LC_ALL": "de_DE.UTF-8",
-        "SLURM_CONF": "/etc/slurm.conf",
-        "SLURM_CLUSTERS": "a",
-    }
-
-
-def test_answers_look_alike_whatever_the_user_has_set() -> None:
-    """Language, time zone, form of times and length of ranges are ours for the other commands."""
-    assert environment("squeue", OWN) == {
-        "HOME": "/home/u",
-        "LC_ALL": "C",
-        "SLURM_CONF": "/etc/slurm.conf",
-        "SLURM_CLUSTERS": "a",
-        "TZ": "UTC",
-        "SLURM_TIME_FORMAT": "%s",
-        "SLURM_BITSTR_LEN": "0",
-    }
+    mask, *variables = answer.stdout.splitlines()
+    assert mask == "0077"
+    names = {line.partition("=")[0] for line in variables}
+    assert {"HOME", "PATH"} <= names
+    assert not {"WATERSHED_SUBMISSION", "PREFECT_API_KEY", "HF_HOME"} & names

@@ -140,6 +140,11 @@ def test_a_time_limit_with_a_checkpoint_only_needs_to_go_on() -> None:
             'one of its lines has failed. Its output says: "line 9, has failed".',
         ),
         (
+            Case(F.LAUNCH_FAILURE, exit_code=127, has_begun=False, message="python: not found"),
+            "ended (code 127) before its program began: a command is not there on the node, or "
+            'cannot be run. The program says: "python: not found".',
+        ),
+        (
             Case(F.LAUNCH_FAILURE, state=SlurmState.FAILED, exit_code=3, reason="NonZeroExitCode"),
             "ended (code 3) before its program began: Slurm says FAILED (NonZeroExitCode).",
         ),

@@ -4,7 +4,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.slurm.failures import POLICIES, Ended, GiveUp, Resubmit, Retry, next_step
+from tasks.slurm.failures import (
+    POLICIES,
+    Ended,
+    GiveUp,
+    Resubmit,
+    Retry,
+    is_missing_everywhere,
+    next_step,
+)
 from tasks.slurm.states import FailureClass
 
 F = FailureClass
@@ -173,3 +181,13 @@ def test_nothing_follows_nothing() -> None:
     """Without a failure there is no question."""
     with pytest.raises(ValueError, match="nothing has failed yet"):
         after()
+
+
+def test_what_is_missing_on_two_nodes_is_missing_everywhere() -> None:
+    """One node may have lost a mount; the same node twice, or an unknown one, proves no more."""
+    launch, lost = Ended(F.LAUNCH_FAILURE, node="n1"), Ended(F.NODE_FAILURE, node="n1")
+
+    assert is_missing_everywhere([launch], "n2")
+    assert not is_missing_everywhere([launch, launch], "n1")
+    assert not is_missing_everywhere([launch], "")
+    assert not is_missing_everywhere([lost, Ended(F.LAUNCH_FAILURE)], "n2")

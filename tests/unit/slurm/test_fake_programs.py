@@ -158,7 +158,7 @@ def test_a_program_may_never_hear_of_its_job(
 def test_without_a_server_there_is_no_controller(monkeypatch: pytest.MonkeyPatch) -> None:
     """When the server is gone, the commands say what those of a dead controller say."""
     monkeypatch.setenv("PATH", f"{Path(__file__).parents[2]}/fakes/bin:{os.environ['PATH']}")
-    monkeypatch.setenv("FAKE_SLURM_SOCKET", "/nonexistent/socket")
+    monkeypatch.setenv("SLURM_CONF", "/nonexistent/socket")
 
     with pytest.raises(SlurmUnreachable, match="Unable to contact slurm controller"):
         SlurmCli().queue()

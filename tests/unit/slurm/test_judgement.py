@@ -193,9 +193,22 @@ def test_why_a_rank_was_lost_slurm_knows_best(state: SlurmState, failure: Failur
             find(Evidence.INTERRUPTED),
             FailureClass.LAUNCH_FAILURE,
         ),
-        # A command of the script is not there, or a line of set-up has failed.
+        # A command is not there, which may be this node's fault: of the script, or of the job.
+        (tell(SlurmState.FAILED, exit_code=127), find(Evidence.NONE), FailureClass.LAUNCH_FAILURE),
+        (tell(SlurmState.FAILED, exit_code=126), find(Evidence.NONE), FailureClass.LAUNCH_FAILURE),
         (
             tell(SlurmState.FAILED, exit_code=127),
+            find(Evidence.FAILED, code=127),
+            FailureClass.LAUNCH_FAILURE,
+        ),
+        (
+            tell(SlurmState.FAILED, exit_code=127),
+            find(Evidence.FAILED, code=127, reason="data"),
+            FailureClass.APPLICATION_ERROR,
+        ),
+        # A line of set-up has failed.
+        (
+            tell(SlurmState.FAILED, exit_code=1),
             find(Evidence.NONE),
             FailureClass.APPLICATION_ERROR,
         ),

@@ -14,9 +14,10 @@ from configs.launchers import SlurmLauncherConfig
 from tasks.slurm.batches import divide
 from tasks.slurm.entries import Entry, LedgerState
 from tasks.slurm.failures import Ended
+from tasks.slurm.file_systems import is_on_network
 from tasks.slurm.launcher import JobState
 from tasks.slurm.leader_ledger import LeaderLedger
-from tasks.slurm.ledger_file import LedgerError, LedgerFile, is_on_network, state_directory
+from tasks.slurm.ledger_file import LedgerError, LedgerFile, state_directory
 from tasks.slurm.plan import Batch, JobPlan, job_name
 from tasks.slurm.states import FailureClass
 
@@ -387,7 +388,7 @@ def test_no_shared_memory_on_a_network_file_system(
     local = LedgerFile(path).read("PRAGMA journal_mode")
     mounts = path.parent / "mounts"
     mounts.write_text(f"server:/x {path.parent} nfs rw 0 0\n")
-    monkeypatch.setattr("tasks.slurm.ledger_file._MOUNTS", mounts)
+    monkeypatch.setattr("tasks.slurm.file_systems._MOUNTS", mounts)
 
     shared = LedgerFile(path.with_name("other.sqlite"))
     with shared.transaction() as connection:

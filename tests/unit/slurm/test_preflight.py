@@ -1,9 +1,11 @@
 """What a cluster cannot give is said before submission."""
 
+from dataclasses import replace
+
 import pytest
 
 from configs.launchers import SlurmResources
-from tasks.slurm.preflight import faults
+from tasks.slurm.preflight import doubts, faults
 from tasks.slurm.sightings import Partition
 
 BATCH = Partition(
@@ -29,6 +31,10 @@ def _messages(resources: SlurmResources, cluster: list[Partition] = CLUSTER) -> 
     return [str(fault) for fault in faults(resources, cluster)]
 
 
+def _doubts(resources: SlurmResources, cluster: list[Partition] = CLUSTER) -> list[str]:
+    return [str(fault) for fault in doubts(resources, cluster)]
+
+
 @pytest.mark.parametrize(
     "resources",
     [
@@ -42,6 +48,7 @@ def _messages(resources: SlurmResources, cluster: list[Partition] = CLUSTER) -> 
 def test_what_fits_exactly_is_fine(resources: SlurmResources) -> None:
     """Limits can be used up; a partition without a limit takes any time."""
     assert _messages(resources) == []
+    assert _doubts(resources) == []
 
 
 @pytest.mark.parametrize(
@@ -105,10 +112,43 @@ def test_an_unknown_partition_is_told_from_those_that_exist() -> None:
     ]
 
 
-def test_without_a_default_partition_one_must_be_named() -> None:
-    """Where the cluster has no default, sbatch would refuse; the partitions are listed."""
-    assert _messages(SlurmResources(), [DEBUG]) == [
-        "launcher.partition: none is named and the cluster has no default; use one of debug"
+def test_without_a_default_partition_the_cluster_may_choose_one() -> None:
+    """By a job_submit plugin: it is said, and not refused, unless no partition could take it."""
+    cluster = [DEBUG, replace(BATCH, is_default=False)]
+
+    assert _messages(SlurmResources(account="p"), cluster) == []
+    assert _doubts(SlurmResources(account="p"), cluster) == [
+        "launcher.partition: none is named and the cluster has no default: sbatch takes it only if "
+        "the cluster chooses the partition by itself; else use one of debug, batch"
+    ]
+    assert [one.split(":")[0] for one in _messages(SlurmResources(nodes=100), cluster)] == [
+        *("launcher.time_limit", "launcher.nodes", "launcher.nodes")
+    ]
+
+
+def test_a_short_default_partition_may_not_be_where_the_job_goes() -> None:
+    """A job that names none may be routed by its time; the one that names it may not."""
+    cluster = [replace(DEBUG, is_default=True), replace(BATCH, is_default=False)]
+    resources = SlurmResources(time_limit="12:00:00")
+
+    assert _messages(resources, cluster) == []
+    (doubt,) = _doubts(resources, cluster)
+    assert doubt.startswith("launcher.time_limit: 12:00:00 is over the limit of debug")
+    assert "partitions that can: batch; sbatch takes it only if the cluster chooses" in doubt
+    assert _messages(SlurmResources(partition="debug", time_limit="12:00:00"), cluster) != []
+
+
+def test_a_qos_may_set_a_time_limit_aside() -> None:
+    """With the flag PartitionTimeLimit; nothing here tells whether it has that."""
+    resources = SlurmResources(partition="debug", qos="long", time_limit="3-0")
+
+    assert _messages(resources) == []
+    assert _doubts(resources) == [
+        "launcher.time_limit: 3-0 is over the limit of debug, 00:30:00, which QoS long may set "
+        "aside; partitions that can: batch"
+    ]
+    assert _messages(resources.model_copy(update={"nodes": 9})) == [
+        "launcher.nodes: 9 are too many: debug has 8 nodes"
     ]
 
 
@@ -127,13 +167,20 @@ def test_if_none_of_several_partitions_fits_each_says_why() -> None:
     ]
 
 
-def test_a_partition_that_is_down_is_said() -> None:
-    """A job would wait there for nobody knows how long."""
-    down = Partition(name="old", is_up=False, num_nodes=8, cpus_per_node=64)
+def test_a_partition_that_is_down_is_waited_for() -> None:
+    """It takes jobs, or will when it is up again: it is said, with the partitions that can now."""
+    down = Partition(
+        name="old", is_up=False, num_nodes=8, cpus_per_node=64, memory_mb_per_node=512_000
+    )
 
-    assert _messages(SlurmResources(partition="old"), [BATCH, down]) == [
-        "launcher.partition: old takes no jobs now; use another one, or wait until it is up; "
+    assert _messages(SlurmResources(partition="old"), [BATCH, down]) == []
+    assert _doubts(SlurmResources(partition="old"), [BATCH, down]) == [
+        "launcher.partition: old takes no jobs now, or starts none; they wait until it does; "
         "partitions that can: batch"
+    ]
+    assert _doubts(SlurmResources(partition="old,batch"), [BATCH, down]) == []
+    assert _messages(SlurmResources(partition="old", nodes=9), [BATCH, down]) == [
+        "launcher.nodes: 9 are too many: old has 8 nodes"
     ]
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import json
+import re
 import shutil
 import sqlite3
 from dataclasses import replace
@@ -31,7 +32,7 @@ from tasks.slurm.states import SlurmState
 from tasks.slurm.watching import Watch
 from tests.fakes.controller import Timing
 from tests.fakes.jobs import Incarnation, Work
-from tests.fakes.scripts import Size
+from tests.fakes.scripts import Size, write_script
 from tests.fakes.slurm import Faults
 from tests.unit.slurm.world import World
 
@@ -128,7 +129,7 @@ def test_a_start_is_noticed_without_asking_slurm(tmp_path: Path) -> None:
 # --- how often Slurm is asked --------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("num_jobs", [1, 100, 2_000, pytest.param(10_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("num_jobs", [1, 100, 1_000, pytest.param(10_000, marks=pytest.mark.slow)])
 def test_status_calls_do_not_grow_with_the_jobs(tmp_path: Path, num_jobs: int) -> None:
     """Two a minute, while one or ten thousand jobs run and nothing happens."""
     world = World(
@@ -185,7 +186,12 @@ def test_nothing_is_asked_when_there_is_nothing_to_follow(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize(
     ("pack", "num_jobs"),
-    [("array", 1000), ("single", 250), pytest.param("single", 1000, marks=pytest.mark.slow)],
+    [
+        ("array", 500),
+        ("single", 250),
+        pytest.param("array", 1000, marks=pytest.mark.slow),
+        pytest.param("single", 1000, marks=pytest.mark.slow),
+    ],
 )
 def test_a_large_sweep_ends_under_a_small_limit(tmp_path: Path, pack: str, num_jobs: int) -> None:
     """Hundreds of jobs with 40 calls, of which 4 a minute come back; never more than these."""
@@ -386,6 +392,59 @@ def test_a_wish_is_carried_out_within_ten_seconds(tmp_path: Path, where: str) ->
     assert not _entry(world, "kept").state.job_state.is_final
     assert world.slurm.incarnations(by_hand)[0].ended_s is None
     assert all(run.ended_s for run in world.slurm.incarnations(_entry(world, "a").name))
+
+
+@pytest.mark.parametrize("is_killed", [True, False])
+@pytest.mark.parametrize("pack", ["single", "array", "allocation"])
+def test_what_is_asked_for_again_while_it_dies_begins_anew(
+    tmp_path: Path, pack: str, *, is_killed: bool
+) -> None:
+    """Its end is waited for; also by a successor, if the process that was asked is killed."""
+    config = SlurmLauncherConfig.model_validate(
+        {"pack": pack, "calls_per_minute": 600, "call_burst": 1000}
+    )
+
+    def work(run: Incarnation) -> Work:
+        is_first = run.request.name.endswith("-1")
+        return Work(86_400.0, saves_in_s=None) if is_first else Work(60.0)
+
+    world = World(tmp_path, work=work, config=config)
+    _submit(world, "a", "b")
+    plans = [world.plan(name) for name in "ab"]
+    first = _run_of(world, "a")
+
+    world.ledger.wish_cancel([str(plan.run_dir) for plan in plans], world.now_s)
+    world.run(5.0)
+    assert _is(world, "a", LedgerState.RUNNING)  # KillWait is not over
+    world.register(plans)
+    if is_killed:
+        world.begin()
+    world.run(world.are_over, 400)
+
+    assert world.states() == [LedgerState.FINISHED] * 2
+    again = _run_of(world, "a")
+    assert first.ended_s is not None
+    assert again.started_s is not None
+    assert again.started_s >= first.ended_s
+    assert [one.submission for one in world.ledger.submissions(str(plans[0].run_dir))] == [1, 2]
+
+
+def test_who_cancels_again_what_was_asked_for_again_means_it(tmp_path: Path) -> None:
+    """The last wish counts; and what finishes all the same is not run once more."""
+    works = iter([Work(86_400.0, saves_in_s=None), Work(25.0, saves_in_s=None)])
+    world = World(tmp_path, work=lambda _: next(works), config=SINGLE)
+    _submit(world, "a", "b")
+    plans = [world.plan(name) for name in "ab"]
+    run_dirs = [str(plan.run_dir) for plan in plans]
+
+    world.ledger.wish_cancel(run_dirs, world.now_s)
+    world.register(plans)
+    world.ledger.wish_cancel(run_dirs[:1], world.now_s)
+    world.run(world.are_over, 400)
+
+    states = {entry.run_dir: entry.state for entry in world.entries()}
+    assert states == {run_dirs[0]: LedgerState.INTERRUPTED, run_dirs[1]: LedgerState.FINISHED}
+    assert len(world.ledger.submissions(run_dirs[0])) == 1
 
 
 def test_one_task_of_an_array_is_cancelled(tmp_path: Path) -> None:
@@ -948,3 +1007,85 @@ def test_a_script_that_was_submitted_by_hand_is_nobodys_to_cancel(tmp_path: Path
 
     assert world.slurm.incarnations(_entry(world, "a").name)[-1].state is SlurmState.PENDING
     assert world.slurm.num_calls("scancel") == 0
+
+
+def _block(world: World) -> None:
+    """Let another job of the user take the only CPU."""
+    script = write_script(world.path, "blocker")
+    world.slurm.run(["sbatch", "--parsable", f"--chdir={script.parent}", str(script)], 30)
+    world.run(5.0)
+
+
+def _unblock(world: World) -> None:
+    world.slurm.controller.cancel(world.slurm.incarnations("blocker"))
+
+
+def _second(run: Incarnation) -> Work:
+    """A program that fails at first, and then runs for a minute; a blocker for a day."""
+    if run.request.name == "blocker":
+        return DAY
+    return Work(5, exit_code=3) if run.request.name.endswith("-1") else Work(60)
+
+
+def _by_hand(world: World, directory: Path, *options: str) -> str:
+    """Submit a script with the next number, as its header says; return Slurm's id."""
+    script = directory / "job.sh"
+    header = script.read_text()
+    match = re.search(r"WATERSHED_SUBMISSION=(\d+) sbatch --job-name=(\S+)", header)
+    assert match is not None
+    argv = ["sbatch", "--parsable", f"--job-name={match[2]}", *options, str(script)]
+    return world.slurm.run(argv, 30).stdout.strip()
+
+
+@pytest.mark.parametrize("pack", ["single", "array"])
+def test_what_its_user_has_submitted_again_by_hand_is_adopted(tmp_path: Path, pack: str) -> None:
+    """A retry meanwhile gets the same number: the job by hand, which came first, is the one."""
+    config = SINGLE.model_copy(update={"pack": pack})
+    world = World(
+        tmp_path,
+        work=_second,
+        size=Size(num_nodes=1, cpus=1),
+        config=config,
+    )
+    plans = [world.plan("a")] if pack == "single" else [world.plan("a"), world.plan("b")]
+    world.register(plans)
+    world.run(world.are_over, 100)
+    _block(world)
+    directory = plans[0].run_dir if pack == "single" else next(world.study_dir.glob("batches/*"))
+
+    by_hand = _by_hand(world, directory)
+    world.register(plans)
+    world.run(60.0)
+    followed = {entry.slurm_job.partition("_")[0] for entry in world.entries()}
+    _unblock(world)
+    world.run(world.are_over, 400)
+
+    assert followed == {by_hand}
+    assert set(world.states()) == {LedgerState.FINISHED}
+    begun = [world.node.begun[plan.run_dir] for plan in plans]
+    assert begun == [2] * len(plans)  # the failure, and one success
+    assert world.node.overlaps == []
+
+
+def test_one_task_that_was_submitted_by_hand_is_left_to_its_user(tmp_path: Path) -> None:
+    """It does not stand for the whole array, and is not cancelled; its run is run once."""
+    world = World(
+        tmp_path,
+        work=_second,
+        size=Size(num_nodes=1, cpus=1),
+    )
+    plans = [world.plan(name) for name in "abc"]
+    world.register(plans)
+    world.run(world.are_over, 200)
+    _block(world)
+
+    _by_hand(world, next(world.study_dir.glob("batches/*")), "--array=1")
+    world.register(plans)
+    world.run(60.0)
+    _unblock(world)
+    world.run(world.are_over, 1000)
+
+    assert set(world.states()) == {LedgerState.FINISHED}
+    assert world.slurm.num_calls("scancel") == 0
+    assert [world.node.finished[plan.run_dir] for plan in plans] == [1] * 3
+    assert world.node.overlaps == []

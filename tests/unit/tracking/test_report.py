@@ -42,20 +42,24 @@ def _size(png: Path) -> tuple[int, int]:
 
 
 def test_a_report_has_table_figure_and_next_steps(build_study: BuildStudy) -> None:
-    """One row a point, with a column for each axis and each measure that was taken."""
+    """One row a point, with a column for each axis and each outcome; what is alike is a line."""
     directory = build_study(_ALGORITHMS | {"arrivals.max_delay": [0, 10]})
 
     text = write_report(directory.path, tracking_uri="sqlite:////runs/mlflow.db").read_text()
 
     head, *rows = _table(text, "# fake")
     assert head == [
-        "algorithm", "max delay", "rounds", "training loss", "test accuracy", "gradient norm",
-        "rate b", "mean delay", "max delay", "refused", "virtual time", "wall time",
+        "algorithm", "max delay", "training loss", "test accuracy", "gradient norm", "rate b",
     ]  # fmt: skip
     assert [row[:2] for row in rows] == [
         ["AFA-CD", "0"], ["AFA-CD", "10"], ["AFA-CS", "0"], ["AFA-CS", "10"],
     ]  # fmt: skip
     assert "4 runs: 4 finished." in text
+    assert (
+        "Alike in all runs: rounds 300, mean delay 4, max delay 9, refused 3, virtual time 150 s, "
+        "wall time 3 s."
+    ) in text
+    assert "## Further measures" not in text
     assert "What do fake runs show?" in text
     assert f"]({directory.curves.name})" in text
     assert "mlflow server --backend-store-uri sqlite:////runs/mlflow.db" in text
@@ -63,6 +67,26 @@ def test_a_report_has_table_figure_and_next_steps(build_study: BuildStudy) -> No
     assert _size(directory.curves)[0] > 800
     uri = "http://me:secret@mlflow.site"
     assert "secret" not in write_report(directory.path, tracking_uri=uri).read_text()
+
+
+def test_runs_that_stand_at_different_rounds_say_so(build_study: BuildStudy) -> None:
+    """State and rounds beside what came out; other measures that differ in a table behind."""
+    directory = build_study(_ALGORITHMS, results={1: None})
+    journal = directory.points()[1].journal
+    journal.write_bytes(b"".join(journal.read_bytes().splitlines(keepends=True)[:12]))
+
+    text = write_report(directory.path).read_text()
+
+    head, *rows = _table(text, "# fake")
+    assert head[:4] == ["algorithm", "rounds", "state", "training loss"]
+    assert [row[:3] for row in rows] == [
+        ["AFA-CD", "300", "finished"],
+        ["AFA-CS", "110", "running"],
+    ]
+    assert "Alike in all runs: mean delay 4, max delay 9." in text
+    further = [["AFA-CD", "3", "150 s", "3 s"], ["AFA-CS", "1", "55 s", "1.1 s"]]
+    head = ["algorithm", "refused", "virtual time", "wall time"]
+    assert _table(text, "## Further measures") == [head, *further]
 
 
 def test_failures_are_told_in_words(build_study: BuildStudy) -> None:

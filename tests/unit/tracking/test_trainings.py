@@ -5,11 +5,13 @@ from pathlib import Path
 
 import pytest
 
+from configs.study import Point
 from tasks.runtime.records import Result
 from tasks.tracking.report import write_report
 from tasks.tracking.rows import collect_rows
 from tasks.tracking.study_directory import StudyDirectory
 from tasks.tracking.tables import scaled
+from tests.unit.tracking.conftest import training_line
 
 BuildStudy = Callable[..., StudyDirectory]
 _PARTITIONS = {"partition": ["zero3", "zeropp", "zero_topo"]}
@@ -17,7 +19,7 @@ _PARTITIONS = {"partition": ["zero3", "zeropp", "zero_topo"]}
 
 def _table(text: str, heading: str) -> list[dict[str, str]]:
     """Rows of the first Markdown table behind a heading: column head -> cell."""
-    lines = [line for line in text[text.index(heading) :].splitlines() if line.startswith("|")]
+    lines = text[text.index(heading) :].split("\n|", 1)[1].split("\n\n", maxsplit=1)[0].splitlines()
     head, _, *rows = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
     return [dict(zip(head, row, strict=True)) for row in rows]
 
@@ -89,8 +91,19 @@ def test_a_federated_run_has_no_training_measures(build_study: BuildStudy) -> No
 
 
 def test_a_report_compares_partitions(build_trainings: BuildStudy) -> None:
-    """A row a point: loss, speed, waiting, bytes by level, memory; the axis is not said twice."""
-    directory = build_trainings(_PARTITIONS)
+    """A row a point: losses, speed; waiting, bytes by level and memory behind, where they differ.
+
+    The axis is not said twice.
+    """
+
+    def line(point: Point, step: int) -> dict[str, float]:
+        measured = training_line(point, step)
+        return {
+            name: value * (1 + point.index * (name == "bytes/node"))
+            for name, value in measured.items()
+        }
+
+    directory = build_trainings(_PARTITIONS, line=line)
 
     text = write_report(directory.path, tracking_uri="sqlite:////runs/mlflow.db").read_text()
 
@@ -99,21 +112,20 @@ def test_a_report_compares_partitions(build_trainings: BuildStudy) -> None:
     del rows[0]["wall time"]
     assert rows[0] == {
         "partition": "zero3",
-        "train steps": "40",
         "training loss": "2.187",
-        "gradient norm": "0.7",
-        "ranks": "8",
         "validation loss": "2.6",
         "tokens/s": "4 k",
-        "TFLOPS": "50",
-        "hardware TFLOPS": "62.5",
         "MFU": "25.0 %",
-        "waiting": "30.0 %",
-        "B/step, package": "3 M",
-        "B/step, node": "2 M",
-        "B/step, cluster": "1 M",
-        "peak memory": "320 MB",
     }
+    assert (
+        "Alike in all runs: train steps 40, ranks 8, gradient norm 0.7, TFLOPS 50, hardware TFLOPS "
+        "62.5, waiting 30.0 %, peak memory 320 MB, bytes over package 3 M, bytes over cluster 1 M."
+    ) in text
+    assert _table(text, "## Further measures") == [
+        {"partition": "zero3", "bytes over node": "2 M"},
+        {"partition": "zeropp", "bytes over node": "4 M"},
+        {"partition": "zero_topo", "bytes over node": "6 M"},
+    ]
     assert "`time/wall_s` compares by wall time instead of train steps" in text
     assert f"]({directory.curves.name})" in text
     assert f"]({directory.time_split.name})" in text
@@ -128,9 +140,8 @@ def test_what_a_machine_cannot_tell_has_no_column(build_trainings: BuildStudy) -
     text = write_report(build_trainings({}, line=line).path).read_text()
 
     (row,) = _table(text, "# fake")
-    assert row["TFLOPS"] == "0.01"
-    assert row["partition"] == "zero_topo"
-    assert {"MFU", "waiting", "validation loss", "peak memory"}.isdisjoint(row)
+    assert set(row) == {"run", "training loss", "wall time"}
+    assert "Further: train steps 40, partition zero_topo, ranks 8, TFLOPS 0.01.\n" in text
 
 
 def test_seeds_are_summarised(build_trainings: BuildStudy) -> None:

@@ -93,7 +93,7 @@ def load_and_train(
 ) -> Trained:
     """Load what was saved after some steps, and train the others."""
     del num_ranks
-    with closing(build_engine(experiment, CPU)) as engine:
+    with closing(build_engine(experiment, CPU, is_continued=True)) as engine:
         engine.load(Path(directory))
         return _trained(engine, experiment, rank, range(steps, experiment.steps))
 

@@ -77,6 +77,7 @@ ROUNDING = 2e-4
         ("hsdp", HARD),
         ("zeropp", {}),
         (WHOLE, {"accumulation": 2}),
+        ("zero3", {"frozen": ["stages.0.weight"]}),
     ],
 )
 def test_fsdp2_is_data_parallel_adamw(ranks: Ranks, partition: Any, fields: dict[str, Any]) -> None:

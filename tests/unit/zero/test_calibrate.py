@@ -21,7 +21,7 @@ from flows.command_line import main
 from tasks.runtime.run_directory import RunDirectory
 from tasks.steps.calibrating import calibrate_locally
 from tasks.zero.calibrate import calibrate
-from tasks.zero.calibrate_engine import visit_s
+from tasks.zero.calibrate_engine import engine_times
 from tasks.zero.calibrate_file import Calibrated, topology_text, write_topology
 from tasks.zero.calibrate_fit import (
     Beside,
@@ -34,7 +34,7 @@ from tasks.zero.calibrate_fit import (
     fit_line,
     message_latency,
     num_sharers,
-    with_visit,
+    with_engine,
 )
 from tasks.zero.calibrate_links import hops_of
 from tasks.zero.calibrate_times import Clock
@@ -50,7 +50,7 @@ DEVICE = MeasuredDevice(
     rates=[(0.2, 0.01), (0.01, 0.002)],
     copy_bytes_per_s=5e9,
     quantize=Line(3e-4, 2e9),
-    optimizer_bytes_per_s=4e9,
+    optimizer=Line(1e-4, 4e9),
 )
 TINY: dict[str, Any] = {"hidden": [32, 64], "tokens": 16, "least_s": 0.005, "device": "cpu"}
 
@@ -179,7 +179,9 @@ def test_what_is_not_measured_stays() -> None:
     )
     assert [rate.gflops for rate in found.device.rates["float32"]] == [0.01, 0.2]
     assert (found.device.quantize_gb_per_s, found.device.quantize_us) == (2.0, 300.0)
-    assert with_visit(found, 5e-5).device.visit_us == 50.0
+    assert (found.device.optimizer_gb_per_s, found.device.optimizer_us) == (4.0, 100.0)
+    engine = with_engine(found, visit_s=5e-5, collective_s=2e-4).device
+    assert (engine.visit_us, engine.collective_us) == (50.0, 200.0)
 
 
 def measured(topology: Topology) -> Calibrated:
@@ -313,33 +315,105 @@ def measure_alone(rank: int, num_ranks: int) -> tuple[object, object, int]:
     return topology.link("node"), topology.network, len(topology.device.rates["float32"])
 
 
+def test_a_time_ends_when_the_last_rank_is_done(ranks: Any) -> None:
+    """Of ranks of which one takes longer, all are told its time, though it is silent or not."""
+    found = ranks(2).run(measure_sleeps)
+
+    assert found[0] == found[1]
+    alone, both, beside = found[0]
+    assert 0.002 < alone < 0.008  # of rank 0, which sleeps for 2 ms, while rank 1 is silent
+    assert both > 0.008
+    assert beside > 0.008
+
+
+def measure_sleeps(rank: int, num_ranks: int) -> tuple[float, float, float]:
+    """Return the time of rank 0 alone, of both, and of both beside computing; rank 1 takes 8 ms."""
+    del num_ranks
+    clock = Clock(torch.device("cpu"), 0.01)
+
+    def sleep() -> None:
+        time.sleep(0.002 if rank == 0 else 0.008)
+
+    return (
+        clock.mean_s(sleep, takes_part=rank == 0),
+        clock.mean_s(sleep),
+        clock.beside(lambda: [sleep], lambda: time.sleep(0.001)).work_s,
+    )
+
+
+def test_work_of_crowded_ranks_counts_by_its_processor_time(ranks: Any) -> None:
+    """What a second of it takes on the wall is seen; then what the wall says does not count."""
+    ((is_crowded, crowding, own_s),) = ranks(1).run(measure_crowded)
+
+    assert is_crowded
+    assert crowding > 3  # 8 ms on the wall for 2 ms
+    assert own_s == pytest.approx(crowding * 0.002, rel=0.5)
+
+
+def measure_crowded(rank: int, num_ranks: int) -> tuple[bool, float, float]:
+    """Return what a clock makes of work that waits for its core for 6 of 8 ms."""
+    del rank, num_ranks
+    clock = Clock(torch.device("cpu"), 0.01)
+
+    def burn() -> None:
+        end_s = time.process_time() + 0.002
+        while time.process_time() < end_s:
+            pass
+
+    def share() -> None:
+        burn()
+        time.sleep(0.006)
+
+    clock.work_s(share)
+    return clock.is_crowded, clock.crowding, clock.own_s(burn)
+
+
 @pytest.mark.parametrize(("tflops", "is_left"), [(1e6, True), (1e-6, False)])
 def test_the_engine_costs_what_the_model_does_not_price(
     ranks: Any, tflops: float, *, is_left: bool
 ) -> None:
     """All of a micro-batch where products take no time; nothing where they are priced too high."""
-    ((seconds, visit),) = ranks(1).run(measure_engine, tflops)
+    ((seconds, visit, collective),) = ranks(1).run(measure_engine, tflops)
 
+    assert collective == 0  # a rank alone has none
     assert (visit > 0) is is_left
     if is_left:  # 7 visits of 2 blocks, embedding and head; a micro-batch takes 100 us at least
         assert 1e-5 < visit < seconds
 
 
-def measure_engine(rank: int, num_ranks: int, tflops: float) -> tuple[float, float]:
-    """Return how long the measurement took, and what a visit of a stage costs, s."""
+@pytest.mark.parametrize(("gb_per_s", "is_left"), [(1e6, True), (1e-6, False)])
+def test_a_collective_costs_what_the_model_does_not_price(
+    ranks: Any, gb_per_s: float, *, is_left: bool
+) -> None:
+    """All that sharded states cost where links take no time; nothing where they take too long."""
+    found = ranks(2).run(measure_engine, 1e6, gb_per_s)
+
+    assert found[0][1:] == found[1][1:]
+    seconds, _, collective = found[0]
+    assert (collective > 0) is is_left
+    if is_left:
+        assert collective < seconds
+
+
+def measure_engine(
+    rank: int, num_ranks: int, tflops: float, gb_per_s: float = 1.0
+) -> tuple[float, float, float]:
+    """Return how long the measurement took, and what a visit and a collective cost, s."""
     del rank
+    package = {**LEVELS[0], "link": {"gb_per_s": gb_per_s, "algorithm": "direct"}}
     topology = Topology.model_validate(
         BARE.model_dump()
         | {
+            "levels": [package, LEVELS[1]],
             "device": {
                 "memory_gb_per_s": 1e6,
                 "rates": {"float32": [{"gflops": 0.01, "tflops": tflops}]},
-            }
+            },
         }
     )
     clock = Clock(torch.device("cpu"), 0.01)
     began = time.perf_counter()
-    visit = visit_s(
+    engine = engine_times(
         topology,
         torch.device("cpu"),
         clock,
@@ -348,7 +422,7 @@ def measure_engine(rank: int, num_ranks: int, tflops: float) -> tuple[float, flo
         width=32,
         tokens=16,
     )
-    return time.perf_counter() - began, visit
+    return time.perf_counter() - began, engine.visit_s, engine.collective_s
 
 
 @pytest.mark.parametrize(

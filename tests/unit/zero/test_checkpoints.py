@@ -72,6 +72,50 @@ def names(run_dir: Path) -> list[str]:
     return sorted(path.name for path in (run_dir / "checkpoints").iterdir())
 
 
+class WrittenAlready:
+    """A state that is written, but not made durable; as DeepSpeed leaves it."""
+
+    def __init__(self, directory: Path) -> None:
+        (directory / "deepspeed").mkdir()
+        for name in ("latest", "deepspeed/optimizer.pt"):
+            (directory / name).write_bytes(b"state")
+
+    def is_done(self) -> bool:
+        """Say that it is."""
+        return True
+
+    def wait(self) -> None:
+        """Return at once."""
+
+
+def place_and_watch(rank: int, num_ranks: int, run_dir: str) -> set[str]:
+    """Save such a state; return what was made durable, by its path in the checkpoint."""
+    synced = set[Path]()
+    plain = os.fsync
+
+    def watch(descriptor: int) -> None:
+        synced.add(Path(f"/proc/self/fd/{descriptor}").readlink())
+        plain(descriptor)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", watch)
+        checkpoints = World(rank, num_ranks, run_dir).checkpoints
+        checkpoints.begin(3, {}, WrittenAlready)
+        checkpoints.finish()
+    parent = Path(run_dir) / "checkpoints"
+    return {"/".join(path.relative_to(parent).parts[1:]) for path in synced if path != parent}
+
+
+def test_whatever_writes_a_checkpoint_it_is_durable_before_it_has_its_name(
+    ranks: Callable[[int], RankPool], tmp_path: Path
+) -> None:
+    """All files, and the directories that name them."""
+    synced = ranks(1).run(place_and_watch, str(tmp_path))[0]
+
+    expected = {"", "latest", "deepspeed", "deepspeed/optimizer.pt", "facts.json"}
+    assert {path for path in synced if not path.startswith("..")} >= expected
+
+
 def save_steps(rank: int, num_ranks: int, run_dir: str, *steps: int) -> None:
     """Save after each of some train steps; poll as a training does."""
     world = World(rank, num_ranks, run_dir)

@@ -14,7 +14,9 @@ from torch import distributed as dist
 from configs.sharding import Partition
 from configs.topology import CLUSTER, NODE, load_topology
 from configs.transport import Transport, Wire
+from tasks.zero import routes
 from tasks.zero.collectives import Fabric, Handle
+from tasks.zero.error_feedback import ErrorFeedback
 from tasks.zero.lanes import LaneFailedError
 from tasks.zero.layout import Chain
 from tasks.zero.traffic import ItemSizes, UnitSize, expected_bytes
@@ -112,6 +114,91 @@ def sum_replicas(rank: int, num_ranks: int, wire: Wire) -> None:
 def test_replicas_are_summed_in_place(ranks: Ranks, wire: Wire) -> None:
     """All replicas of a shard end with their sum, also if its length is no multiple of theirs."""
     ranks(8).run(sum_replicas, wire)
+
+
+def sum_replicas_often(rank: int, num_ranks: int, beta: float | None) -> tuple[float, float]:
+    """Sum the same replicas in four bits, again and again.
+
+    Returns:
+        The largest error of one sum, and of the sum of all.
+    """
+    length, times = 8 * 64, 40
+    errors = None
+    if beta is not None:
+        errors = ErrorFeedback(beta=beta, reset_steps=1000, block_size=BLOCK)
+    values = torch.stack([whole_of(r, length, torch.float32) for r in range(num_ranks)])
+    total = torch.zeros(length)
+    with fabric_of(num_ranks, ()) as (fabric, _):
+        for _ in range(times):
+            mine = values[rank].clone()
+            fabric.all_reduce(
+                mine, degree=1, inside="int4", across="int4", errors=errors, key="a unit"
+            ).wait()
+            total += mine
+    first = (mine - values.sum(0)).abs().max().item()
+    return first, (total - times * values.sum(0)).abs().max().item()
+
+
+def test_what_replicas_lose_comes_with_the_next_ones(ranks: Ranks) -> None:
+    """Of 40 equal sums no more is lost than of one or two; without feedback, 40 times as much.
+
+    Both by the ranks that send their values, and by those that send the sum of a piece on.
+    """
+    fed_back = ranks(4).run(sum_replicas_often, 1.0)
+    plain = ranks(4).run(sum_replicas_often, None)
+
+    # With beta = 1 the sums telescope: what is missing is the last error of each half, besides the
+    # rounding of 40 errors kept in 8 bits, each at most 1/254 of an error.
+    assert all(all_of_them < 3 * one * (1 + 40 / 254) for one, all_of_them in fed_back)
+    assert all(all_of_them > 39 * one > 0 for one, all_of_them in plain)
+
+
+def sum_as_on_gpus(
+    rank: int, num_ranks: int, degrees: tuple[int, ...]
+) -> tuple[list[torch.dtype], dict[str, int]]:
+    """Reduce bfloat16 over all ranks where the backend adds.
+
+    Returns:
+        In which types it has added, and the bytes received.
+    """
+    length = 8 * 16
+    added: list[torch.dtype] = []
+    plain = routes._reduce_flat
+
+    def count(total: Tensor, rows: Tensor, *, group: dist.ProcessGroup) -> None:
+        added.append(rows.dtype)
+        plain(total, rows, group=group)
+
+    # Small whole numbers, whose sums bfloat16 holds.
+    values = [(whole_of(r, length) % 8).to(torch.bfloat16) for r in range(num_ranks)]
+    with fabric_of(num_ranks, degrees) as (fabric, chain), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(routes, "_reduce_flat", count)
+        patch.setattr(fabric, "_is_summed_by_backend", True)
+        part = torch.zeros(length // 8)
+        fabric.reduce(values[rank], part, inner=1, outer=8, inside="full", across="full").wait()
+        received = fabric.take_counts().received_bytes
+
+    total = torch.stack(values).sum(0, dtype=torch.float32)
+    assert torch.equal(part, shard_of(chain, rank, 8, total))
+    return added, received
+
+
+@pytest.mark.parametrize(
+    ("degrees", "added", "received"),
+    [
+        ((8,), torch.bfloat16, {CLUSTER: 7 * 16 * 2}),
+        ((4, 8), torch.float32, {NODE: 3 * 32 * 2, CLUSTER: 16 * 4}),
+    ],
+)
+def test_on_gpus_a_flat_hop_between_nodes_is_a_reduce_scatter(
+    ranks: Ranks, degrees: tuple[int, ...], added: torch.dtype, received: dict[str, int]
+) -> None:
+    """Of bfloat16 in its own type: an exchange would bring each piece into a node per rank of it.
+
+    Inside a node pieces are exchanged, and added in float32; between nodes, one rank of each, these
+    sums are of the type to add in, and the backend's again. Bytes are those of an exchange.
+    """
+    assert ranks(8).run(sum_as_on_gpus, degrees) == [([added], received)] * 8
 
 
 def gather_quantized(rank: int, num_ranks: int, wire: Wire) -> tuple[Tensor, Tensor]:

@@ -68,6 +68,8 @@ def machines(draw: st.DrawFn) -> Topology:
             "memory_gb_per_s": 10 * 100 ** draw(floats),
             "quantize_us": draw(st.sampled_from([0.0, 20.0])),
             "visit_us": draw(st.sampled_from([0.0, 50.0])),
+            "collective_us": draw(st.sampled_from([0.0, 20.0])),
+            "optimizer_us": draw(st.sampled_from([0.0, 50.0])),
             "rates": {
                 dtype: [{"gflops": 1.0, "tflops": 0.1 * 1000 ** draw(floats)}]
                 for dtype in ("bfloat16", "float32")
@@ -403,7 +405,7 @@ def test_a_device_works_for_every_collective(*, tied: bool, reuses: bool) -> Non
     assert device_s(costs, 3) == pytest.approx(expected, rel=1e-12)
 
 
-def test_each_call_of_the_quantizers_and_each_visit_has_its_time() -> None:
+def test_each_call_visit_collective_and_update_has_its_time() -> None:
     """Three micro-batches of ZeRO++ with INT8 gathers and INT4 reductions, on five stages."""
     device = machine().device.model_dump()
     step = {"partition": "zeropp", "transport": "zeropp", "accumulation": 3}
@@ -417,6 +419,9 @@ def test_each_call_of_the_quantizers_and_each_visit_has_its_time() -> None:
     calls = 3 * (2 * 5 + 4 + 4 * 5)
     assert work_s(quantize_us=1e6) - work_s() == pytest.approx(calls)
     assert work_s(visit_us=1e6) - work_s() == pytest.approx(3 * (5 + 4))
+    # 5 gathers forward, 4 backward, 5 reductions.
+    assert work_s(collective_us=1e6) - work_s() == pytest.approx(3 * (5 + 4 + 5))
+    assert work_s(optimizer_us=1e6) - work_s() == pytest.approx(5)
 
 
 @pytest.mark.parametrize("case", DEEP)

@@ -116,8 +116,28 @@ def freeze(identity: Identity, directory: Path) -> Result:
     return talk(identity, directory, signal.SIGSTOP)
 
 
+def abort_while_one_is_silent(identity: Identity, directory: Path) -> Result:
+    """Rank 2 hangs; NCCL's watchdogs end the others, each when its own time limit is over."""
+    del directory
+    time.sleep(30 if identity.rank == 2 else 0.6 + 0.3 * identity.rank)
+    os.abort()
+
+
+def abort_at_once(identity: Identity, directory: Path) -> Result:
+    """Rank 1 is ended by a defect of a library, the others run on."""
+    if identity.rank == 1:
+        os.abort()
+    time.sleep(30)
+    return finish(identity, directory)
+
+
 def be_the_parent(
-    end: Connection, work: Callable[[Identity, Path], Result], directory: Path, *, is_asked: bool
+    end: Connection,
+    work: Callable[[Identity, Path], Result],
+    directory: Path,
+    *,
+    is_asked: bool,
+    aborts_after_s: float,
 ) -> None:
     """Run the ranks, and stop them when all have begun, if that is asked for."""
     torch.set_num_threads(1)
@@ -131,11 +151,22 @@ def be_the_parent(
     if is_asked:
         signal.signal(signal.SIGALRM, ask)
         signal.setitimer(signal.ITIMER_REAL, 0.02, 0.02)
-    end.send(run_ranks(RANKS, lambda identity: work(identity, directory), stop))
+    end.send(
+        run_ranks(
+            RANKS,
+            lambda identity: work(identity, directory),
+            stop,
+            aborts_after_s=aborts_after_s,
+        )
+    )
 
 
 def end_of(
-    work: Callable[[Identity, Path], Result], directory: Path, *, is_asked: bool = False
+    work: Callable[[Identity, Path], Result],
+    directory: Path,
+    *,
+    is_asked: bool = False,
+    aborts_after_s: float = float("inf"),
 ) -> tuple[RankEnd, float]:
     """Run work on three ranks, from a process that has loaded torch.
 
@@ -147,7 +178,9 @@ def end_of(
     context.set_forkserver_preload(["tasks.zero.local_ranks", "tasks.zero.rendezvous"])
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(
-        target=be_the_parent, args=(theirs, work, directory), kwargs={"is_asked": is_asked}
+        target=be_the_parent,
+        args=(theirs, work, directory),
+        kwargs={"is_asked": is_asked, "aborts_after_s": aborts_after_s},
     )
     process.start()
     theirs.close()
@@ -221,6 +254,27 @@ def test_a_rank_that_is_stopped_is_named_when_the_others_give_up(tmp_path: Path)
     assert (end.rank, end.kind, end.result.reason) == (1, EndKind.SILENT, "rank_lost")
     assert "did not answer: it is stopped, or hangs" in end.result.message
     assert took_s > PATIENCE_S
+
+
+@pytest.mark.slow  # the others may be ended up to a train step later: they are waited for
+def test_ranks_that_nccl_has_ended_are_not_to_blame(tmp_path: Path) -> None:
+    """After its time limit their SIGABRT tells of another rank's silence, and that one is named."""
+    end, _ = end_of(abort_while_one_is_silent, tmp_path, aborts_after_s=0.5)
+
+    assert (end.rank, end.kind, end.result.reason) == (2, EndKind.SILENT, "rank_lost")
+    assert "rank 2 (process " in end.result.message
+    assert "did not answer: it is stopped, or hangs (rank 0 (process " in end.result.message
+    assert "was killed by SIGABRT, as NCCL ends a rank that has waited" in end.result.message
+
+
+@pytest.mark.parametrize("aborts_after_s", [float("inf"), 600.0])
+def test_a_rank_that_aborts_itself_is_named(tmp_path: Path, aborts_after_s: float) -> None:
+    """Where nothing waits under a time limit, or before it can be over."""
+    end, _ = end_of(abort_at_once, tmp_path, aborts_after_s=aborts_after_s)
+
+    assert (end.rank, end.kind) == (1, EndKind.LOST)
+    assert "was killed by SIGABRT" in end.result.message
+    assert "NCCL" not in end.result.message
 
 
 @pytest.mark.parametrize(

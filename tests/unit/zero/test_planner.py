@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from configs.engines import engine_faults
 from configs.sharding import ROWS, Partition, named_partition
-from configs.topology import Topology
+from configs.topology import Topology, load_topology
 from configs.training import TrainingExperiment
 from configs.training_memory import predicted_memory
 from configs.transport import TRANSPORTS, Transport, named_transport
@@ -36,6 +36,16 @@ FRONTIER: dict[str, Any] = {
 }
 GB_64 = 64 * 10**9
 FRONTIER_NODES = 9856
+MACHINES = [
+    "aurora",
+    "dgx-a100",
+    "dgx-h100",
+    "frontier",
+    "frontier-calibrated",
+    "perlmutter",
+    "summit",
+]
+"""Shipped ones whose links and rates are known."""
 
 ALL_TRANSPORTS = [
     Transport(weights=weights, gradients=sums, sync=sync, refresh=refresh, reuse_secondary=reuses)
@@ -76,6 +86,8 @@ def bases(draw: st.DrawFn) -> TrainingExperiment:
             "memory_gb_per_s": 10 * 100 ** draw(floats),
             "quantize_us": draw(st.sampled_from([0.0, 20.0])),
             "visit_us": draw(st.sampled_from([0.0, 50.0])),
+            "collective_us": draw(st.sampled_from([0.0, 20.0])),
+            "optimizer_us": draw(st.sampled_from([0.0, 50.0])),
             "rates": {
                 dtype: [{"gflops": 1.0, "tflops": 0.1 * 1000 ** draw(floats)}]
                 for dtype in ("bfloat16", "float32")
@@ -83,7 +95,7 @@ def bases(draw: st.DrawFn) -> TrainingExperiment:
         },
     )
     return training(
-        model=SMALL | {"layers": draw(st.sampled_from([1, 2, 5])), "tied": draw(st.booleans())},
+        model=SMALL | {"layers": draw(st.integers(1, 5)), "tied": draw(st.booleans())},
         ranks=draw(st.sampled_from([1, 2, 4, 8, 12])),
         topology=topology,
         partition="zero3",
@@ -143,7 +155,7 @@ def test_partitions_are_all_that_nest(num_ranks: int) -> None:
     )
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(bases(), st.integers(1, 6), st.integers(0, 10**6))
 def test_times_are_those_of_the_cost_model_and_bounds_are_below(
     base: TrainingExperiment, sequences: int, seed: int
@@ -152,31 +164,48 @@ def test_times_are_those_of_the_cost_model_and_bounds_are_below(
     search = search_of(base, sequences)
     some = some_of(search, 12, seed)
 
-    whole = search.timed(some, is_whole=True).step_s
+    timed = search.timed(some).step_s
     bounds = search.bounds(some)
     ideal = search.ideal_bounds()[some.passes, some.partition]
 
     predicted = [predict(as_experiment(search, some, number)) for number in range(len(some))]
     step_s = np.array([one.step_s for one in predicted])
     # Pieces of sums over replicas are rounded up to whole scales in the one alone.
-    assert whole == pytest.approx(step_s, rel=1e-3)
+    assert timed == pytest.approx(step_s, rel=1e-3)
     assert search.memory_of(some).tolist() == [one.peak_bytes for one in predicted]
-    assert (bounds <= step_s * (1 + 1e-3)).all()
-    # Later micro-batches may gather less there than where nothing is reused.
-    assert (ideal <= bounds * (1 + 1e-6)).all()
+    assert (bounds <= timed * (1 + 1e-9)).all()
+    assert (ideal <= bounds * (1 + 1e-9)).all()
 
 
-@pytest.mark.parametrize("topology", ["frontier", "dgx-h100"])
-def test_few_blocks_tell_the_time_of_many(topology: str) -> None:
-    """On a shallow model 44 blocks are told to 1e-6 for nine of ten, to 3 % for almost all."""
-    search = search_of(training(**FRONTIER | {"topology": topology}), 5)
-    some = some_of(search, 300, seed=1)
+@settings(max_examples=20, deadline=None)
+@given(bases(), st.integers(1, 6), st.integers(0, 10**6))
+def test_no_timeline_is_shorter_than_its_bound(
+    base: TrainingExperiment, sequences: int, seed: int
+) -> None:
+    """The same of hundreds of candidates at a time, in the arrays of the planner alone."""
+    search = search_of(base, sequences)
+    some = some_of(search, 400, seed)
 
-    shallow, whole = search.timed(some).step_s, search.timed(some, is_whole=True).step_s
+    bounds = search.bounds(some)
 
-    error = np.abs(shallow / whole - 1)
-    assert np.quantile(error, 0.9) < 1e-6
-    assert np.quantile(error, 0.99) < 0.03
+    assert (bounds <= search.timed(some).step_s * (1 + 1e-9)).all()
+    assert (search.ideal_bounds()[some.passes, some.partition] <= bounds * (1 + 1e-9)).all()
+
+
+@pytest.mark.parametrize("topology", ["frontier", "perlmutter"])
+def test_the_bound_of_what_is_fast_is_nearly_its_time(topology: str) -> None:
+    """Where computing prevails, as on these machines, to a thousandth: so few need to be timed."""
+    search = Search(
+        training(**FRONTIER | {"topology": topology}),
+        all_passes(5),
+        searched_transports(training(**FRONTIER), is_exact=False),
+        [],
+        4 * 10**10,
+    )
+
+    found = search.run([]).timed.take(slice(100))
+
+    assert (found.step_s <= search.bounds(found) * (1 + 1e-3)).all()
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -196,16 +225,59 @@ def test_pruning_finds_the_best_of_all(seed: int) -> None:
     found = plan(Wish(base, base.ranks * base.sequence * 2, limit))
 
     search = Search(base, all_passes(2, (0, 1, 2)), ALL_TRANSPORTS, [], limit)
-    passes, partition = np.nonzero(search.fits)
-    best = np.inf
-    for transport in range(len(ALL_TRANSPORTS)):
-        every = Candidates(
-            passes, partition, np.full_like(passes, transport), np.zeros(len(passes))
-        )
-        best = min(best, search.timed(every, is_whole=True).step_s.min())
+    every = everything(search)
+    best = every.step_s.min()
     assert found.listed[0].step_s == pytest.approx(best, rel=1e-6)
     assert best <= found.best.step_s <= best * (1 + 1e-3) * (1 + 1e-6)
-    assert found.num_fitting < len(passes) * len(ALL_TRANSPORTS)
+    assert found.num_fitting < len(every)
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    base=bases(),
+    sequences=st.integers(1, 2),
+    room=st.floats(0.0, 1.0),
+    is_exact=st.booleans(),
+)
+def test_a_plan_is_the_best_of_all_candidates(
+    base: TrainingExperiment, *, sequences: int, room: float, is_exact: bool
+) -> None:
+    """Timing everything finds the same fastest one, and nothing simpler that is as fast."""
+    wish = Wish(base, base.ranks * base.sequence * sequences, int(2e7 * 50**room), is_exact)
+    formats = searched_transports(base, is_exact=is_exact)
+    search = Search(base, all_passes(sequences), formats, [], wish.memory_bytes)
+    event(f"{'some' if search.num_fitting else 'none'} fit")
+    if not search.num_fitting:
+        return
+
+    found = plan(wish)
+
+    every = everything(search)
+    memory = search.memory_of(every)
+    best_s = every.step_s.min()
+    rows_s = [row.choice.step_s for row in found.rows]  # never slower than any of these
+    as_fast = np.flatnonzero(every.step_s <= min([best_s * (1 + 1e-3) * (1 - 1e-9), *rows_s]))
+    simplest = min(
+        ((num_rounded(formats[every.transport[n]]), memory[n]) for n in as_fast),
+        default=(len(formats), 0),
+    )
+    assert found.listed[0].step_s <= best_s * (1 + 1e-9)
+    # What is told is the cost model's; tables of hops that take all of the device are lines, too.
+    assert found.best.step_s <= best_s * (1 + 1e-2)
+    assert (num_rounded(found.best.experiment.transport), found.best.memory_bytes) <= simplest
+
+
+def everything(search: Search) -> Candidates:
+    """Time all candidates of a search."""
+    passes, partition = np.nonzero(search.fits)
+    transport = np.arange(len(search.transports))
+    every = Candidates(
+        np.repeat(passes, len(transport)),
+        np.repeat(partition, len(transport)),
+        np.tile(transport, len(passes)),
+        np.zeros(len(passes) * len(transport)),
+    )
+    return search.timed(every)
 
 
 @settings(max_examples=6, deadline=None)
@@ -246,19 +318,28 @@ def test_never_worse_than_a_named_row(
 
 
 def test_frontier_is_planned_in_few_evaluations() -> None:
-    """20B on 384 GCDs: thousands are timed, of a million; on all 78,848 no more than that."""
+    """20B on 384 GCDs: hundreds are timed, of a million; on all 78,848 no more than that."""
     small = plan(Wish(training(**FRONTIER), 4_000_000, GB_64))
     whole = training(**FRONTIER | {"ranks": FRONTIER_NODES * 8})
     large = plan(Wish(whole, 400_000_000, GB_64))
 
     assert small.best.experiment.tokens_per_step == 384 * 2048 * 5
     assert small.num_candidates > 10**6
-    assert small.num_timed < 6_000
-    assert small.possible_gain < 1e-3
+    assert small.num_timed < 1_000
     assert small.best.step_s <= small.rows[0].choice.step_s
     assert large.num_candidates > 10**7
-    assert large.num_timed < 8_000
-    assert large.possible_gain < 0.05
+    assert large.num_timed < 1_000
+
+
+@pytest.mark.parametrize("topology", MACHINES)
+def test_nothing_is_missed_on_shipped_machines(topology: str) -> None:
+    """For 20B on 10,000 devices nothing that was not timed is faster by more than a tie."""
+    per_node = load_topology(topology).ranks_per_node
+    base = training(**FRONTIER | {"topology": topology, "ranks": 10_000 // per_node * per_node})
+
+    found = plan(Wish(base, base.ranks * 2048 * 5, base.topology.device.memory_bytes or GB_64))
+
+    assert found.possible_gain <= 1e-3
 
 
 def test_the_front_is_one_and_the_list_is_sorted() -> None:

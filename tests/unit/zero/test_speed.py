@@ -57,6 +57,20 @@ def test_without_a_known_peak_there_is_no_mfu() -> None:
     assert Metric.MFU not in rates(experiment(dtype="float32"), 1.0)
 
 
+def test_a_skipped_step_does_not_hide_the_others() -> None:
+    """Means are of what is finite; of what no train step had, there is none."""
+    sums, none = Sums(), Sums()
+    bad = StepReport(float("nan"), float("inf"), is_skipped=True)
+    for report in (StepReport(2.0, 5.0), bad, StepReport(4.0, 7.0)):
+        sums.add(report, 1.0)
+    none.add(bad, 1.0)
+
+    assert sums.means()[Metric.TRAIN_LOSS] == 3.0
+    assert sums.means()[Metric.TRAIN_GRAD_NORM] == 6.0
+    assert sums.means()[Metric.STEP_S] == 1.0
+    assert not {Metric.TRAIN_LOSS, Metric.TRAIN_GRAD_NORM} & none.means().keys()
+
+
 def test_no_time_gives_no_rates() -> None:
     """Where no train step was done there is nothing to divide by."""
     assert rates(experiment(), 0.0) == {}

@@ -91,11 +91,14 @@ def test_a_result_of_an_earlier_attempt_tells_nothing(directory: RunDirectory) -
     assert own.settle(RankEnd(2, EndKind.FAILED, FAILED), NO_STOP) == FAILED
 
 
-def test_who_has_lost_a_peer_leaves_the_word_to_others(directory: RunDirectory) -> None:
+@pytest.mark.parametrize("kind", [EndKind.LOST_PEER, EndKind.ABORTED])
+def test_who_has_lost_a_peer_leaves_the_word_to_others(
+    directory: RunDirectory, kind: EndKind
+) -> None:
     """As long as somebody tells; the result of the culprit's process is not overwritten."""
     threading.Timer(0.2, directory.result.touch).start()
 
-    assert settle(directory, 1, EndKind.LOST_PEER, LOST_PEER) == 1
+    assert settle(directory, 1, kind, LOST_PEER) == 1
 
 
 def test_if_nobody_tells_the_ranks_without_a_mark_are_named(directory: RunDirectory) -> None:
