@@ -55,14 +55,14 @@ def test_all_faults_of_all_files_are_reported(capsys: pytest.CaptureFixture[str]
 
 def test_a_training_is_checked(capsys: pytest.CaptureFixture[str]) -> None:
     """A file of the other kind needs no other command; its settings are its own fields."""
-    Path("gpt.yaml").write_text("{kind: training, model: gpt-1m, device: cuda}")
+    Path("gpt.yaml").write_text("{kind: training, model: gpt-1m, device: cpu}")
 
     good = main(["check", "gpt.yaml", "--set", "transport.weights=int8", "--set", "ranks=4"])
     bad = main(["check", "gpt.yaml", "--set", "partition={forward: 3}", "--set", "rounds=4"])
 
     captured = capsys.readouterr()
     assert (good, bad) == (0, 2)
-    assert captured.out == "gpt.yaml: ok, 1 run\n"
+    assert captured.out.endswith("gpt.yaml: ok, 1 run\n")  # after a note where cores are few
     assert {line.split(": ")[1] for line in captured.err.splitlines()} == {
         "rounds", "partition.backward", "partition.gradients", "partition.optimizer",
     }  # fmt: skip

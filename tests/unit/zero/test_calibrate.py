@@ -386,13 +386,15 @@ def test_a_collective_costs_what_the_model_does_not_price(
     ranks: Any, gb_per_s: float, *, is_left: bool
 ) -> None:
     """All that sharded states cost where links take no time; nothing where they take too long."""
-    found = ranks(2).run(measure_engine, 1e6, gb_per_s)
-
-    assert found[0][1:] == found[1][1:]
-    seconds, _, collective = found[0]
-    assert (collective > 0) is is_left
-    if is_left:
+    collectives = []
+    for _ in range(3 if is_left else 1):  # a difference of times, which other programs may hide
+        found = ranks(2).run(measure_engine, 1e6, gb_per_s)
+        assert found[0][1:] == found[1][1:]
+        seconds, _, collective = found[0]
         assert collective < seconds
+        collectives.append(collective)
+
+    assert any(collective > 0 for collective in collectives) is is_left
 
 
 def measure_engine(
