@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from tasks.slurm.launcher import JobState
 from tasks.slurm.leader_ledger import LeaderLedger
 from tasks.slurm.ledger_file import LedgerFile
@@ -77,6 +79,7 @@ def test_a_controller_that_crashes_loses_no_job(
     assert codes.count(0) == 1
 
 
+@pytest.mark.slow
 def test_a_lost_node_is_avoided(
     in_cluster: SlurmCluster, launch: Callable[..., SlurmLauncher], tmp_path: Path
 ) -> None:

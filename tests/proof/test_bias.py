@@ -43,7 +43,7 @@ RANDOM_9_TO_1 = {"kind": "weighted", "weights": [0.9, 0.1]}
 LISTED_9_TO_1 = {"kind": "schedule", "order": [0] * 9 + [1]}
 
 
-@pytest.mark.parametrize("step", [0.1, 0.02])
+@pytest.mark.parametrize("step", [pytest.param(0.1, marks=pytest.mark.slow), 0.02])
 def test_a_cd_is_biased_whatever_the_step(step: float) -> None:
     """AFA-CD's mean is 10, not 50; a smaller step shrinks only its spread."""
     values = tail(5_500, 500, **two_workers("afa_cd", step, RANDOM_9_TO_1, start=10.0))
@@ -150,7 +150,7 @@ def test_b_cd_goes_to_the_frequency_weighted_mean(
 @pytest.mark.parametrize(
     ("collect", "step"),
     [
-        (1, 0.05),
+        pytest.param(1, 0.05, marks=pytest.mark.slow),
         pytest.param(1, 0.005, marks=pytest.mark.slow),
         pytest.param(3, 0.05, marks=pytest.mark.slow),
         (3, 0.005),

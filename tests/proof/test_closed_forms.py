@@ -229,7 +229,7 @@ def _floor(algorithm: str, arrivals: str, collect: int, step: float, steps: int)
         ("afa_cd", "uniform", 1.0, 1),
         ("afa_cd", "uniform", 1.0, 3),
         pytest.param("afa_cs", "schedule", 1.0, 1, marks=pytest.mark.slow),
-        ("afa_cs", "schedule", 1.0, 3),
+        pytest.param("afa_cs", "schedule", 1.0, 3, marks=pytest.mark.slow),
         pytest.param("afa_cs", "uniform", 1.75, 1, marks=pytest.mark.slow),
         ("afa_cs", "uniform", 1.75, 3),
     ],
@@ -434,7 +434,7 @@ def test_p9_stability_limit_of_the_memory(workers: int, limit: float) -> None:
         (1, 1, 400, 0.0484),
         (1, 1, 1600, 0.0245),
         (4, 1, 1600, 0.0122),
-        (1, 4, 1600, 0.0122),
+        pytest.param(1, 4, 1600, 0.0122, marks=pytest.mark.slow),
         pytest.param(4, 4, 6400, 0.00305, marks=pytest.mark.slow),
     ],
 )

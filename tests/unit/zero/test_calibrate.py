@@ -279,6 +279,7 @@ def test_the_command_refuses_before_it_measures(
     assert (tmp_path / "here.yaml").read_text() == "mine"
 
 
+@pytest.mark.slow
 def test_four_ranks_measure_a_machine(tmp_path: Path) -> None:
     """The job measures both levels of a node and the device; nothing but its files is left."""
     calibration = Calibration.model_validate({"topology": BARE, "ranks": 4, **TINY})
@@ -393,6 +394,8 @@ def test_a_collective_costs_what_the_model_does_not_price(
         seconds, _, collective = found[0]
         assert collective < seconds
         collectives.append(collective)
+        if collective > 0:
+            break
 
     assert any(collective > 0 for collective in collectives) is is_left
 

@@ -180,7 +180,9 @@ def held_at_the_update(
         return held[-1] - before, engine.state_bytes
 
 
-@pytest.mark.parametrize("row", ["zero_topo", "hfsdp", "zero1"])
+@pytest.mark.parametrize(
+    "row", ["zero_topo", pytest.param("hfsdp", marks=pytest.mark.slow), "zero1"]
+)
 def test_an_update_needs_no_more_than_the_states(ranks: Ranks, row: str) -> None:
     """In bfloat16, too: sums and refreshed weights take no memory besides what is predicted.
 
