@@ -11,7 +11,8 @@ from rich.text import Text
 
 from configs.transport import Transport
 from tasks.runtime.prediction import Prediction
-from tasks.zero.planner import Choice, NamedChoice, Plan, Wish, num_rounded
+from tasks.zero.planner import Choice, NamedChoice, Plan, Wish
+from tasks.zero.planning.space import num_rounded
 
 _WIRES = {"full": "-", "bfloat16": "16", "int8": "8", "int4": "4"}
 LEGEND = (

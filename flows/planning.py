@@ -15,7 +15,8 @@ from flows.plan_tables import LEGEND, ROUNDS, as_cells, headlines, ranked, reaso
 from flows.plan_wishes import read_wish
 from flows.resolving import refused
 from tasks.steps.artifacts import SHOWN
-from tasks.zero.planner import Plan, PlanError, Wish, num_rounded, plan
+from tasks.zero.planner import Plan, PlanError, Wish, plan
+from tasks.zero.planning.space import num_rounded
 
 TABLE_KEY = "training-plan"
 TEXT_KEY = "training-plan-why"

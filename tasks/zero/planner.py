@@ -27,10 +27,10 @@ from tasks.zero.planning.space import (
     PREFETCHES,
     all_passes,
     expressible,
+    num_rounded,
     passing,
     searched_transports,
 )
-from tasks.zero.planning.space import num_rounded as num_rounded  # noqa: PLC0414  as others ask
 
 _ROUNDING = 1e-9
 _STEP_OF_FRONT = 0.9

@@ -24,24 +24,22 @@ from tasks.services.processes import command_of, descendants, has_variable
 from tasks.services.web import prefect_server
 from tests.cluster.prefect_server import PrefectServer
 from tests.integration.mlflow_server import MlflowServer
-from tests.integration.up_process import RUN_S, Up, start_up, stop_up, user_environment, watershed
+from tests.integration.up_process import (
+    EXPERIMENT,
+    RUN_S,
+    Up,
+    start_up,
+    stop_up,
+    succeed,
+    user_environment,
+    watershed,
+)
 
 pytestmark = pytest.mark.slow
 
 _ROOT = Path(__file__).parents[2]
 _LOGIN = "lab:0123456789abcdef"
-_STUDY = {
-    "name": "middle",
-    "experiment": {
-        "kind": "federated",
-        "workers": 2,
-        "rounds": 20,
-        "evaluate_every": 5,
-        "model": {"name": "quadratic", "centres": [0, 100]},
-        "algorithm": {"collect": 2},
-        "arrivals": {"kind": "synchronous"},
-    },
-}
+_STUDY = {"name": "middle", "experiment": EXPERIMENT}
 
 
 @dataclass(frozen=True)
@@ -191,16 +189,8 @@ def test_a_fresh_clone_is_deployed_by_prefects_own_commands(site: Site, tmp_path
     environment = site.environment(PYTHONPATH=str(clone), DO_NOT_TRACK="1")
 
     def prefect(*arguments: str) -> None:
-        ended = subprocess.run(
-            [sys.executable, "-m", "prefect", *arguments],
-            cwd=clone,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=RUN_S,
-            check=False,
-        )
-        assert ended.returncode == 0, ended.stdout + ended.stderr
+        program = (sys.executable, "-m", "prefect")
+        succeed(*program, *arguments, environment=environment, directory=clone)
 
     def git(*arguments: str) -> str:
         return subprocess.check_output(["git", *arguments], cwd=clone, text=True).strip()

@@ -7,7 +7,6 @@ made here), and has made the automation of docs/nightly.md. The tests build on o
 import contextlib
 import json
 import re
-import subprocess
 import sys
 import threading
 import time
@@ -22,7 +21,14 @@ from mlflow import MlflowClient
 
 from tasks.services.errors import UnreachableError
 from tasks.services.web import prefect_server
-from tests.integration.up_process import RUN_S, Up, start_up, stop_up, user_environment
+from tests.integration.up_process import (
+    EXPERIMENT,
+    Up,
+    start_up,
+    stop_up,
+    succeed,
+    user_environment,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -30,20 +36,8 @@ _DOCUMENT = Path(__file__).parents[2] / "docs" / "nightly.md"
 _NAME = "nightly/nightly-scaling"
 _FIRED_S = 400.0
 _EVERY_MINUTE = "* * * * *"
-_STUDY: dict[str, Any] = {
-    "experiment": {
-        "kind": "federated",
-        "workers": 2,
-        "rounds": 20,
-        "evaluate_every": 5,
-        "model": {"name": "quadratic", "centres": [0, 100]},
-        "algorithm": {"name": "afa_cd", "collect": 2},
-        "worker": {"lr": 0.2},
-        "arrivals": {"kind": "synchronous"},
-    },
-    "grid": {"seed": [0, 1]},
-}
-_BROKEN = {
+_STUDY: dict[str, Any] = {"experiment": EXPERIMENT, "grid": {"seed": [0, 1]}}
+_BROKEN: dict[str, Any] = {
     "workers": 2,
     "model": "logistic",
     "algorithm": {"collect": 2},
@@ -218,18 +212,8 @@ def _automation(night: Nightly, chat: _Listening, directory: Path) -> None:
         PREFECT_API_URL=night.up.state["prefect_api"], HOME=str(directory), NO_COLOR="1"
     )
 
-    def said(*command: str) -> str:
-        ended = subprocess.run(
-            [sys.executable, *command],
-            env=environment,
-            cwd=directory,
-            capture_output=True,
-            text=True,
-            timeout=RUN_S,
-            check=False,
-        )
-        assert ended.returncode == 0, ended.stdout + ended.stderr
-        return ended.stdout.strip()
+    def said(*arguments: str) -> str:
+        return succeed(sys.executable, *arguments, environment=environment, directory=directory)
 
     url = f"http://127.0.0.1:{chat.server_port}/"
     block_id = said("-c", _MAKE_BLOCK, url).splitlines()[-1]
@@ -244,7 +228,7 @@ def test_a_failed_night_is_notified(night: Nightly, chat: _Listening, tmp_path: 
     """Once, by the automation of the document; a night that went well says nothing."""
     _automation(night, chat, tmp_path)
     (tmp_path / "empty").mkdir()
-    broken = {**_BROKEN, "data": {**_BROKEN["data"], "source": str(tmp_path / "empty")}}  # type: ignore[dict-item]
+    broken = {**_BROKEN, "data": {**_BROKEN["data"], "source": str(tmp_path / "empty")}}
 
     well = night.up.wait_for(night.run(), "COMPLETED", "FAILED", "CRASHED")
     failed = night.up.wait_for(

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,19 +19,17 @@ _WATERSHED = Path(sys.executable).with_name("watershed")
 _START_S = 400.0
 RUN_S = 600.0
 STOP_S = 150.0
-_STUDY = {
-    "name": "middle",
-    "experiment": {
-        "kind": "federated",
-        "workers": 2,
-        "rounds": 20,
-        "evaluate_every": 5,
-        "model": {"name": "quadratic", "centres": [0, 100]},
-        "algorithm": {"name": "afa_cd", "collect": 2},
-        "worker": {"lr": 0.2},
-        "arrivals": {"kind": "synchronous"},
-    },
+EXPERIMENT: dict[str, Any] = {
+    "kind": "federated",
+    "workers": 2,
+    "rounds": 20,
+    "evaluate_every": 5,
+    "model": {"name": "quadratic", "centres": [0, 100]},
+    "algorithm": {"name": "afa_cd", "collect": 2},
+    "worker": {"lr": 0.2},
+    "arrivals": {"kind": "synchronous"},
 }
+"""Runs in a moment, and needs no data."""
 
 
 def user_environment(**own: str) -> dict[str, str]:
@@ -68,7 +67,7 @@ class Up:
 
     def start_study(self, **changes: Any) -> str:
         """Do what "Run" in the browser does; return the id of the flow run."""
-        study = _STUDY | {"experiment": {**_STUDY["experiment"], **changes}}  # type: ignore[dict-item]
+        study = {"name": "middle", "experiment": EXPERIMENT | changes}
         deployment = self.ask("/deployments/name/federated-study/federated-study")
         body = {"parameters": {"study": study}, "state": {"type": "SCHEDULED"}}
         return str(self.ask(f"/deployments/{deployment['id']}/create_flow_run", body)["id"])
@@ -130,3 +129,18 @@ def watershed(*arguments: str | Path, **own: str) -> "subprocess.CompletedProces
         timeout=RUN_S,
         check=False,
     )
+
+
+def succeed(*command: str | Path, environment: Mapping[str, str], directory: Path) -> str:
+    """Run a command that has to succeed; return what it says."""
+    ended = subprocess.run(
+        command,
+        env=environment,
+        cwd=directory,
+        capture_output=True,
+        text=True,
+        timeout=RUN_S,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    return ended.stdout.strip()

@@ -15,13 +15,14 @@ from configs.training import TrainingExperiment
 from configs.training_memory import predicted_memory
 from configs.transport import TRANSPORTS, Transport, named_transport
 from tasks.zero.cost_model import predict
-from tasks.zero.planner import PlanError, Wish, num_rounded, plan
+from tasks.zero.planner import PlanError, Wish, plan
 from tasks.zero.planning.candidates import Candidates
 from tasks.zero.planning.search import Search
 from tasks.zero.planning.space import (
     all_passes,
     nested_degrees,
     nested_partitions,
+    num_rounded,
     passing,
     searched_transports,
 )
