@@ -10,13 +10,8 @@ from typing import Any
 
 from pydantic import JsonValue
 
-from configs.allowed import Allowed
 from configs.base import Fault
-from configs.federated import FederatedExperiment
-from configs.gpt import PRESETS
-from configs.launchers import LauncherConfig
-from configs.overrides import OverrideError, set_path
-from configs.training import TrainingExperiment
+from configs.overrides import OverrideError, set_path, undoes
 
 Choices = Mapping[str, Sequence[JsonValue]]
 """Dotted path of a field -> the values that it is to take, one or several."""
@@ -24,7 +19,6 @@ Choices = Mapping[str, Sequence[JsonValue]]
 _NUMBER = re.compile(r"\d+(?:\.\d+)?(?:[eE][-+]?\d+)?")
 _TAGS = ("name", "kind", "optimizer", "preset")
 _LONGEST = 3
-_ANY_PRESET = "gpt-1m"  # all of them set the same sizes
 
 
 def choose(
@@ -47,7 +41,7 @@ def choose(
     """
     for axes, name in _axes(raw):
         axis = axes[name]
-        if not any(_leads(other, path) for other in _paths(name, axis)):
+        if not any(_decides(root, *setting, path) for setting in _settings(name, axis)):
             continue
         if kept := _kept(name, axis, path, values):
             axes[name] = kept
@@ -75,37 +69,28 @@ def _set_base(
     if len(values) > 1:
         raw["grid"] = {**(raw.get("grid") or {}), path: list(values)}
         return
-    if path.rpartition(".")[0] in root and _value_at(root, path) == values[0]:
-        return  # a word already means it, and what else the record holds is to stay
-    try:
-        set_path(root, path, values[0])
+    record, _, tag = path.rpartition(".")
+    try:  # the word alone, as a file would have it: what it has nothing to do with stays
+        set_path(root, record if record and tag in _TAGS else path, values[0])
     except OverrideError as error:
         yield Fault(path=path, message=str(error))
-        return
-    record, _, tag = path.rpartition(".")
-    if tag in _TAGS and isinstance(node := root.get(record), dict):
-        strangers = _foreign(record, node, tag, is_training=root.get("kind") == "training")
-        for key in strangers:
-            del node[key]
 
 
-def _foreign(record: str, node: Mapping[str, Any], tag: str, *, is_training: bool) -> list[str]:
-    """List what a record that was chosen by its tag holds of the one before."""
-    if tag == "preset":
-        return [key for key in node if key in PRESETS[_ANY_PRESET]]
-    if record == "launcher":
-        allowed = Allowed.of(LauncherConfig)
-    else:
-        kind = TrainingExperiment if is_training else FederatedExperiment
-        allowed = Allowed.of(kind).child(record)
-    chosen = allowed.options.get(str(node[tag]))
-    return [key for key in node if key not in chosen.keys] if chosen else []
+def _settings(name: str, axis: object) -> list[tuple[str, object]]:
+    """List what an axis sets: paths and values."""
+    if isinstance(axis, dict):
+        labelled = [values for values in axis.values() if isinstance(values, dict)]
+        return [setting for values in labelled for setting in values.items()]
+    return [(name, value) for value in axis] if isinstance(axis, list) else []
 
 
 def _paths(name: str, axis: object) -> list[str]:
-    if isinstance(axis, dict):
-        return [key for values in axis.values() if isinstance(values, dict) for key in values]
-    return [name]
+    return [path for path, _ in _settings(name, axis)]
+
+
+def _decides(root: Mapping[str, Any], other: str, value: object, path: str) -> bool:
+    """Whether what an axis sets decides on a field, or on a part of it."""
+    return other.startswith(f"{path}.") or undoes(root, other, value, path)
 
 
 def _leads(other: str, path: str) -> bool:

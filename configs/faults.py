@@ -7,7 +7,7 @@ validated again, until nothing new turns up.
 
 import copy
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,8 @@ from configs.base import Fault
 Path = tuple[str | int, ...]
 
 _MOST_REPAIRS = 50
+_KEY = "[key]"
+"""Pydantic's name for the key of a mapping, at the end of a location."""
 _MOST_SHOWN = 60
 """Longest value that a message repeats, in characters."""
 
@@ -36,6 +38,7 @@ def faults_in(record: type[BaseModel], raw: Mapping[str, Any]) -> list[Fault]:
     """
     candidate: dict[str, Any] = copy.deepcopy(dict(raw))
     faults: dict[Fault, None] = {}
+    details: list[ErrorDetails] = []
     repaired: set[Path] = set()
     for _ in range(_MOST_REPAIRS):
         try:
@@ -55,13 +58,23 @@ def faults_in(record: type[BaseModel], raw: Mapping[str, Any]) -> list[Fault]:
         for path in replaced:
             _remove(candidate, path)
         repaired |= replaced
-    return list(faults)
+    # What has no place in our words is told in Pydantic's: a faulty file is never taken for valid.
+    return list(faults) or [_as_pydantic_has_it(detail) for detail in details]
 
 
 def nearest(word: str, known: Sequence[str]) -> str:
     """Return ``" (did you mean 'x'?)"`` for the most similar known word, or an empty string."""
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
-    return f" (did you mean '{close[0]}'?)" if close else ""
+    close = closest(word, known)
+    return f" (did you mean '{close}'?)" if close else ""
+
+
+def closest(word: str, known: Iterable[str]) -> str:
+    """Return the most similar known word; empty if none is similar."""
+    return next(iter(difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)), "")
+
+
+def _as_pydantic_has_it(detail: ErrorDetails) -> Fault:
+    return Fault(path=_dotted(detail["loc"]), message=f"{_shown(detail['input'])}: {detail['msg']}")
 
 
 def _without_counts_of_valid_items(details: list[ErrorDetails]) -> list[ErrorDetails]:
@@ -115,7 +128,9 @@ def _locate(record: type[BaseModel], raw: object, detail: ErrorDetails) -> _Plac
     node = raw
     keys = list(detail["loc"])
     while keys:
-        if allowed.options and keys[0] in allowed.options:
+        if keys[0] == _KEY:  # the key itself is faulty, not what stands below it
+            keys.pop(0)
+        elif allowed.options and keys[0] in allowed.options:
             union, allowed = allowed, allowed.options[str(keys.pop(0))]
         elif allowed.options:  # a check between fields names no tags
             tag = node.get(allowed.tag) if isinstance(node, Mapping) else node
@@ -130,8 +145,6 @@ def _locate(record: type[BaseModel], raw: object, detail: ErrorDetails) -> _Plac
             allowed = member
         else:
             key = keys.pop(0)
-            if key == "[key]":  # the key itself is faulty, not what stands below it
-                continue
             parent, allowed = allowed, allowed.child(key)
             if parent.record is None:
                 union = None
@@ -150,7 +163,11 @@ def _locate(record: type[BaseModel], raw: object, detail: ErrorDetails) -> _Plac
 def _explain(record: type[BaseModel], raw: Mapping[str, Any], place: _Place) -> Fault:
     """Put an error into words: what was found, what is allowed, what was probably meant."""
     kind, found, path = place.detail["type"], place.found, place.path
-    if kind in {"fault", "refused"}:
+    if kind == "invalid_key" or (_KEY in place.detail["loc"] and not isinstance(path[-1], str)):
+        keys = place.parent.keys
+        remedy = f"known: {', '.join(keys)}" if keys else "quote it"
+        message = f"the key {path[-1]!r} is no text; {remedy}"
+    elif kind in {"fault", "refused"}:
         message = str(place.detail["ctx"]["reason"])
     elif kind == "extra_forbidden":
         message = _unknown_key(record, raw, place)
@@ -168,8 +185,6 @@ def _explain(record: type[BaseModel], raw: Mapping[str, Any], place: _Place) -> 
         more = [member.words() for member in place.allowed.members if not member.choices]
         words = " or ".join([", ".join(known), *more])
         message = f"'{found}' is unknown{nearest(found, known)}; known: {words}"
-    elif kind == "invalid_key":
-        message = f"the key {path[-1]!r} is no text; known: {', '.join(place.parent.keys)}"
     elif kind == "finite_number":
         message = f"{found} is not finite; use {place.allowed.words()}"
     elif kind == "string_pattern_mismatch":
@@ -191,7 +206,9 @@ def _unknown_key(record: type[BaseModel], raw: Mapping[str, Any], place: _Place)
         hint = similar
     elif place.union and (owners := [t for t, o in place.union.options.items() if key in o.keys]):
         hint = f" here; {', '.join(owners)} {'has' if len(owners) == 1 else 'have'} it"
-    elif elsewhere := paths_named(record, key, raw):
+    elif (elsewhere := paths_named(record, key, raw)) and elsewhere[0] == key:
+        hint = f" here; it stands beside '{place.path[0]}', not below it"
+    elif elsewhere:
         hint = f" here (did you mean '{elsewhere[0]}'?)"
     else:
         hint = ""

@@ -166,7 +166,7 @@ class StudyForm(Form):
     def _named(self, fault: Fault) -> Fault:
         """Name a fault after the field of the form that it comes from."""
         for number, setting in enumerate(self.settings):
-            key = setting.partition("=")[0]
+            key = setting.partition("=")[0].removeprefix("experiment.")
             if fault.path == key or fault.path.startswith(f"{key}."):
                 message = f"{fault.path}: {fault.message}"
                 return Fault(path=f"settings.{number}", message=message)

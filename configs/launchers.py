@@ -12,8 +12,11 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from configs.base import Fault, Record, Whole, raise_faults, tagged_by
 from configs.scripts import (
-    ShellLines,
+    ModuleNames,
+    SetupLines,
+    VariableValue,
     Word,
+    Words,
     environment_faults,
     option_fault,
     refused,
@@ -85,8 +88,8 @@ class Apptainer(Record):
     kind: Literal["apptainer"] = "apptainer"
     image: Word = Field(description="Image file or address.")
     python: Word = Field(default="python3", description="Python in the image.")
-    binds: tuple[Word, ...] = Field(default=(), description="Paths to bind: SOURCE[:TARGET[:ro]].")
-    flags: tuple[Word, ...] = Field(default=(), description="Further flags, such as --nv.")
+    binds: Words = Field(default=(), description="Paths to bind: SOURCE[:TARGET[:ro]].")
+    flags: Words = Field(default=(), description="Further flags, such as --nv.")
 
 
 class Pyxis(Record):
@@ -95,8 +98,8 @@ class Pyxis(Record):
     kind: Literal["pyxis"] = "pyxis"
     image: Word = Field(description="Image: --container-image.")
     python: Word = Field(default="python3", description="Python in the image.")
-    mounts: tuple[Word, ...] = Field(default=(), description="--container-mounts.")
-    flags: tuple[Word, ...] = Field(default=(), description="Further srun flags.")
+    mounts: Words = Field(default=(), description="--container-mounts.")
+    flags: Words = Field(default=(), description="Further srun flags.")
 
 
 Container = Annotated[
@@ -143,15 +146,15 @@ class _SlurmWishes(Record):
     )
     mail_user: Word | None = Field(default=None, description="Address for Slurm's mails.")
     mail_type: Word | None = Field(default=None, description="When to mail: END, FAIL, ALL, ...")
-    extra: tuple[Word, ...] = Field(
+    extra: Words = Field(
         default=(), description="Further options of sbatch, one each, such as --nice=100."
     )
-    modules: tuple[Word, ...] = Field(default=(), description="Environment modules to load.")
-    environment: dict[str, str] = Field(
+    modules: ModuleNames = Field(default=(), description="Environment modules to load.")
+    environment: dict[str, VariableValue] = Field(
         default={},
         description="Environment variables of the job. Not for secrets: they stand in job.sh.",
     )
-    setup: tuple[ShellLines, ...] = Field(
+    setup: SetupLines = Field(
         default=(), description="Lines of shell that run before the job, as they stand here."
     )
     container: Container | None = Field(default=None, description="Image to run in.")

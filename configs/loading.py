@@ -1,22 +1,22 @@
 """Read a study from a YAML file, with overrides from the command line."""
 
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import yaml
-
 from configs.base import Fault
 from configs.choices import Choices, choose
 from configs.data import may_be_hub_name
-from configs.faults import faults_in
-from configs.overrides import OverrideError, set_path
+from configs.faults import closest, faults_in
+from configs.federated import FederatedExperiment
+from configs.overrides import OverrideError, set_path, undoes
 from configs.scaling import ScalingStudy
+from configs.strict_yaml import YamlError, read_yaml
 from configs.study import Study
 from configs.text import BYTES
 from configs.topology import is_topology_file
+from configs.training import TrainingExperiment
 
 _SOURCE, _TOKENIZER, _TOPOLOGY = "data.source", "data.tokenizer", "topology"
 _FILE_FIELDS = ("arrivals.path", _SOURCE, _TOKENIZER, _TOPOLOGY)
@@ -25,6 +25,9 @@ _OF_STUDY = {"name", "description", "launcher", "scaling"}
 """Fields of the study itself; all others that ``--set`` names are of its experiment."""
 _OF_SCALING_STUDY = set(ScalingStudy.model_fields) - {"experiment", "kind"}
 """The same of a scaling study; ``local_steps`` of its experiment is what its sizes set."""
+_BASE = "experiment."
+_VARIABLES = "launcher.environment."
+_OF_EXPERIMENTS = FederatedExperiment.model_fields.keys() | TrainingExperiment.model_fields.keys()
 
 
 class ConfigError(Exception):
@@ -62,29 +65,64 @@ def load_study(
         ConfigError: The file cannot be read, is no YAML mapping, or has faults (all listed).
     """
     raw = _read(path)
-    record: type[Study | ScalingStudy] = Study
-    if raw.get("kind") == "scaling":
-        record = ScalingStudy
-    elif "experiment" not in raw:
-        above = {key: raw.pop(key) for key in _OF_STUDY & raw.keys()}
-        raw = {**above, "experiment": raw}
+    is_scaling = raw.get("kind") == "scaling"
+    record: type[Study | ScalingStudy] = ScalingStudy if is_scaling else Study
+    raw, faults = (raw, []) if is_scaling else _framed(raw)
     raw.setdefault("name", path.stem)
     _resolve_files(raw, path.resolve().parent)
-    faults = [
+    faults += [
         fault
         for key, values in chosen.items()
         if isinstance(root := _root(raw, key), dict)
         for fault in choose(raw, root, key, values)
     ]
     faults += [fault for setting in settings for fault in _set(raw, setting)]
-    for fault in faults_in(record, raw):
-        shown = fault.path.removeprefix("experiment.")
-        if fault not in faults:
-            faults.append(fault.model_copy(update={"path": shown}))
+    faults += [_as_in_settings(fault) for fault in faults_in(record, raw) if fault not in faults]
     if faults:
         raise ConfigError(str(path), faults)
     loaded = record.model_validate(raw)
     return loaded.study() if isinstance(loaded, ScalingStudy) else loaded
+
+
+def _framed(raw: dict[str, Any]) -> tuple[dict[str, Any], list[Fault]]:
+    """Bring a file into the frame of a study: its experiment below ``experiment``.
+
+    Args:
+        raw: The file: a study, or a single experiment.
+
+    Returns:
+        The study, as it was probably meant, and what is wrong with its frame.
+    """
+    meant: dict[str, Any] = {}
+    faults = []
+    known = [*Study.model_fields, *_OF_EXPERIMENTS]
+    for key, value in raw.items():
+        word = closest(key, known) if key not in known else ""
+        is_mapping = isinstance(value, dict) or word not in {"experiment", "grid"}
+        if word in Study.model_fields and is_mapping and word not in {*raw, *meant}:
+            faults.append(Fault(path=key, message=f"unknown key (did you mean '{word}'?)"))
+            meant[word] = value
+        else:
+            meant[key] = value
+    if "experiment" in meant:
+        return meant, faults
+    above = {key: meant.pop(key) for key in Study.model_fields if key in meant}
+    if "grid" in above and not meant:
+        return above, faults
+    if "grid" in above:
+        message = "a file with a grid has its experiment below 'experiment:'; move "
+        faults.append(Fault(path="grid", message=f"{message}{', '.join(meant)} there"))
+    return {**above, "experiment": meant}, faults
+
+
+def _as_in_settings(fault: Fault) -> Fault:
+    """Name fields of the experiment as settings do: without ``experiment`` before them."""
+    return fault.model_copy(
+        update={
+            "path": fault.path.removeprefix(_BASE),
+            "message": fault.message.replace(f"did you mean '{_BASE}", "did you mean '"),
+        }
+    )
 
 
 def with_settings(study: Study, settings: Sequence[str], *, only_below: str) -> Study:
@@ -117,15 +155,13 @@ def with_settings(study: Study, settings: Sequence[str], *, only_below: str) -> 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        raw = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)  # noqa: S506  safe
+        raw = read_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
         problem = f"cannot be read: {error.strerror}"
     except UnicodeDecodeError:
         problem = "is no text in UTF-8; save it as such"
-    except yaml.YAMLError as error:
-        problem = _yaml_problem(error)
-    except RecursionError:
-        problem = "is nested too deeply"
+    except YamlError as error:
+        problem = str(error)
     else:
         if isinstance(raw, dict) and raw:
             return raw
@@ -133,64 +169,53 @@ def _read(path: Path) -> dict[str, Any]:
     raise ConfigError(str(path), [Fault(path="", message=problem)])
 
 
-class _StrictLoader(yaml.SafeLoader):
-    """YAML's safe loader, with two differences.
-
-    It refuses a key that stands twice (the last would win), and reads ``1e-3`` as the number that
-    it is in YAML 1.2; in YAML 1.1 a number needs a dot and a signed exponent.
-    """
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:  # noqa: FBT001, FBT002  as PyYAML has it
-        seen: list[object] = []
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if key in seen and key_node.tag != "tag:yaml.org,2002:merge":
-                problem = f"the key '{key}' stands twice; remove one"
-                raise yaml.constructor.ConstructorError(None, None, problem, key_node.start_mark)
-            seen.append(key)
-        return super().construct_mapping(node, deep)
-
-
-_StrictLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"),
-    list("-+0123456789"),
-)
-
-
-def _yaml_problem(error: yaml.YAMLError) -> str:
-    """Say in one line where a file is no YAML."""
-    if not isinstance(error, yaml.MarkedYAMLError) or error.problem is None:
-        return f"is no valid YAML: {str(error).splitlines()[0]}"
-    mark = error.problem_mark or error.context_mark
-    where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-    return f"{where}is no valid YAML: {error.problem}"
-
-
 def _set(raw: dict[str, Any], setting: str) -> Iterator[Fault]:
     """Apply one ``dotted.path=value``."""
-    key, separator, text = setting.partition("=")
+    written, separator, text = setting.partition("=")
     if not separator:
         yield Fault(path=setting, message="is no setting; write --set dotted.path=value")
         return
-    for axis, path in _varied(raw):
-        if key == path or path.startswith(f"{key}.") or key.startswith(f"{path}."):
-            message = f"{axis} set {path} and would win; change it there"
-            if raw.get("kind") != "scaling":
-                message = f"the grid axis '{axis}' sets {path} and would win; change it in the file"
-            yield Fault(path=key, message=message)
-            return
+    key = written.removeprefix(_BASE)
+    root = raw.get("experiment") if written != key else _root(raw, key)
+    if message := _refusal(raw, key):
+        yield Fault(path=key, message=message)
+        return
     try:
-        value = yaml.load(text, Loader=_StrictLoader)  # noqa: S506  safe
-        if key in _FILE_FIELDS:
-            value = _absolute(key, value, Path.cwd())
-        root = _root(raw, key)
+        value = _value(key, text)
         if isinstance(root, dict):  # else that is a fault of the file, reported as such
             set_path(root, key, value)
-    except yaml.YAMLError as error:
-        yield Fault(path=key, message=f"{text!r} {_yaml_problem(error)}")
+    except YamlError as error:
+        yield Fault(path=key, message=f"{text!r} {error}")
     except OverrideError as error:
         yield Fault(path=key, message=str(error))
+
+
+def _value(key: str, text: str) -> object:
+    """Read the value of a setting."""
+    value = read_yaml(text)
+    if key.startswith(_VARIABLES) and not isinstance(value, str):
+        return text  # a variable is text, also one that holds a number
+    return _absolute(key, value, Path.cwd()) if key in _FILE_FIELDS else value
+
+
+def _refusal(raw: dict[str, Any], key: str) -> str:
+    """Say why a setting cannot be applied; empty if it can."""
+    first = key.partition(".")[0]
+    is_scaling = raw.get("kind") == "scaling"
+    if key == "experiment":
+        return "is the whole experiment; set a field of it, such as seed=1"
+    if first == "grid" and is_scaling:
+        return "a scaling study has none; it varies strategies, sizes and repeats"
+    if first == "grid":
+        return "a setting changes the base; change the grid in the file"
+    experiment = raw.get("experiment")
+    base = experiment if isinstance(experiment, dict) else {}
+    for axis, path, value in _varied(raw):
+        if path.startswith(f"{key}.") or undoes(base, path, value, key):
+            if is_scaling:
+                return f"{axis} set {path} and would win; change it there"
+            return f"the grid axis '{axis}' sets {path} and would win; change it in the file"
+    return ""
 
 
 def _root(raw: dict[str, Any], key: str) -> object:
@@ -199,24 +224,25 @@ def _root(raw: dict[str, Any], key: str) -> object:
     return raw if key.partition(".")[0] in of_study else raw.get("experiment")
 
 
-def _varied(raw: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """List the grid's axes with the paths that each sets, as far as the file is well formed."""
+def _varied(raw: dict[str, Any]) -> Iterator[tuple[str, str, object]]:
+    """List the grid's axes with what each sets, as far as the file is well formed."""
     if raw.get("kind") == "scaling":
         experiment = raw.get("experiment")
         if isinstance(experiment, dict) and experiment.get("kind") == "training":
-            yield "sizes", "ranks"  # of the others, a field of the study has the name of theirs
-        strategies = raw.get("strategies")
-        for overrides in strategies.values() if isinstance(strategies, dict) else ():
-            paths = overrides if isinstance(overrides, dict) else ()
-            yield from (("strategies", path) for path in paths if isinstance(path, str))
+            yield "sizes", "ranks", None  # of others, a field of the study has the name of theirs
+        yield from _settings_of("strategies", raw.get("strategies"))
     grid = raw.get("grid")
     for name, axis in grid.items() if isinstance(grid, dict) else ():
         if isinstance(axis, dict):
-            for overrides in axis.values():
-                paths = overrides if isinstance(overrides, dict) else ()
-                yield from ((name, path) for path in paths if isinstance(path, str))
-        elif isinstance(name, str):
-            yield name, name
+            yield from _settings_of(name, axis)
+        elif isinstance(axis, list):
+            yield from ((name, name, value) for value in axis)
+
+
+def _settings_of(name: str, labelled: object) -> Iterator[tuple[str, str, object]]:
+    for overrides in labelled.values() if isinstance(labelled, dict) else ():
+        if isinstance(overrides, dict):
+            yield from ((name, path, value) for path, value in overrides.items())
 
 
 def _resolve_files(raw: dict[str, Any], directory: Path) -> None:

@@ -61,6 +61,8 @@ def why_too_large(study: Study, experiment: Experiment) -> str:
     if has is None or needed <= has:
         return ""
     told = f"{TOO_LARGE}: needs {needed / 1e9:.3g} GB a device, which has {has / 1e9:.3g} GB"
+    if has != experiment.topology.device.memory_bytes:  # of this machine, then
+        return f"{told} by launcher: local, its share of this machine's memory"
     if not is_bound_to_devices(experiment, study.launcher):
         return told
     least = least_ranks(experiment, has)

@@ -26,7 +26,11 @@ Every field of a study's YAML file, and of a machine's. Made from the schemas by
 
 A dotted path names a field on the command line (`--set worker.lr=0.1`) and in a grid. A field
 without a default has to be given. Where a record is chosen by a word (`algorithm: afa_cs`), the
-word alone means the record with its defaults. The forms in Prefect are in [forms.md](forms.md).
+word alone means the record with its defaults. Over a record that is there, in a grid or with
+`--set algorithm=afa_cs`, it changes the kind: fields that the new kind has too stay as they are,
+those that hang on the old one (the `slots` of AFA-CS, the `source` of a data set, the sizes of a
+`preset`, the formats of a `transport`) go. A mapping, another `topology` and the name of a
+`partition` replace the whole. The forms in Prefect are in [forms.md](forms.md).
 """
 
 

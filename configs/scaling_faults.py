@@ -172,14 +172,13 @@ def _divisors(number: int) -> list[int]:
 def _sets(path: str, value: object, taken: str) -> bool:
     """Whether an override sets a field: by its name, below it, or with all of a record above it.
 
-    A whole algorithm brings a server's rate of its own, named or not.
+    A whole algorithm brings a server's rate of its own, named or not; a word keeps the base's.
     """
     if path == taken or path.startswith(f"{taken}."):
         return True
-    if not taken.startswith(f"{path}."):
+    if not taken.startswith(f"{path}.") or not isinstance(value, Mapping):
         return False
-    below = taken.removeprefix(f"{path}.")
-    return taken == SERVER_RATE or (isinstance(value, Mapping) and below in value)
+    return taken == SERVER_RATE or taken.removeprefix(f"{path}.") in value
 
 
 def _own_path(path: str) -> str:

@@ -9,7 +9,7 @@ import shlex
 from collections.abc import Iterator, Mapping
 from typing import Annotated
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
 from configs.base import Fault
@@ -36,6 +36,33 @@ Word = Annotated[str, Field(min_length=1, max_length=1000), AfterValidator(_of_o
 """One argument: any text without control characters; it is quoted where it is used."""
 ShellLines = Annotated[str, Field(max_length=100_000), AfterValidator(_of_unix)]
 """A line of shell, or several, that is written as it stands."""
+
+
+def _listed(value: object) -> object:
+    return (value,) if isinstance(value, str) else value
+
+
+def _split(value: object) -> object:
+    return tuple(value.split()) if isinstance(value, str) else value
+
+
+def _quoted(value: object) -> object:
+    # What was written is not known any more: YAML reads 010 as 8, 1:30 as 90 and off as false.
+    if isinstance(value, bool):
+        raise refused(f"YAML reads this as {str(value).lower()}; quote what is meant, like 'on'")
+    if isinstance(value, (int, float)):
+        raise refused(f"YAML reads this as the number {value}; quote what is meant, like '{value}'")
+    return value
+
+
+Words = Annotated[tuple[Word, ...], BeforeValidator(_listed)]
+"""A list of arguments; a text alone is a list of one."""
+ModuleNames = Annotated[tuple[Word, ...], BeforeValidator(_split)]
+"""Names of modules; in a text alone there are blanks between them, as for module load."""
+SetupLines = Annotated[tuple[ShellLines, ...], BeforeValidator(_listed)]
+"""Lines of shell; a text alone, of one line or several, is a list of one."""
+VariableValue = Annotated[str, BeforeValidator(_quoted)]
+"""Value of an environment variable; text."""
 
 _MOST_ENVIRONMENT_BYTES = 100_000
 """Linux lets one variable have 128 KiB."""

@@ -9,8 +9,9 @@ A grid axis is either a dotted path with its values, or a name with labelled set
         anarchic: {arrivals.kind: uniform, arrivals.max_delay: 10}
 
 Points are the product of the axes, in the order written. The base must be valid on its own. An
-override replaces what it names: ``algorithm: afa_cs`` is AFA-CS with its defaults, whereas
-``algorithm.name: afa_cs`` keeps the other fields of the base's algorithm.
+override replaces what it names: a mapping the whole record, ``algorithm.name: afa_cs`` that field
+alone. A word, ``algorithm: afa_cs``, chooses the kind of the record; what the base has of fields
+that AFA-CS has too stays.
 """
 
 import hashlib
@@ -27,7 +28,7 @@ from configs.base import Fault, Record, raise_faults, tagged_by
 from configs.faults import faults_in
 from configs.federated import FederatedExperiment
 from configs.launchers import LauncherConfig, LocalLauncherConfig
-from configs.overrides import OverrideError, set_path
+from configs.overrides import OverrideError, set_path, undoes
 from configs.placement import placement_faults
 from configs.scaling_points import Scaling
 from configs.topology import Topology
@@ -166,16 +167,21 @@ class Study(Record):
     def _clashes(self) -> Iterator[Fault]:
         """Find overrides that undo what an axis before has set, and values that stand twice."""
         earlier: dict[str, str] = {}
+        raw = self._overridden({})
         for name, axis in self.grid.items():
             values = [json.dumps(value) for value in axis] if isinstance(axis, list) else []
             if twice := [value for value in values if values.count(value) > 1]:
                 yield Fault(path=f"grid.{name}", message=f"{twice[0]} stands twice; remove one")
             paths = _paths_set(name, axis)
-            for path in paths:
-                for before, other in earlier.items():
-                    if before == path or before.startswith(f"{path}."):
-                        message = f"sets {path}, which undoes {before} of the axis '{other}'"
-                        yield Fault(path=f"grid.{name}", message=f"{message}; put it first")
+            undone = {
+                (path, before): other
+                for path, values in paths.items()
+                for before, other in earlier.items()
+                if any(undoes(raw, path, value, before) for value in values)
+            }
+            for (path, before), other in undone.items():
+                message = f"sets {path}, which undoes {before} of the axis '{other}'; put it first"
+                yield Fault(path=f"grid.{name}", message=message)
             earlier |= dict.fromkeys(paths, name)
 
     def _on_axis(self, fault: Fault, where: str) -> Fault:
@@ -226,10 +232,15 @@ def _axis_values(name: str, axis: Axis) -> list[tuple[str, Overrides]]:
     return [(label, {name: value}) for label, value in zip(labels, axis, strict=True)]
 
 
-def _paths_set(name: str, axis: Axis) -> list[str]:
-    if isinstance(axis, dict):
-        return list(dict.fromkeys(path for overrides in axis.values() for path in overrides))
-    return [name]
+def _paths_set(name: str, axis: Axis) -> dict[str, list[JsonValue]]:
+    """List the paths that an axis sets, each with its values."""
+    if isinstance(axis, list):
+        return {name: axis}
+    paths: dict[str, list[JsonValue]] = {}
+    for overrides in axis.values():
+        for path, value in overrides.items():
+            paths.setdefault(path, []).append(value)
+    return paths
 
 
 def _touches(path: str, other: str) -> bool:

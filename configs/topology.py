@@ -41,7 +41,9 @@ class Link(Record):
         default=1.0, description="Share of the peak that collectives reach."
     )
     latency_us: Weight = Field(
-        default=0.0, description="Of one message, microseconds: each hop of a ring pays it."
+        default=0.0,
+        description="Of one message, microseconds: each hop of a ring pays it, and each of the "
+        "n - 1 messages of an exchange.",
     )
     interference: Annotated[Number, Field(ge=0, le=1)] = Field(
         default=0.0,
@@ -50,8 +52,16 @@ class Link(Record):
     )
     algorithm: Literal["ring", "recursive", "direct"] = Field(
         default="ring",
-        description="Of gathers and reductions: n - 1 messages one after the other, log2 n, or one "
-        "to each other rank at once.",
+        description="Of gathers, and of sums by the backend: n - 1 messages one after the other, "
+        "log2 n, or one to each other rank at once. Exchanges, in which quantized gradients and "
+        "those in another type travel, have n - 1 messages: at once with direct, else one after "
+        "the other.",
+    )
+    mesh: bool = Field(
+        default=False,
+        description="Whether each two of what the level joins have a link of their own, without a "
+        "switch. gb_per_s is then what a rank has with all others of the level; with fewer of "
+        "them it has fewer links. Not of the network.",
     )
 
 
@@ -80,7 +90,10 @@ class Device(Record):
 
     name: str = Field(default="", description="For people.")
     memory_bytes: Whole | None = Field(
-        default=None, ge=1, description="Memory that one rank may use, in bytes."
+        default=None,
+        ge=1,
+        description="Memory that one rank may use, in bytes: less than there is, for the runtime, "
+        "buffers of the communication library and fragmentation.",
     )
     peak_tflops: dict[Dtype, PositiveFloat] = Field(
         default={}, description="Peak of dense matrix products, TFLOPS, by dtype."
@@ -148,6 +161,13 @@ class Topology(Record):
     )
     network: Link | None = Field(default=None, description="What joins nodes, as one rank sees it.")
     device: Device = Field(default=Device(), description="What one rank computes with.")
+    fitted_prefetch: Whole | None = Field(
+        default=None,
+        ge=0,
+        le=64,
+        description="Where numbers were fitted to published speeds: the prefetch that was assumed. "
+        "With another one they promise nothing.",
+    )
 
     @model_validator(mode="after")
     def _levels_nest(self) -> "Topology":
@@ -166,6 +186,9 @@ class Topology(Record):
         if len(set(names)) < len(names) or CLUSTER in names:
             message = f"{', '.join(names)} are no distinct names other than '{CLUSTER}'"
             yield Fault(path="levels", message=f"{message}, which means all nodes")
+        if self.network is not None and self.network.mesh:
+            message = "nodes are not joined each with each; a mesh is inside a node: leave it out"
+            yield Fault(path="network.mesh", message=message)
 
     @property
     def ranks_per_node(self) -> int:

@@ -43,7 +43,7 @@ def training_faults(experiment: TrainingExperiment, launcher: LauncherConfig) ->
         *_text_faults(experiment.data, reader_of(launcher)),
         *_vocabulary_faults(experiment),
         *device_faults(experiment, launcher, gpus_here()),
-        *_memory_faults(experiment, device_bytes(experiment, launcher)),
+        *_memory_faults(experiment, launcher),
     ]
 
 
@@ -75,19 +75,27 @@ def training_notes(
     return notes
 
 
-def _memory_faults(experiment: TrainingExperiment, has: int | None) -> Iterator[Fault]:
-    needed = predicted_memory(experiment)
+def _memory_faults(experiment: TrainingExperiment, launcher: LauncherConfig) -> Iterator[Fault]:
+    needed, has = predicted_memory(experiment), device_bytes(experiment, launcher)
     if has is None or needed.total <= has:
         return
+    instead = "more devices"
+    told = f"a device has {_gigabytes(has)}"
+    if has != experiment.topology.device.memory_bytes:  # of this machine, then
+        told = f"by launcher: local each of {experiment.ranks} ranks has {_gigabytes(has)}, its "
+        told += "share of this machine's memory"
+        instead = "launcher: slurm, where ranks have devices of their own"
     message = f"{experiment.model.num_parameters:,} parameters do not fit: they need about "
-    message += f"{_in_words(needed)}, but a device has {_gigabytes(has)}; "
-    yield Fault(path="model", message=message + _what_would_fit(experiment, has))
+    message += f"{_in_words(needed)}, but {told}; "
+    yield Fault(path="model", message=message + _what_would_fit(experiment, has, instead))
 
 
 def _in_words(memory: DeviceMemory) -> str:
+    errors = f", of them errors of error_feedback {_gigabytes(memory.errors)}"
     return (
-        f"{_gigabytes(memory.total)} (states {_gigabytes(memory.states)}, gathered "
-        f"{_gigabytes(memory.gathered)}, activations {_gigabytes(memory.activations)})"
+        f"{_gigabytes(memory.total)} (states {_gigabytes(memory.states)}"
+        f"{errors if memory.errors else ''}, gathered {_gigabytes(memory.gathered)}, "
+        f"activations {_gigabytes(memory.activations)})"
     )
 
 
@@ -95,13 +103,13 @@ def _gigabytes(num_bytes: int) -> str:
     return f"{num_bytes / 1e9:.3g} GB"
 
 
-def _what_would_fit(experiment: TrainingExperiment, has: int) -> str:
-    """Find the smallest change by which a training fits."""
+def _what_would_fit(experiment: TrainingExperiment, has: int, instead: str) -> str:
+    """Find the smallest change by which a training fits; if there is none, say what to do."""
     for change, words in _changes(experiment):
         if predicted_memory(experiment.model_copy(update=change)).total <= has:
             return f"{words} would fit"
     least = "not even zero3 with recompute and micro_batch 1 would"
-    return f"{least}; use a smaller model, or more devices"
+    return f"{least}; use a smaller model, or {instead}"
 
 
 def _changes(experiment: TrainingExperiment) -> Iterator[tuple[dict[str, Any], str]]:
@@ -114,6 +122,11 @@ def _changes(experiment: TrainingExperiment) -> Iterator[tuple[dict[str, Any], s
     if not experiment.recompute:
         passes += [
             (one | {"recompute": True}, [*words, "recompute: true"]) for one, words in passes
+        ]
+    if experiment.transport.error_feedback:
+        plain = {"transport": experiment.transport.model_copy(update={"error_feedback": False})}
+        passes += [
+            (one | plain, [*words, "transport.error_feedback: false"]) for one, words in passes
         ]
     for row in ("", *_SAVINGS):
         partition = named_partition(row, experiment.topology, experiment.ranks) if row else None
@@ -188,7 +201,7 @@ def device_bytes(experiment: TrainingExperiment, launcher: LauncherConfig) -> in
     known = experiment.topology.device.memory_bytes
     if is_bound_to_devices(experiment, launcher):
         return known
-    here = _machine_bytes() // experiment.ranks - _PROCESS_BYTES
+    here = max(0, _machine_bytes() // experiment.ranks - _PROCESS_BYTES)
     return here if known is None else min(here, known)
 
 

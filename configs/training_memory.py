@@ -1,17 +1,21 @@
 """What a training keeps on each device, in closed form: states exactly, the rest as an estimate.
 
-Symbols: Psi parameters, f | b | g | o the degrees of forward weights, backward weights, gradients
-and optimizer, L layers, h hidden width, V vocabulary, s sequence length, m sequences of a
+Symbols: Psi parameters, N ranks, f | b | g | o the degrees of forward weights, backward weights,
+gradients and optimizer, L layers, h hidden width, V vocabulary, s sequence length, m sequences of a
 micro-batch. Padding, frozen parameters, staging of quantized payloads and what the libraries keep
 for themselves are left out.
 """
 
 import bisect
+import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from configs.gpt import Gpt
 from configs.sharding import Partition
+from configs.topology import CLUSTER
 from configs.training import TrainingExperiment
+from configs.transport import BITS
 
 ITEM_BYTES = {"float64": 8, "float32": 4, "bfloat16": 2}
 
@@ -20,6 +24,10 @@ _SAVED_OF_BLOCK = 17
 norms, query, key and value, rotated query and key, output of the attention, 4 and 4 of the MLP."""
 _LEAVING_UNITS = 2
 """Whole gradients that are on their way to their ranks while the next is computed."""
+_FEEDBACK_COPIES = 4
+"""Float32 copies of a gradient while error feedback quantizes it: with its error, what is left,
+what is lost, and the error of last time."""
+_FLOAT_BYTES, _SCALE_BYTES = 4, 4
 
 
 @dataclass(frozen=True)
@@ -48,7 +56,9 @@ class DeviceMemory:
         secondary: Copy between forward and backward pass, where b < f.
         gradients: Sums over the micro-batches.
         optimizer: Master weights and moments.
-        gathered: Whole weights and gradients of the parts that are being computed.
+        errors: What quantization took from gradients and sums, kept with error feedback.
+        gathered: Whole weights and gradients of the parts that are being computed; with error
+            feedback the copies that it works on, too.
         activations: What the forward pass saves for the backward pass, logits included.
     """
 
@@ -56,13 +66,15 @@ class DeviceMemory:
     secondary: int
     gradients: int
     optimizer: int
+    errors: int = 0
     gathered: int = 0
     activations: int = 0
 
     @property
     def states(self) -> int:
         """What stays from step to step, and the secondary copy."""
-        return self.weights + self.secondary + self.gradients + self.optimizer
+        kept = self.weights + self.secondary + self.gradients + self.optimizer
+        return kept + self.errors
 
     @property
     def total(self) -> int:
@@ -106,6 +118,7 @@ def predicted_memory(experiment: TrainingExperiment) -> DeviceMemory:
         secondary=states.secondary,
         gradients=states.gradients,
         optimizer=states.optimizer,
+        errors=_errors(experiment),
         gathered=_gathered(experiment),
         activations=_activations(experiment),
     )
@@ -149,6 +162,37 @@ def item_sizes(experiment: TrainingExperiment) -> ItemSizes:
     return ItemSizes(item, exact, 0 if is_own_master else exact, 2 * exact)
 
 
+def _errors(experiment: TrainingExperiment) -> int:
+    """INT8 and scales of each quantized sum: ``Psi (1 + 4 / block) (1 + 1/d + ...)``.
+
+    The first hop of a gradient has all of them, on every rank; others have those of a shard.
+    """
+    block = experiment.transport.block_size
+    if not experiment.transport.error_feedback:
+        return 0
+    each = experiment.model.num_parameters * (block + _SCALE_BYTES) // block
+    return sum(each // degree for degree in _quantized_degrees(experiment))
+
+
+def _quantized_degrees(experiment: TrainingExperiment) -> Iterator[int]:
+    """Yield the degree of each shard whose sum over ranks is sent in a quantized format.
+
+    As ``tasks.zero.traffic.Moves`` has the hops: with a stop at the node where that is a degree.
+    """
+    degrees, ranks = experiment.degrees, experiment.ranks
+    topology, transport = experiment.topology, experiment.transport
+    node, final = topology.node_ranks(ranks), degrees.optimizer
+    stops = {1, degrees.gradients, final} | {node} & set(degrees.degrees)
+    hops = list(itertools.pairwise(sorted(stop for stop in stops if stop <= final)))
+    hops += [(final, ranks)] if final < ranks else []
+    for inner, outer in hops:
+        is_across = topology.level_of(0, outer - inner) == CLUSTER
+        if (transport.sync if is_across else transport.gradients) in BITS:
+            yield inner
+            if outer > final:  # the sum over replicas is quantized, too, and sent back
+                yield outer
+
+
 def _gathered(experiment: TrainingExperiment) -> int:
     """The largest part and those gathered ahead; the gradients of as many as leave at a time."""
     model, item = experiment.model, ITEM_BYTES[experiment.dtype]
@@ -156,7 +200,9 @@ def _gathered(experiment: TrainingExperiment) -> int:
     largest = max(block, _end_parameters(model))
     weights = largest + experiment.prefetch * block if experiment.degrees.forward > 1 else 0
     gradients = largest + _LEAVING_UNITS * block
-    return item * (weights + gradients)
+    has_feedback = experiment.transport.error_feedback and any(_quantized_degrees(experiment))
+    copies = _FEEDBACK_COPIES * _FLOAT_BYTES * largest if has_feedback else 0
+    return item * (weights + gradients) + copies
 
 
 def _end_parameters(model: Gpt) -> int:

@@ -1,10 +1,11 @@
 """What the commands have in common: their arguments, how they speak, and how they end."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
-from pydantic import ValidationError
 
 from configs.allowed import leaf_paths
 from configs.base import Fault
@@ -16,6 +17,9 @@ from configs.loading import ConfigError, load_study
 from configs.study import Study
 from configs.training import TrainingExperiment
 from flows.finding import find_study, known_runs
+from tasks.runtime.errors import DamagedFileError
+from tasks.slurm.errors import NotScriptable, SlurmError
+from tasks.slurm.ledger_file import LedgerError
 from tasks.steps.launching import launch_faults
 from tasks.steps.predictability import predictability
 from tasks.tracking.study_directory import StudyDirectory
@@ -25,11 +29,18 @@ EXIT_CONFIGURATION = 2
 EXIT_INTERRUPTED = 130
 
 
+def _launcher_fields() -> list[str]:
+    return [f"launcher.{path}" for path in leaf_paths(SlurmLauncherConfig)]
+
+
 def _complete_setting(incomplete: str) -> list[str]:
-    launcher = [f"launcher.{path}" for path in leaf_paths(SlurmLauncherConfig)]
     fields = [*leaf_paths(FederatedExperiment), *leaf_paths(TrainingExperiment)]
-    known = dict.fromkeys(["launcher", *fields, *launcher])
+    known = dict.fromkeys(["launcher", *fields, *_launcher_fields()])
     return [f"{path}=" for path in known if path.startswith(incomplete)]
+
+
+def _complete_launcher(incomplete: str) -> list[str]:
+    return [f"{path}=" for path in _launcher_fields() if path.startswith(incomplete)]
 
 
 def _complete_run(context: typer.Context, incomplete: str) -> list[str]:
@@ -54,12 +65,31 @@ Settings = Annotated[
         autocompletion=_complete_setting,
     ),
 ]
+LauncherSettings = Annotated[
+    list[str],
+    typer.Option(
+        "--set",
+        metavar="launcher.FIELD=VALUE",
+        help="Change a field of the launcher, such as launcher.memory=32G; the value is YAML. The "
+        "experiment stays as it is. Can be given again.",
+        autocompletion=_complete_launcher,
+    ),
+]
 Run = Annotated[
     str | None,
     typer.Argument(
         metavar="[RUN]",
         help="A run's directory or its name, or a study's name for its newest run. Default: the "
         "newest run of all.",
+        autocompletion=_complete_run,
+    ),
+]
+OnlyRun = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[RUN]",
+        help="A run's directory or its name, or a study's name for its newest run. May be left out "
+        "where only one can be meant.",
         autocompletion=_complete_run,
     ),
 ]
@@ -137,9 +167,29 @@ def found_study(name: str | None, runs_dir: Path) -> StudyDirectory:
         directory.read_study()
     except LookupError as error:
         give_up(str(error.args[0]), EXIT_CONFIGURATION)
-    except ValidationError:
-        give_up(f"{directory.study} is no study of this version", EXIT_CONFIGURATION)
+    except DamagedFileError as fault:
+        give_up(str(fault), EXIT_CONFIGURATION)
     return directory
+
+
+@contextmanager
+def faults_in_words() -> Iterator[None]:
+    """End with a message, and no traceback, for what is not the program's fault.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        Exit: Something has gone wrong.
+    """
+    try:
+        yield
+    except LookupError as error:
+        give_up(str(error.args[0]), EXIT_CONFIGURATION)
+    except (LedgerError, NotScriptable, SlurmError) as error:
+        give_up(str(error), EXIT_FAILED)
+    except OSError as error:
+        give_up(f"{error.filename or 'a file'}: {error.strerror}", EXIT_FAILED)
 
 
 def say(message: str) -> None:

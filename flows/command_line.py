@@ -44,6 +44,7 @@ from flows.register_commands import REGISTER_EXAMPLE, register
 from flows.running import run_in_background, run_to_the_end, say_how_to_resume
 from flows.summary import print_run, print_summary
 from flows.up_commands import up
+from tasks.runtime.errors import DamagedFileError
 from tasks.runtime.run_directory import RunDirectory
 from tasks.slurm.liveness import is_alive
 from tasks.steps.creation import create_study_directory
@@ -132,13 +133,14 @@ def run(
 def resume(name: Run = None, runs_dir: RunsDir = Path("runs"), parallel: Parallel = None) -> None:
     """Continue a run: what was interrupted or failed goes on from its last checkpoint.
 
-    Points that have finished are kept.
+    Points that have finished are kept. One of which a file cannot be read, as it is cut off or of
+    another version, is left as it is. Exit codes as those of `watershed run`.
     """
     directory = found_study(name, runs_dir)
     if is_complete(directory):
-        print_summary(make_console(), directory)
+        rows = print_summary(make_console(), directory)
         typer.echo("All points have finished; there is nothing to resume.")
-        return
+        leave(EXIT_FAILED if any(row.state == "damaged" for row in rows) else 0)
     run_to_the_end(directory, parallel)
 
 
@@ -146,7 +148,8 @@ def resume(name: Run = None, runs_dir: RunsDir = Path("runs"), parallel: Paralle
 def show(name: Run = None, runs_dir: RunsDir = Path("runs")) -> None:
     """Show how a run stands: its table, its files, how to open MLflow and Prefect.
 
-    Of the directory of one grid point: its last measurements and the end of its output.
+    Of the directory of one grid point: its last measurements and the end of its output. Exit code
+    1 if a file of a point cannot be read; the other points are shown all the same.
     """
     console = make_console()
     if name is not None and (Path(name) / "job.json").is_file():
@@ -156,9 +159,11 @@ def show(name: Run = None, runs_dir: RunsDir = Path("runs")) -> None:
     is_running = is_alive(RunDirectory(directory.path))
     state = "is running" if is_running else "is not running"
     console.print(Text.assemble((directory.path.name, "bold"), f" {state}"))
-    rows = print_summary(console, directory)
-    if not is_running and any(row.state not in GOOD for row in rows):
+    states = {row.state for row in print_summary(console, directory)}
+    if not is_running and states - GOOD - {"damaged"}:
         say_how_to_resume(directory)
+    if "damaged" in states:
+        leave(EXIT_FAILED)
 
 
 add_to(app)
@@ -187,6 +192,9 @@ def main(argv: list[str] | None = None) -> int:
         app(args=argv, prog_name="watershed")
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else EXIT_FAILED
+    except DamagedFileError as fault:
+        say(str(fault))
+        return EXIT_FAILED
     except Exception as error:  # noqa: BLE001  the entry point: no user has to read a traceback
         with tempfile.NamedTemporaryFile(
             "w", prefix="watershed-", suffix=".log", delete=False

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from pydantic import ValidationError
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table as RichTable
@@ -14,6 +13,7 @@ from rich.text import Text
 from flows.arguments import EXIT_CONFIGURATION, EXIT_FAILED, RunsDir, give_up
 from flows.console import make_console
 from flows.finding_points import find_runs
+from tasks.runtime.errors import DamagedFileError
 from tasks.runtime.run_directory import RunDirectory
 from tasks.tracking.comparison import Subject, read_subject, unique_names
 from tasks.tracking.comparison_page import write_comparison
@@ -60,6 +60,8 @@ def compare(
     except OSError as error:
         give_up(f"cannot write {path}: {error.strerror or error}", EXIT_FAILED)
     typer.echo(f"Report: {path}")
+    if left_out := [fault for one in comparison.subjects for fault in one.damaged]:
+        give_up("\n".join(f"left out: {fault}" for fault in left_out), EXIT_FAILED)
 
 
 def _found(names: Sequence[str], runs_dir: Path) -> list[tuple[str, list[RunDirectory]]]:
@@ -70,8 +72,6 @@ def _found(names: Sequence[str], runs_dir: Path) -> list[tuple[str, list[RunDire
             found.append(find_runs(name, runs_dir))
         except LookupError as error:
             missing.append(str(error.args[0]))
-        except ValidationError as error:
-            give_up(f"{name}: a job.json is not what it should be: {error}", EXIT_FAILED)
     if missing:
         give_up("\n".join(dict.fromkeys(missing)), EXIT_CONFIGURATION)
     return found
@@ -84,8 +84,8 @@ def _compared(found: Sequence[tuple[str, list[RunDirectory]]]) -> Comparison:
             for name, (_, runs) in zip(unique_names([n for n, _ in found]), found, strict=True)
         ]
         return compare_subjects(subjects)
-    except ValidationError as error:
-        give_up(f"a file of a run is not what it should be: {error}", EXIT_FAILED)
+    except DamagedFileError as fault:
+        give_up(str(fault), EXIT_FAILED)
     except OSError as error:
         give_up(f"cannot read {error.filename}: {error.strerror}", EXIT_FAILED)
     except ValueError as error:

@@ -18,6 +18,7 @@ STYLES = {
     "failed": "bold red",
     "interrupted": "yellow",
     "predicted": "magenta",
+    "damaged": "red",
 }
 """State of a run -> how it is shown."""
 
@@ -117,7 +118,7 @@ def _most_telling(points: Sequence[PointProgress], room: int) -> list[PointProgr
     """Choose what to show: all, or what failed, runs, comes next and ended last, in this order."""
     if len(points) <= room:
         return list(points)
-    order = {"failed": 0, "running": 1, "waiting": 2, "interrupted": 3, "finished": 4}
+    order = {"failed": 0, "damaged": 0, "running": 1, "waiting": 2, "interrupted": 3, "finished": 4}
     order["predicted"] = 5
     ranked = sorted(range(len(points)), key=lambda index: (order[points[index].state], index))
     return [points[index] for index in sorted(ranked[:room])]
@@ -186,6 +187,8 @@ def _measured(point: PointProgress) -> str:
     """What a point that has ended came to."""
     if not point.is_over:
         return ""
+    if point.state == "damaged":
+        return f": {point.message}"
     told = [f"{point.unit} {point.step}", *point.measures.values(), point.message]
     return f": {', '.join(filter(None, told))}"
 

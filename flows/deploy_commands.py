@@ -83,7 +83,7 @@ def deploy_deployments(
     except ServicesError as error:
         give_up(str(error), EXIT_CONFIGURATION)
     try:
-        ours = worker_name(socket.gethostname(), directory)
+        ours = worker_name(socket.gethostname(), directory, runs_directory(data).resolve())
         refuse_other_servers(server, pool, ours, deploying_from=directory)
         _ensure_pool(server, pool, kind, environment)
         with console.status(f"registering at {server.url} (5 to 20 s)"):

@@ -1,9 +1,9 @@
 """The flow of a federated study: every point of the grid a job, then a report."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from prefect import State, flow
+from prefect import State, flow, get_run_logger
 from prefect.futures import PrefectFuture
 from prefect.task_runners import ThreadPoolTaskRunner
 
@@ -16,10 +16,10 @@ from flows.resolving import refused, resolved
 from tasks.runtime.clients import make_client_directories
 from tasks.runtime.run_directory import RunDirectory
 from tasks.slurm.launcher import JobId, Launcher
-from tasks.slurm.plan import JobPlan
-from tasks.steps.anarchic import blocks_of, follow_rounds, run_workers
+from tasks.steps.anarchic import follow_blocks, follow_workers
 from tasks.steps.launching import is_anarchic, worker_plans
 from tasks.steps.points import run_point
+from tasks.steps.workers import Workers, tend
 
 
 @flow(
@@ -72,27 +72,23 @@ def prepare_workers(run: RunDirectory) -> None:
 
 
 def follow_federated(
-    study: Study, run: RunDirectory, code_dir: Path | None, launcher: Launcher, job: JobId
-) -> list[PrefectFuture[State[str]]]:
-    """Follow the job of a point; if it is a server's, submit and follow its workers."""
-    job_file = run.read_job()
-    futures = [run_point.submit(job_file.point, run.path, launcher, job)]
-    if is_anarchic(job_file):
-        workers = worker_plans(study, job_file, run, code_dir)
-        futures += _follow_workers(run, launcher, job, workers)
-    return futures
-
-
-def _follow_workers(
-    run: RunDirectory, launcher: Launcher, server: JobId, workers: Sequence[JobPlan]
-) -> list[PrefectFuture[State[str]]]:
-    """Submit the workers of a server when it runs, and show its rounds in blocks."""
-    job = run.read_job()
-    futures = [run_workers.submit(job.point, launcher, server, workers)]
-    for first, last in blocks_of(job.federated.rounds):
-        before = futures[1:]
-        block: PrefectFuture[State[str]] = follow_rounds.submit(  # type: ignore[call-overload]  # wait_for
-            first, last, run.path, launcher, server, wait_for=before
-        )
-        futures.append(block)
-    return futures
+    study: Study,
+    code_dir: Path | None,
+    launcher: Launcher,
+    jobs: Sequence[tuple[RunDirectory, JobId]],
+) -> Iterator[PrefectFuture[State[str]]]:
+    """Follow the jobs of points; look after the workers of those that are servers' from now on."""
+    job_files = {run: run.read_job() for run, _ in jobs}
+    workers = {
+        run: Workers(launcher, job, worker_plans(study, job_files[run], run, code_dir))
+        for run, job in jobs
+        if is_anarchic(job_files[run])
+    }
+    if workers:
+        tend(list(workers.values()), get_run_logger())
+    for run, job in jobs:
+        label = job_files[run].point
+        yield run_point.submit(label, run.path, launcher, job)
+        if run in workers:
+            yield follow_workers.submit(label, launcher, workers[run])
+            yield follow_blocks.submit(label, run.path, launcher, job)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from flows.finding import find_study
 from tasks.runtime.run_directory import RunDirectory
+from tasks.tracking.damage import label_of_run
 from tasks.tracking.study_directory import StudyDirectory
 
 _MOST_SHOWN = 8
@@ -22,7 +23,6 @@ def find_runs(typed: str, runs_dir: Path) -> tuple[str, list[RunDirectory]]:
 
     Raises:
         LookupError: There is none; the message names those that there are.
-        ValidationError: The job of a point is not what it should be.
     """
     if (Path(typed) / "job.json").is_file():
         path = Path(typed).resolve()
@@ -51,13 +51,12 @@ def find_point(study: StudyDirectory, typed: str) -> RunDirectory:
 
     Raises:
         LookupError: There is none; the message names those that there are.
-        ValidationError: The job of a point is not what it should be.
     """
     points = study.points()
     for run in points:
         name = run.path.name
         is_number = typed.isdecimal() and _number(name) == str(int(typed))
-        if typed == name or is_number or typed == run.read_job().point:
+        if typed == name or is_number or typed == label_of_run(run):
             return run
     shown = ", ".join(run.path.name for run in points[:_MOST_SHOWN])
     more = f" and {len(points) - _MOST_SHOWN} more" if len(points) > _MOST_SHOWN else ""

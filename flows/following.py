@@ -7,7 +7,8 @@ from pathlib import Path
 
 from flows.finding import find_study
 from tasks.runtime.run_directory import RunDirectory
-from tasks.tracking.history import OVER, read_state
+from tasks.tracking.damage import label_of_run, standing
+from tasks.tracking.history import OVER
 from tasks.tracking.study_directory import StudyDirectory
 
 _POLL_S = 0.5
@@ -29,12 +30,11 @@ def find_points(typed: str | None, point: str | None, runs_dir: Path) -> list[Ru
     Raises:
         LookupError: There is none; the message names those that there are.
         OSError: A ``job.json`` cannot be read.
-        ValidationError: A ``job.json`` is not what it should be.
     """
     if typed is not None and (Path(typed) / "job.json").is_file():
         return [RunDirectory(Path(typed).resolve())]
     study = StudyDirectory(find_study(typed, runs_dir).path.resolve())
-    labels = {run: run.read_job().point for run in study.points()}
+    labels = {run: label_of_run(run) for run in study.points()}
     if point is None:
         return list(labels)
     if point.isdigit():
@@ -74,13 +74,12 @@ def output_of(run: RunDirectory, slurm_output: Path, *, follow: bool) -> Iterato
 
     Raises:
         OSError: A file cannot be read.
-        ValidationError: ``result.json`` is not what it should be.
     """
     paths = (slurm_output, run.stdout)
     offsets = dict.fromkeys(paths, 0)
     decoders = {path: codecs.getincrementaldecoder("utf-8")("replace") for path in paths}
     while True:
-        is_over = read_state(run, run.read_result()) in OVER
+        is_over = standing(run) in OVER
         for path in paths:
             for piece in _pieces(path, offsets[path]):
                 offsets[path] += len(piece)

@@ -1,9 +1,6 @@
 """The jobs of studies, as the ledgers of this machine's user have them."""
 
-import contextlib
 import os
-import signal
-import socket
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,18 +17,13 @@ from tasks.slurm.adopting import adopt, strays
 from tasks.slurm.commands import SlurmCli
 from tasks.slurm.entries import Entry, LedgerState
 from tasks.slurm.explaining import explain, ledgers
-from tasks.slurm.launcher import id_of
 from tasks.slurm.ledger import Ledger
 from tasks.slurm.ledger_file import LedgerFile, state_directory
-from tasks.slurm.liveness import is_alive
-from tasks.slurm.slurm_launcher import LEDGER_NAME, SlurmLauncher
+from tasks.slurm.slurm_launcher import LEDGER_NAME
 from tasks.slurm.waiting import PATIENCE, why_waiting
 from tasks.steps.creation import job_file
 from tasks.steps.launching import copy_code, point_plan, worker_plans
 from tasks.tracking.study_directory import StudyDirectory
-
-_STOPPED_WITHIN_S = 30.0
-_POLL_S = 0.2
 
 
 def jobs_of(study_dir: Path | None) -> list[Entry]:
@@ -92,67 +84,6 @@ def _shown(entry: Entry) -> str:
     return f"{study.name}/{str(inside).removeprefix('points/')}"
 
 
-def stop(directory: StudyDirectory, runs: Sequence[RunDirectory] | None) -> tuple[int, int, bool]:
-    """Stop a study, or some of its jobs.
-
-    The wish is written down first, so that it holds also if Slurm does not answer now: whoever
-    looks after the user's jobs next carries it out.
-
-    Args:
-        directory: The study, absolute.
-        runs: The jobs to stop, workers of a server along with it; None for the whole study.
-
-    Returns:
-        How many jobs of Slurm have stopped, how many have not in time, and whether a flow was
-        running and has ended.
-
-    Raises:
-        LedgerError: A ledger cannot be used.
-        SlurmError: Slurm is not there, or does not answer.
-    """
-    chosen = None if runs is None else {run.path for run in runs}
-    going = [entry for entry in _going(directory) if _is_chosen(entry, chosen)]
-    for ledger in ledgers():
-        ledger.wish_cancel([entry.run_dir for entry in going], time.time())
-    ended_flow = runs is None and _end_flow(RunDirectory(directory.path))
-    config = directory.read_study().launcher
-    if going and isinstance(config, SlurmLauncherConfig):
-        launcher = SlurmLauncher(config, directory.path)  # leads, if nobody else does
-        try:
-            deadline = time.monotonic() + _STOPPED_WITHIN_S
-            for entry in going:
-                left_s = max(0.0, deadline - time.monotonic())
-                launcher.wait(id_of(Path(entry.run_dir)), left_s)
-        finally:
-            launcher.detach()
-    left = {entry.run_dir for entry in _going(directory)} & {entry.run_dir for entry in going}
-    return len(going) - len(left), len(left), ended_flow
-
-
-def _going(directory: StudyDirectory) -> list[Entry]:
-    return [one for one in jobs_of(directory.path) if not one.state.job_state.is_final]
-
-
-def _end_flow(whole: RunDirectory) -> bool:
-    """Ask the process that runs a study to stop, if it is on this host; return whether it has."""
-    if not is_alive(whole):
-        return False
-    host, _, pid = whole.lock.read_text().partition(" ")
-    if host == socket.gethostname() and pid.strip().isdigit():
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(int(pid), signal.SIGINT)
-    deadline = time.monotonic() + _STOPPED_WITHIN_S
-    while is_alive(whole) and time.monotonic() < deadline:
-        time.sleep(_POLL_S)
-    return not is_alive(whole)
-
-
-def _is_chosen(entry: Entry, chosen: set[Path] | None) -> bool:
-    if chosen is None:
-        return True
-    return any(Path(entry.run_dir).is_relative_to(run) for run in chosen)
-
-
 def take_over(directory: StudyDirectory) -> int:
     """Write jobs of a study into the ledger that Slurm has and the ledger has not.
 
@@ -203,7 +134,7 @@ def print_why(console: Console, run: RunDirectory) -> None:
     Raises:
         LedgerError: A ledger cannot be used.
         OSError: A file of the run cannot be read.
-        ValidationError: A file of the run is not what it should be.
+        DamagedFileError: A file of the run is cut off, or of another version.
     """
     told = explain(run)
     console.print(Text.assemble((told.label, "bold"), f"  {told.state}"))

@@ -25,6 +25,7 @@ from configs.study import Study
 from flows.choosing import flow_of
 from flows.parameters import NamedStudy, NumParallel, RunsDir, titled
 from flows.resolving import checked
+from tasks.runtime.errors import DamagedFileError
 from tasks.steps.cancelling import Wish, cancelled_by_prefect
 from tasks.steps.creation import create_study_directory
 from tasks.steps.ending import pause_in_words
@@ -39,6 +40,7 @@ from tasks.tracking.nightly_comparison import Outcome
 from tasks.tracking.nightly_metrics import metric_faults, metrics_for
 from tasks.tracking.nightly_record import NightRecord, directory_of_night, read_night, write_night
 from tasks.tracking.nightly_statistics import Rule
+from tasks.tracking.store import default_tracking_uri
 from tasks.tracking.study_directory import StudyDirectory
 
 SKIPPED = "Skipped"
@@ -167,6 +169,9 @@ def _run_night(
     try:
         directory, record = _begun(study, record, runs_dir)
         study = directory.read_study()
+        read_flow_record(directory.path)  # which tells a damaged one before anything is made
+    except DamagedFileError as fault:  # nothing was made
+        return Failed(message=str(fault), data="")
     except OSError as error:
         return _unusable(runs_dir, error)
     due = datetime.combine(record.night, due.timetz())
@@ -197,7 +202,7 @@ def _run_night(
     )
     judged = judge_night(
         directory.path,
-        flow_record.tracking_uri,
+        default_tracking_uri(directory.path.parent),
         criteria,
         schedule,
         due,

@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 
 from configs.presets import study_path
+from configs.study import Study
 from flows.arguments import (
     EXIT_CONFIGURATION,
     EXIT_FAILED,
@@ -29,11 +30,13 @@ from flows.console import make_console
 from flows.environment import flow_environment, told_servers
 from flows.orchestration import PATIENCE_S, stop_requests
 from tasks.steps.night_lock import night_lock
+from tasks.tracking.nightly_metrics import metric_faults
 from tasks.tracking.terminal_markdown import TerminalMarkdown
 
 LOG_NAME = "nightly.log"
 _POLL_S = 0.2
 _ALREADY_RUNNING = 75
+_USUAL_ZONE = "UTC"
 
 
 def nightly(
@@ -57,7 +60,7 @@ def nightly(
     confidence: Annotated[
         float, typer.Option(min=0.5, max=0.9999, help="Of all marks of a night together.")
     ] = 0.95,
-    time_zone: Annotated[str, typer.Option(help="Zone of the nights' dates.")] = "UTC",
+    time_zone: Annotated[str, typer.Option(help="Zone of the nights' dates.")] = _USUAL_ZONE,
     cron: Annotated[str, typer.Option(help="When nights are due, to say which were missed.")] = "",
     since: Annotated[
         str,
@@ -86,6 +89,7 @@ def nightly(
     checked = checked_study(path, settings)
     if checked is None:
         leave(EXIT_CONFIGURATION)
+    _refuse_faulty(checked, metric, time_zone, cron)
     parameters = {
         "study": str(path.resolve()),
         "settings": settings,
@@ -117,6 +121,23 @@ def nightly(
         typer.echo(f"Report: {report}")
     (typer.echo if code == 0 else say)(message or f"no word; see {runs_dir / LOG_NAME}")
     leave(code)
+
+
+def _refuse_faulty(study: Study, metrics: list[str], time_zone: str, cron: str) -> None:
+    """Exit, before anything is begun or announced, if the night's own settings are faulty."""
+    faults = [("--metric", fault) for fault in metric_faults(study, metrics)]
+    if cron or time_zone != _USUAL_ZONE:
+        # Prefect reads the cron expression, and takes seconds to import.
+        from tasks.steps.night_schedule import (  # noqa: PLC0415
+            cron_faults,
+            time_zone_faults,
+        )
+
+        faults += [("--time-zone", fault) for fault in time_zone_faults(time_zone)]
+        faults += [("--cron", fault) for fault in cron_faults(cron)]
+    if faults:
+        told = [f"{option}: {fault.message}" for option, fault in faults]
+        give_up("\n".join(told), EXIT_CONFIGURATION)
 
 
 def _date(option: str, text: str) -> str | None:

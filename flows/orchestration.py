@@ -109,7 +109,6 @@ def snapshots(
 
     Raises:
         OSError: A file of the study cannot be read.
-        ValidationError: A file of the study is not what it should be.
     """
     progress = StudyProgress(directory)
     began, began_at = time.monotonic(), time.time()

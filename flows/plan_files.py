@@ -4,17 +4,21 @@ import json
 import os
 import re
 import tempfile
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
 import yaml
 
 from configs.topology import is_topology_file
-from tasks.zero.planner import Choice, Plan, Wish
+from flows.plan_cautions import cautions
+from flows.plan_wishes import PREFETCH
+from tasks.zero.planning.plans import Choice, Plan, Wish
 
 _WARMUP = 10
 _STEPS = 100
 _LONGEST_NAME = 63
+_WIDTH = 98
 
 
 def write_plan(path: Path, text: str, *, may_replace: bool) -> None:
@@ -70,6 +74,8 @@ def _lines(name: str, topology: str, wish: Wish, plan: Plan) -> Iterator[str]:
     best, base = plan.best.experiment, wish.base
     yield f"# Planned by: {_command(topology, wish)}"
     yield from _told(plan)
+    for caution in cautions(wish, plan):
+        yield from _comment(caution)
     yield f"name: {_study_name(name)}"
     where = f"{base.ranks} devices of {base.topology.name}"
     yield f"description: {base.model.preset} on {where}, planned."
@@ -104,10 +110,21 @@ def _told(plan: Plan) -> Iterator[str]:
     yield f"# Predicted: {best.tokens_per_s:,.0f} tokens/s, {best.step_s:.4g} s a train step of"
     yield f"#   {tokens:,} tokens, {best.tflops:.3g} TFLOPS and {_gigabytes(best)} a device."
     split = ", ".join(f"{cause} {seconds:.3g} s" for cause, seconds in told.split_s.items())
-    yield f"# Of a step: {split}."
+    yield from _comment(f"Of a step: {split}.")
     for row in plan.rows:
         share = best.tokens_per_s / row.choice.tokens_per_s
         yield f"# {share:.3f} times the speed of {' = '.join(row.names)} with {row.transport}."
+
+
+def _comment(text: str) -> list[str]:
+    return textwrap.wrap(
+        text,
+        _WIDTH,
+        initial_indent="# ",
+        subsequent_indent="#   ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def _gigabytes(choice: Choice) -> str:
@@ -131,12 +148,13 @@ def _launcher(wish: Wish) -> Iterator[str]:
 
 
 def _command(topology: str, wish: Wish) -> str:
-    base = wish.base
+    base, prefetch = wish.base, ",".join(map(str, wish.prefetches))
     told = [
         f"watershed plan-training --model {base.model.preset} --topology {topology}",
         f"--devices {base.ranks} --batch-tokens {wish.batch_tokens} --sequence {base.sequence}",
         f"--dtype {base.dtype} --memory {wish.memory_bytes}",
         *(["--exact"] if wish.is_exact else []),
+        *([f"--prefetch {prefetch}"] if prefetch != PREFETCH else []),
         *([f"--engine {base.engine}"] if base.engine != "ours" else []),
     ]
     return " \\\n#   ".join(told)

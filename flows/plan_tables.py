@@ -1,7 +1,6 @@
 """What ``watershed plan-training`` prints: tables, reasons, and the same for machines."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -10,8 +9,9 @@ from rich.table import Table
 from rich.text import Text
 
 from configs.transport import Transport
+from flows.plan_cautions import cautions
 from tasks.runtime.prediction import Prediction
-from tasks.zero.planner import Choice, NamedChoice, Plan, Wish
+from tasks.zero.planning.plans import Choice, NamedChoice, Plan, Wish
 from tasks.zero.planning.space import num_rounded
 
 _WIRES = {"full": "-", "bfloat16": "16", "int8": "8", "int4": "4"}
@@ -19,14 +19,15 @@ LEGEND = (
     "Over how many ranks forward weights, backward weights, gradients and optimizer are split; "
     "bits on the wire of weights, gradients in a node, sums across nodes and refreshed weights, - "
     "as they are; micro-batch x accumulation; reuse: later micro-batches gather from the backward "
-    "copy."
+    "copy; worse: a step on a worse network."
 )
 ROUNDS = (
     "It rounds on the wire, which the training has to bear (docs/convergence.md); --exact plans "
     "without."
 )
 _COLUMNS = ("f | b | g | o", "w|g|s|r", "batch", "besides")
-_NUMBERS = ("tokens/s", "step, s", "TFLOPS", "GB")
+_WORSE = "worse, s"
+_NUMBERS = ("tokens/s", "step, s", _WORSE, "TFLOPS", "GB")
 _MOST_REASONS = 3
 _NOTABLE_SHARE = 1e-3
 """Of the step time: what is less is no reason."""
@@ -49,6 +50,9 @@ def print_training_plan(console: Console, wish: Wish, plan: Plan) -> None:
 
     for text in headlines(wish, plan):
         line(text)
+    for text in cautions(wish, plan):
+        line()
+        line(text, "bold")
     line()
     line("The fastest, best of each partition", "bold")
     line(LEGEND)
@@ -59,7 +63,7 @@ def print_training_plan(console: Console, wish: Wish, plan: Plan) -> None:
         line(f"Do not fit: {', '.join(plan.too_large)}.")
         line()
     line("Less memory, less speed: nothing that was timed beats these in both", "bold")
-    console.print(_ranking(plan.front))
+    console.print(_ranking(plan.front, has_worse=False))
     line("Why", "bold")
     for text in reasons(plan):
         line(text.lstrip(), indent=4 if text.startswith(" ") else 2)
@@ -88,60 +92,8 @@ def reasons(plan: Plan) -> list[str]:
     return told or ["No named row fits, so there is none to compare with."]
 
 
-def as_json(wish: Wish, plan: Plan) -> dict[str, Any]:
-    """Return a plan for machines: plain numbers, names and lists.
-
-    Args:
-        wish: What was planned.
-        plan: What was found.
-    """
-    base = wish.base
-    return {
-        "model": base.model.model_dump(mode="json"),
-        "topology": base.topology.name,
-        "devices": base.ranks,
-        "sequence": base.sequence,
-        "dtype": base.dtype,
-        "engine": base.engine,
-        "memory_bytes": wish.memory_bytes,
-        "batch_tokens": plan.best.experiment.tokens_per_step,
-        "asked_batch_tokens": wish.batch_tokens,
-        "num_partitions": plan.num_partitions,
-        "num_candidates": plan.num_candidates,
-        "num_fitting": plan.num_fitting,
-        "num_timed": plan.num_timed,
-        "possible_gain": plan.possible_gain,
-        "best": _choice_json(plan.best) | {"prediction": plan.prediction.model_dump(mode="json")},
-        "listed": [_choice_json(one) for one in plan.listed],
-        "rows": [
-            {"names": list(row.names), "formats": row.transport}
-            | _choice_json(row.choice)
-            | {"prediction": row.prediction.model_dump(mode="json")}
-            for row in plan.rows
-        ],
-        "too_large": plan.too_large,
-        "front": [_choice_json(one) for one in plan.front],
-    }
-
-
-def _choice_json(choice: Choice) -> dict[str, Any]:
-    one = choice.experiment
-    return {
-        "partition": one.degrees.model_dump(),
-        "transport": one.transport.model_dump(),
-        "micro_batch": one.micro_batch,
-        "accumulation": one.accumulation,
-        "recompute": one.recompute,
-        "prefetch": one.prefetch,
-        "step_s": choice.step_s,
-        "tokens_per_s": choice.tokens_per_s,
-        "tflops": choice.tflops,
-        "memory_bytes": choice.memory_bytes,
-    }
-
-
 def headlines(wish: Wish, plan: Plan) -> list[str]:
-    """Say what was planned, and what was searched for it.
+    """Say what was planned, and what was searched for it; ``cautions`` belong to it.
 
     Args:
         wish: What was planned.
@@ -202,26 +154,28 @@ def _others(plan: Plan) -> list[Choice]:
     return listed[: max(0, len(plan.listed) - 1)]
 
 
-def _ranking(choices: Sequence[Choice]) -> Table:
-    table = _table(*_COLUMNS)
+def _ranking(choices: Sequence[Choice], *, has_worse: bool = True) -> Table:
+    numbers = _NUMBERS if has_worse else [number for number in _NUMBERS if number != _WORSE]
+    table = _table(_COLUMNS, numbers)
     for choice in choices:
-        table.add_row(*_how(choice), *_measures(choice))
+        cells = as_cells(choice)
+        table.add_row(*(cells[column] for column in (*_COLUMNS, *numbers)))
     return table
 
 
 def _named_rows(plan: Plan) -> Table:
-    table = _table("row", "formats", "batch", "besides")
+    table = _table(("row", "formats", "batch", "besides"), _NUMBERS)
     for row in plan.rows:
         _, _, batch, besides = _how(row.choice)
         table.add_row(" = ".join(row.names), row.transport, batch, besides, *_measures(row.choice))
     return table
 
 
-def _table(*texts: str) -> Table:
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+def _table(texts: Sequence[str], numbers: Sequence[str]) -> Table:
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for text in texts:
         table.add_column(text, overflow="fold")
-    for number in _NUMBERS:
+    for number in numbers:
         table.add_column(number, justify="right", no_wrap=True)
     return table
 
@@ -243,10 +197,11 @@ def _wires(transport: Transport) -> str:
     return "|".join(_WIRES[wire] for wire in wires)
 
 
-def _measures(choice: Choice) -> tuple[str, str, str, str]:
+def _measures(choice: Choice) -> tuple[str, str, str, str, str]:
     return (
         f"{choice.tokens_per_s:,.0f}",
         f"{choice.step_s:.4g}",
+        "-" if choice.worse_s is None else f"{choice.worse_s:.4g}",
         f"{choice.tflops:.4g}",
         f"{choice.memory_bytes / 1e9:.1f}",
     )

@@ -10,9 +10,11 @@ from configs.base import Fault
 from flows.arguments import EXIT_CONFIGURATION, EXIT_FAILED, give_up, leave, say
 from flows.console import make_console
 from flows.plan_files import plan_text, write_plan
-from flows.plan_tables import as_json, print_training_plan
-from flows.plan_wishes import read_wish
-from tasks.zero.planner import Plan, PlanError, Wish, plan
+from flows.plan_json import as_json
+from flows.plan_tables import print_training_plan
+from flows.plan_wishes import PREFETCH, read_wish
+from tasks.zero.planner import plan
+from tasks.zero.planning.plans import Plan, PlanError, Wish
 
 PLAN_EXAMPLE = (
     "Example:  watershed plan-training --model gpt-20b --topology frontier --devices 384 "
@@ -30,6 +32,7 @@ _OPTIONS = {
     "dtype": "--dtype",
     "engine": "--engine",
     "memory": "--memory",
+    "prefetch": "--prefetch",
 }
 """Field of a fault -> the option that sets it."""
 
@@ -57,6 +60,12 @@ def plan_training(
         str | None,
         typer.Option("--memory", metavar="BYTES", help="To use of a device. Default: all it has."),
     ] = None,
+    prefetch: Annotated[
+        str,
+        typer.Option(
+            "--prefetch", metavar="NUMBERS", help="Blocks to gather ahead, to choose from."
+        ),
+    ] = PREFETCH,
     top: Annotated[int, typer.Option("--top", min=1, max=1000, help="Partitions to list.")] = 10,
     write: Annotated[
         Path | None,
@@ -72,7 +81,8 @@ def plan_training(
     """Find the partition, formats and micro-batch that train a model fastest, before anything runs.
 
     Every nested partition is searched, with every format on the wire, micro-batch and
-    recomputation that fits in memory. All numbers are predictions of the cost model.
+    recomputation that fits in memory. All numbers are predictions of the cost model; where the
+    machine's file has peaks instead of measured links, that is said.
 
     Exit codes: 0 planned, 1 the file cannot be written, 2 there is no such plan.
     """
@@ -87,7 +97,7 @@ def plan_training(
     if write is not None and write.exists() and not force:
         give_up(_there(write), EXIT_FAILED)
     try:
-        wish = read_wish(raw, batch_tokens, memory, is_exact=exact, top=top)
+        wish = read_wish(raw, batch_tokens, memory, prefetch, is_exact=exact, top=top)
         found = plan(wish)
     except PlanError as error:
         _refuse(error.faults)

@@ -10,12 +10,14 @@ from configs.base import Fault
 from configs.form_words import GptName
 from configs.topology import Dtype
 from flows.parameters import NamedTopology, titled
+from flows.plan_cautions import cautions, without_latency
 from flows.plan_files import plan_text
 from flows.plan_tables import LEGEND, ROUNDS, as_cells, headlines, ranked, reasons
-from flows.plan_wishes import read_wish
+from flows.plan_wishes import PREFETCH, read_wish
 from flows.resolving import refused
 from tasks.steps.artifacts import SHOWN
-from tasks.zero.planner import Plan, PlanError, Wish, plan
+from tasks.zero.planner import plan
+from tasks.zero.planning.plans import Plan, PlanError, Wish
 from tasks.zero.planning.space import num_rounded
 
 TABLE_KEY = "training-plan"
@@ -34,6 +36,7 @@ def plan_training_flow(
     dtype: Annotated[Dtype, titled("Floating-point type")] = "bfloat16",
     engine: Annotated[Literal["ours", "deepspeed", "fsdp2"], titled("Engine")] = "ours",
     memory: Annotated[str, titled("Memory")] = "",
+    prefetch: Annotated[str, Field(min_length=1), titled("Prefetch")] = PREFETCH,
     exact: Annotated[bool, titled("Exact")] = False,  # noqa: FBT002  Prefect passes it by name
     top: Annotated[int, Field(ge=1, le=1000), titled("Partitions to list")] = 10,
 ) -> State[str]:
@@ -53,6 +56,7 @@ def plan_training_flow(
         dtype: Type of weights and activations.
         engine: What trains: Watershed's engine, DeepSpeed, or FSDP2.
         memory: To use of a device, such as 60GB. Empty: all it has.
+        prefetch: Blocks whose weights are gathered ahead, to choose from, such as 0,1,2.
         exact: Round nothing on the wire: no INT8, no INT4.
         top: Partitions to list.
 
@@ -69,7 +73,7 @@ def plan_training_flow(
         "engine": engine,
     }
     try:
-        wish = read_wish(raw, batch_tokens, memory or None, is_exact=exact, top=top)
+        wish = read_wish(raw, batch_tokens, memory or None, prefetch, is_exact=exact, top=top)
         found = plan(wish)
     except PlanError as error:
         return refused([_named(fault) for fault in error.faults])
@@ -79,9 +83,9 @@ def plan_training_flow(
     SHOWN.markdown(
         told_plan(wish, found, text), "Why the best one wins, and how to run it.", TEXT_KEY
     )
-    message = (
-        f"{best.tokens_per_s:,.0f} tokens/s with {as_cells(best)['f | b | g | o']} (predicted)"
-    )
+    links = ", on links without latency" if without_latency(wish) else ""
+    message = f"{best.tokens_per_s:,.0f} tokens/s with {as_cells(best)['f | b | g | o']} "
+    message += f"(predicted{links})"
     return Completed(message=message, data=text)
 
 
@@ -100,7 +104,9 @@ def told_plan(wish: Wish, found: Plan, text: str) -> str:
         found: What was found.
         text: The study in YAML.
     """
-    lines = ["# The fastest training", *headlines(wish, found), "## Why", *_listed(found)]
+    lines = ["# The fastest training", *headlines(wish, found)]
+    lines += [f"**{caution}**" for caution in cautions(wish, found)]
+    lines += ["## Why", *_listed(found)]
     if num_rounded(found.best.experiment.transport):
         lines.append(ROUNDS)
     lines += ["## The study", "Save it as a file; `watershed run FILE` runs it.", _fenced(text)]

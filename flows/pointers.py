@@ -128,7 +128,7 @@ def _prefect(
     used = chosen_api(flow_environment(runs_dir, environment))  # that of `watershed up`, say
     if used or has_own_prefect(environment):
         api = used or f"{PREFECT_ADDRESS}/api"
-        server = environment.get("PREFECT_UI_URL", api.removesuffix("/").removesuffix("/api"))
+        server = environment.get("PREFECT_UI_URL", server_address(api).removesuffix("/api"))
         return [(_IN_PREFECT, f"{server}{address}")], []
     opening = f"then open {PREFECT_ADDRESS}{address}"
     command = f"PREFECT_HOME={runs_dir / 'prefect'} {program('prefect')} server start"

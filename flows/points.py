@@ -1,6 +1,6 @@
 """Runs the points of a study as jobs: what the flows of all kinds of experiments have in common."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -13,6 +13,7 @@ from prefect.runtime import flow_run
 from prefect.states import Failed
 
 from configs.study import Study
+from tasks.runtime.errors import DamagedFileError
 from tasks.runtime.run_directory import RunDirectory
 from tasks.slurm.errors import SlurmError
 from tasks.slurm.launcher import JobId, Launcher
@@ -27,20 +28,27 @@ from tasks.steps.ending import (
     termination_in_words,
     wait_for_prefect,
 )
-from tasks.steps.flow_record import begin_flow_record, directory_of, write_flow_record
-from tasks.steps.following import followed
+from tasks.steps.flow_record import (
+    begin_flow_record,
+    directory_of,
+    read_flow_record,
+    write_flow_record,
+)
+from tasks.steps.following import catch_up, finish, followed
 from tasks.steps.launching import copy_code, make_launcher, point_plan
 from tasks.steps.links import StudyLink, with_comparison
 from tasks.steps.reporting import report_study
-from tasks.steps.stale_tasks import close_stale_tasks
+from tasks.steps.stale_tasks import close_stale_tasks, has_begun_tasks
 from tasks.steps.study_lock import study_lock
+from tasks.tracking.damage import damage_of
 from tasks.tracking.report import write_report
 from tasks.tracking.store import default_tracking_uri
 from tasks.tracking.study_directory import StudyDirectory
 from tasks.tracking.tracker import StudyTracker
 
 NUM_FOLLOWED = 32
-"""Points whose tasks run at a time. They only wait for jobs, of which a cluster runs many."""
+"""Tasks that run at a time. They only show jobs, of which a cluster runs many: what is done for
+jobs is done by the launcher, and by a thread for the workers of servers, whoever is shown."""
 _PATIENCE_S = 15.0
 """How long the end of a study waits for an MLflow that does not answer."""
 
@@ -49,9 +57,10 @@ Prepare = Callable[[RunDirectory], None]
 Arrange = Callable[[Path], None]
 """Decides, in a study's directory, which points need no job."""
 Follow = Callable[
-    [Study, RunDirectory, Path | None, Launcher, JobId], list[PrefectFuture[State[str]]]
+    [Study, Path | None, Launcher, Sequence[tuple[RunDirectory, JobId]]],
+    Iterator[PrefectFuture[State[str]]],
 ]
-"""Follows a point: its study, its run directory, the copy of the code, the launcher, the job."""
+"""Follows points: their study, the copy of the code, the launcher, each run directory and job."""
 Stop = KeyboardInterrupt | TerminationSignal | Pause
 """What ends a flow before its jobs have ended."""
 
@@ -77,7 +86,7 @@ def run_points(
     Args:
         study: The study.
         kind: Kind of the experiments that the flow runs.
-        follow: Called for each point once its job is submitted.
+        follow: Called for all points once their jobs are submitted.
         prepare: Called for each point before the jobs are submitted.
         arrange: Called for the study's directory before anything else is done in it.
         runs_dir: Where a new study's directory is made.
@@ -99,13 +108,16 @@ def run_points(
         )
         return Failed(message=message, data="")
     flow_run_id = str(flow_run.get_id())
-    known = study_dir or directory_of(flow_run_id, runs_dir)
     try:
+        known = study_dir or _earlier_directory(flow_run_id, runs_dir)
         if known is None:
             directory = create_study_directory(study, runs_dir, datetime.now().astimezone())
         else:
             directory = StudyDirectory(known)
             study = directory.read_study()
+            read_flow_record(known)
+    except (DamagedFileError, LookupError) as fault:  # nothing was made
+        return Failed(message=str(fault), data="")
     except OSError as error:
         return Failed(message=f"runs_dir: {_unusable(error, runs_dir)}", data="")
     get_run_logger().info("the study's directory is %s", directory.path)
@@ -117,6 +129,36 @@ def run_points(
         return _run_held(
             study, directory, flow_run_id, follow, prepare, arrange, num_parallel, points
         )
+
+
+def _earlier_directory(flow_run_id: str, runs_dir: Path) -> Path | None:
+    """Find the directory that an earlier attempt of this flow run has made; None if none has.
+
+    An attempt may have failed before it made one. One that began tasks had submitted jobs, which
+    another directory would run twice.
+
+    Raises:
+        LookupError: There must be one, but it is not found, or its record cannot be read; or
+            Prefect does not tell.
+    """
+    try:
+        known = directory_of(flow_run_id, runs_dir)
+    except DamagedFileError as fault:
+        message = f"{fault}, in a new flow run whose study_dir is {fault.path.parent}"
+        raise LookupError(message) from fault
+    if known is not None or flow_run.get_run_count() <= 1:
+        return known
+    try:
+        if not has_begun_tasks(flow_run_id):
+            return None
+    except (httpx.HTTPError, PrefectException, OSError) as error:
+        message = f"Prefect does not tell whether this flow run has run jobs before: {error}; Retry"
+        raise LookupError(message) from error
+    raise LookupError(
+        f"runs_dir: this flow run has run jobs before, but {runs_dir.absolute()} has no directory "
+        "of it, so that they would run twice. If the directory was moved, or another host has it, "
+        "start a new flow run there with its study_dir; to compute all anew, one without"
+    )
 
 
 def _unusable(error: OSError, path: Path) -> str:
@@ -157,6 +199,8 @@ def _run_held(
         if arrange is not None:
             arrange(directory.path)
         runs = [run for run in _chosen(directory, points) if not needs_no_job(run)]
+        for damaged in filter(None, map(damage_of, directory.points())):
+            logger.error("a point is left as it is: %s", damaged)
         if runs:
             try:
                 launcher = make_launcher(study, directory, num_parallel)
@@ -168,6 +212,8 @@ def _run_held(
                 fault = _unusable(error, directory.path)
     if stop is not None:
         wish.note(state_of(flow_run_id))
+    if stop is None:
+        catch_up(tracker)
     if wish.is_pause:
         write_report(directory.path, tracking_uri=tracking_uri)  # a task would not start any more
     else:
@@ -190,7 +236,7 @@ def _run_held(
 def _finish_tracking(
     directory: StudyDirectory, tracker: StudyTracker, tracking_uri: str, *, patience_s: float
 ) -> None:
-    sent = tracker.close(patience_s)
+    sent = finish(tracker, patience_s)
     record = with_comparison(directory, tracking_uri)
     if record is None:
         record = begin_flow_record(directory.path, str(flow_run.get_id()), tracking_uri)
@@ -227,8 +273,9 @@ def _run_jobs(
         if prepare is not None:
             for run in runs:
                 prepare(run)
-        for run, job in zip(runs, launcher.submit_all(plans), strict=True):
-            futures += follow(study, run, code_dir, launcher, job)
+        jobs = list(zip(runs, launcher.submit_all(plans), strict=True))
+        for future in follow(study, code_dir, launcher, jobs):
+            futures.append(future)  # at once: each is waited for, whatever comes between
         for future in futures:
             future.wait()
     except (KeyboardInterrupt, TerminationSignal, Pause) as signal:

@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from pydantic import ValidationError
 
 from flows.arguments import EXIT_CONFIGURATION, EXIT_FAILED, RunsDir, give_up
 from flows.environment import flow_environment
 from flows.finding_points import find_runs
 from tasks.runtime.run_directory import RunDirectory
+from tasks.tracking.addresses import hidden_password
 from tasks.tracking.cursor import read_cursor
 from tasks.tracking.errors import TrackingError
 
@@ -45,8 +45,6 @@ def register(
         job = directory.read_job()
     except LookupError as error:
         give_up(str(error.args[0]), EXIT_CONFIGURATION)
-    except ValidationError as error:
-        give_up(f"{run}: job.json is not what it should be: {error}", EXIT_FAILED)
     if job.experiment.kind == "training":
         give_up(
             f"{run} is a training: its model stays where it is, {directory.model}; only models of "
@@ -88,7 +86,9 @@ def _registered(directory: RunDirectory, name: str, *, alias: str, runs_dir: Pat
     uri = found or default_tracking_uri(runs_dir)
     cursor = read_cursor(directory, uri)
     if not cursor.run_id:
-        message = f"{directory.path} was not sent to {uri}; watershed resume sends what is missing"
+        message = (
+            f"{directory.path} was not sent to {hidden_password(uri)}; watershed resume sends it"
+        )
         raise TrackingError(message, permanent=True)
     job = directory.read_job()
     tags = {

@@ -6,7 +6,6 @@ from pathlib import Path
 from prefect import State
 from prefect.logging import get_run_logger
 from prefect.states import Failed
-from pydantic import ValidationError
 
 from configs.base import Fault
 from configs.checks import check_study
@@ -14,6 +13,7 @@ from configs.form_base import StudyForm
 from configs.loading import ConfigError
 from configs.scaling import ScalingStudy
 from configs.study import Study
+from tasks.runtime.errors import DamagedFileError
 from tasks.steps.launching import launch_faults
 from tasks.steps.predictability import predictability
 from tasks.tracking.study_directory import StudyDirectory
@@ -59,9 +59,10 @@ def _study_in(study_dir: Path) -> Study:
         return StudyDirectory(study_dir).read_study()
     except OSError as error:
         reason = error.strerror or str(error)
-    except ValidationError as error:
-        reason = f"{error.error_count()} faults; another version has made it"
-    message = f"{study_dir} is no directory of a study (study.json: {reason}); empty: a new one"
+        problem = f"{study_dir} is no directory of a study (study.json: {reason})"
+    except DamagedFileError as fault:
+        problem = str(fault)
+    message = f"{problem}; empty: a new one"
     raise ConfigError("study_dir", [Fault(path="study_dir", message=message)])
 
 

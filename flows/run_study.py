@@ -9,6 +9,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from tasks.runtime.errors import DamagedFileError
 from tasks.steps.study_lock import study_lock
 from tasks.tracking.study_directory import StudyDirectory
 
@@ -52,7 +53,11 @@ def _run(directory: StudyDirectory, num_parallel: int | None, points: list[int] 
     if fault := prefect_fault():
         sys.stderr.write(f"{fault}\n")
         return 1
-    study = directory.read_study()
+    try:
+        study = directory.read_study()
+    except DamagedFileError as fault:
+        sys.stderr.write(f"{fault}\n")
+        return 1
     num_parallel = num_parallel or default_parallel(study)
     try:
         state = flow_of(study, directory.path.name, num_parallel)(

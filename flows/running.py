@@ -44,9 +44,10 @@ def run_to_the_end(
     states = {row.state for row in rows}
     if states <= GOOD:
         leave(0)
-    if not stops and not states & {"failed"}:
+    if not stops and not states & {"failed", "damaged"}:
         say(f"The flow itself has stopped: {last_words(directory, process.returncode)}")
-    say_how_to_resume(directory)
+    if states - GOOD - {"damaged"}:
+        say_how_to_resume(directory)
     leave(EXIT_INTERRUPTED if stops else EXIT_FAILED)
 
 

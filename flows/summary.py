@@ -24,6 +24,8 @@ _LABEL_WIDTH = 18
 _BETWEEN_COLUMNS = 3
 _LEAST_TELLING = ("time", "round", "step", "rate, 95 %", "delay", "MFU", "|gradient|")
 """Columns that a narrow terminal does without, the first first."""
+_UNMEASURED = {"predicted", "damaged"}
+"""States of points of which no step is known."""
 
 
 def print_summary(console: Console, directory: StudyDirectory) -> list[Row]:
@@ -38,14 +40,14 @@ def print_summary(console: Console, directory: StudyDirectory) -> list[Row]:
 
     Raises:
         OSError: A file of the study cannot be read.
-        ValidationError: A file of the study is not what it should be.
+        DamagedFileError: The record of its flow is cut off, or of another version.
     """
     rows = collect_rows(directory.path)
     record = read_flow_record(directory.path)
     console.print(table_of(rows, console.width))
     for row in rows:
-        if row.state == "failed":
-            line = Text.assemble(("failed", STYLES["failed"]), f" {row.label}: {row.message}")
+        if row.state in {"failed", "damaged"}:
+            line = Text.assemble((row.state, STYLES[row.state]), f" {row.label}: {row.message}")
             console.print(line, soft_wrap=True)
     for told in standing_of(rows):
         console.print(Text(told), soft_wrap=True)
@@ -85,7 +87,7 @@ def print_run(console: Console, directory: RunDirectory) -> None:
 
     Raises:
         OSError: A file of the run cannot be read.
-        ValidationError: A file of the run is not what it should be.
+        DamagedFileError: A file of the run is cut off, or of another version.
     """
     history = read_history(directory)
     row = row_of(history)
@@ -124,7 +126,7 @@ def table_of(rows: Sequence[Row], width: int) -> Table:
     unit = "step" if any(row.training for row in rows) else "round"
     columns: list[Column] = [
         ("state", lambda row: "" if is_over else row.state),
-        (unit, lambda row: "" if is_over or row.state == "predicted" else str(row.rounds)),
+        (unit, lambda row: "" if is_over or row.state in _UNMEASURED else str(row.rounds)),
         ("loss", lambda row: _number(row.loss, 4)),
         *_training_columns(),
         ("accuracy", lambda row: "" if row.accuracy is None else f"{100 * row.accuracy:.1f} %"),
@@ -144,7 +146,7 @@ def table_of(rows: Sequence[Row], width: int) -> Table:
     for name in texts:
         table.add_column(name, justify="left" if name == "state" else "right", no_wrap=True)
     for row, *cells in zip(rows, *texts.values(), strict=True):
-        style = STYLES[row.state] if row.state in {"failed", "interrupted"} else ""
+        style = STYLES[row.state] if row.state in {"failed", "interrupted", "damaged"} else ""
         table.add_row(row.label, *cells, style=style)
     return table
 

@@ -1,5 +1,6 @@
 """The flow of a training: every point of the grid one job of all its ranks, then a report."""
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from prefect import State, flow
@@ -60,8 +61,12 @@ def training_run(
 
 
 def follow_training(
-    study: Study, run: RunDirectory, code_dir: Path | None, launcher: Launcher, job: JobId
-) -> list[PrefectFuture[State[str]]]:
-    """Follow the job of a point."""
+    study: Study,
+    code_dir: Path | None,
+    launcher: Launcher,
+    jobs: Sequence[tuple[RunDirectory, JobId]],
+) -> Iterator[PrefectFuture[State[str]]]:
+    """Follow the jobs of points."""
     del study, code_dir
-    return [run_point.submit(run.read_job().point, run.path, launcher, job)]
+    for run, job in jobs:
+        yield run_point.submit(run.read_job().point, run.path, launcher, job)

@@ -78,9 +78,10 @@ def up(
 ) -> None:
     """Start the Prefect server, the MLflow server and a worker, and show their addresses.
 
-    Flows can then be started in the browser. Ctrl-C stops all: running flows stop their jobs at a
-    checkpoint, and go on from it when they are retried. A second `up` shows the addresses of the
-    first.
+    Flows can then be started in the browser. Ctrl-C cancels: running flows stop their jobs at a
+    checkpoint, and go on from it when they are retried. SIGTERM hands over: jobs of Slurm go on,
+    and the next `up` with the same data goes on with the flows. A second `up` shows the addresses
+    of the first.
 
     Exit codes: 0 stopped by Ctrl-C or SIGTERM, or up already; 1 a server has ended; 2 an option, a
     port or a database cannot be used.

@@ -73,6 +73,10 @@ def make_screen(console: Console, data: str) -> Iterator[Screen]:
             waiting=lambda waiting, elapsed_s: tell(waiting_line(waiting, elapsed_s)),
             health=lambda ill, runs, elapsed_s: tell(health_line(ill, runs, elapsed_s)),
             stopping=lambda names, runs, elapsed_s: tell(stopping_line(names, runs, elapsed_s)),
+            handing_over=lambda names, runs, elapsed_s: tell(
+                handing_over_line(names, runs, elapsed_s)
+            ),
+            tell=lambda text: print_line(console, text),
             warn=lambda text: print_line(console, text, "red"),
             is_up=lambda services: _print_up(console, services, data),
         )
@@ -146,17 +150,33 @@ def health_line(ill: Mapping[str, str], num_flow_runs: int | None, elapsed_s: fl
 
 
 def stopping_line(names: Sequence[str], num_flow_runs: int | None, elapsed_s: float) -> str:
-    """Say what is still to stop.
+    """Say what is still to stop, where flow runs are cancelled.
 
     Args:
         names: Of the servers.
         num_flow_runs: Flow runs at work; None if that is not known, or no matter.
         elapsed_s: Since the end was asked for, seconds.
     """
-    runs = ""
-    if num_flow_runs:
-        does = "stops its jobs" if num_flow_runs == 1 else "stop their jobs"
-        runs = f"; {_counted(num_flow_runs)} {does} at a checkpoint (Ctrl-C again: at once)"
+    does = "stops its jobs" if num_flow_runs == 1 else "stop their jobs"
+    how = f"{does} at a checkpoint (Ctrl-C again: at once)"
+    return _stopping(names, num_flow_runs, how, elapsed_s)
+
+
+def handing_over_line(names: Sequence[str], num_flow_runs: int | None, elapsed_s: float) -> str:
+    """Say what is still to stop, where flow runs are handed over to the next `up`.
+
+    Args:
+        names: Of the servers.
+        num_flow_runs: Flow runs at work; None if that is not known, or no matter.
+        elapsed_s: Since the end was asked for, seconds.
+    """
+    does = "hands over its jobs" if num_flow_runs == 1 else "hand over their jobs"
+    how = f"{does}: those of Slurm go on, those here stop at a checkpoint (Ctrl-C: at once)"
+    return _stopping(names, num_flow_runs, how, elapsed_s)
+
+
+def _stopping(names: Sequence[str], num_flow_runs: int | None, how: str, elapsed_s: float) -> str:
+    runs = f"; {_counted(num_flow_runs)} {how}" if num_flow_runs else ""
     return f"stopping: {', '.join(names)}{runs}  {duration(elapsed_s)}"
 
 

@@ -1,6 +1,7 @@
 """Errors of the compute side."""
 
 import errno
+from pathlib import Path
 
 _STORAGE_ERRNOS = {
     errno.ENOSPC: "no space left on the device",
@@ -28,6 +29,26 @@ class JobError(Exception):
 
     def __reduce__(self) -> tuple[type["JobError"], tuple[str, str]]:
         # As it is sent from rank to rank; else only the message would be.
+        return JobError, (self.reason, str(self))
+
+
+class DamagedFileError(JobError, ValueError):
+    """A file of a run, or of a study, cannot be read; the message is for the user.
+
+    It is cut off, or another version of Watershed has written it. It is no answer to whether its
+    job has run: nothing may be submitted on the strength of it.
+
+    Attributes:
+        path: The file.
+        fault: What is wrong with it, such as ``is empty``.
+        advice: What to do next.
+    """
+
+    def __init__(self, path: Path, fault: str, advice: str) -> None:
+        self.path, self.fault, self.advice = path, fault, advice
+        super().__init__("configuration", f"{path} {fault}; {advice}")
+
+    def __reduce__(self) -> tuple[type["JobError"], tuple[str, str]]:
         return JobError, (self.reason, str(self))
 
 

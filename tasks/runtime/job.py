@@ -7,11 +7,9 @@ import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from tasks.runtime.atomic_files import as_json
 from tasks.runtime.attempt import Claimant, Refused, claim, write_exit
-from tasks.runtime.errors import JobError, memory_error, storage_error
+from tasks.runtime.errors import DamagedFileError, JobError, memory_error, storage_error
 from tasks.runtime.fence import Fence, Overtaken
 from tasks.runtime.records import Result
 from tasks.runtime.run_directory import RunDirectory
@@ -177,14 +175,14 @@ def earlier_result(directory: RunDirectory) -> Result | None:
         directory: The run directory.
 
     Returns:
-        Its result; None if there is none, or it was torn by a crash: this attempt writes it anew.
+        Its result; None if there is none, or it cannot be read: this attempt writes it anew.
 
     Raises:
         OSError: It cannot be read.
     """
     try:
         return directory.read_result()
-    except ValidationError:
+    except DamagedFileError:
         return None
 
 

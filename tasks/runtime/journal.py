@@ -21,19 +21,19 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
 
+from tasks.runtime.errors import DamagedFileError
 from tasks.runtime.fence import UNFENCED, Fence
 from tasks.runtime.records import JOURNAL_LINE, JournalLine
 
 _BLOCK_BYTES = 1 << 14
 
 
-class JournalGapError(ValueError):
+class JournalGapError(DamagedFileError):
     """A number is missing in a journal."""
 
     def __init__(self, path: Path, number: int) -> None:
-        super().__init__(
-            f"{path} has no readable line of number {number}, but later ones; begin a new run"
-        )
+        fault = f"has no readable line of number {number}, but later ones"
+        super().__init__(path, fault, "begin a new run")
 
 
 class Journal:

@@ -27,7 +27,8 @@ class Prediction(Record):
         description="What a rank receives in a train step, by level of the machine."
     )
     memory_bytes: dict[str, int] = Field(
-        description="Of a device: weights, secondary, gradients, optimizer, gathered, activations."
+        description="Of a device: weights, secondary, gradients, optimizer, errors, gathered, "
+        "activations."
     )
     peak_bytes: int = Field(description="Their sum.")
     fits: bool | None = Field(

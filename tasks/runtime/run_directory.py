@@ -143,40 +143,70 @@ class RunDirectory:
         return sorted((p for p in found if p.name.isdigit()), key=lambda p: int(p.name))
 
     def read_job(self) -> JobFile:
-        """Read ``job.json``."""
-        from tasks.runtime.records import JobFile  # noqa: PLC0415  see above
+        """Read ``job.json``.
 
-        return JobFile.model_validate_json(self.job.read_bytes())
+        Raises:
+            OSError: It is not there, or cannot be read.
+            DamagedFileError: It is cut off, or of another version.
+        """
+        from tasks.runtime.reading import load_record  # noqa: PLC0415  see above
+        from tasks.runtime.records import JobFile  # noqa: PLC0415
+
+        return load_record(JobFile, self.job)
 
     def read_predicted_only(self) -> PredictedOnly | None:
-        """Read ``predicted_only.json``; None if the run is to have a job."""
-        from tasks.runtime.records import PredictedOnly  # noqa: PLC0415  see above
+        """Read ``predicted_only.json``; None if the run is to have a job.
+
+        Raises:
+            OSError: It cannot be read.
+            DamagedFileError: It is cut off, or of another version.
+        """
+        from tasks.runtime.reading import load_record  # noqa: PLC0415  see above
+        from tasks.runtime.records import PredictedOnly  # noqa: PLC0415
 
         try:
-            return PredictedOnly.model_validate_json(self.predicted_only.read_bytes())
+            return load_record(PredictedOnly, self.predicted_only)
         except FileNotFoundError:
             return None
 
     def read_reused(self) -> Reused | None:
-        """Read ``reused.json``; None if the run has not been taken over."""
-        from tasks.runtime.records import Reused  # noqa: PLC0415  see above
+        """Read ``reused.json``; None if the run has not been taken over.
+
+        Raises:
+            OSError: It cannot be read.
+            DamagedFileError: It is cut off, or of another version.
+        """
+        from tasks.runtime.reading import load_record  # noqa: PLC0415  see above
+        from tasks.runtime.records import Reused  # noqa: PLC0415
 
         try:
-            return Reused.model_validate_json(self.reused.read_bytes())
+            return load_record(Reused, self.reused)
         except FileNotFoundError:
             return None
 
     def read_client_job(self) -> ClientJobFile:
-        """Read ``job.json`` of a real worker."""
-        from tasks.runtime.records import ClientJobFile  # noqa: PLC0415  see above
+        """Read ``job.json`` of a real worker.
 
-        return ClientJobFile.model_validate_json(self.job.read_bytes())
+        Raises:
+            OSError: It is not there, or cannot be read.
+            DamagedFileError: It is cut off, or of another version.
+        """
+        from tasks.runtime.reading import load_record  # noqa: PLC0415  see above
+        from tasks.runtime.records import ClientJobFile  # noqa: PLC0415
+
+        return load_record(ClientJobFile, self.job)
 
     def read_result(self) -> Result | None:
-        """Read ``result.json``; None while there is none."""
-        from tasks.runtime.records import Result  # noqa: PLC0415  see above
+        """Read ``result.json``; None while there is none.
+
+        Raises:
+            OSError: It cannot be read.
+            DamagedFileError: It is cut off, or of another version.
+        """
+        from tasks.runtime.reading import load_record  # noqa: PLC0415  see above
+        from tasks.runtime.records import Result  # noqa: PLC0415
 
         try:
-            return Result.model_validate_json(self.result.read_bytes())
+            return load_record(Result, self.result)
         except FileNotFoundError:
             return None

@@ -90,7 +90,10 @@ def check_databases(databases: Databases) -> None:
             database; the message says what to do.
     """
     if importlib.util.find_spec("psycopg") is None:
-        raise ServicesError("PostgreSQL needs a driver: pip install 'watershed[postgres]'")
+        raise ServicesError(
+            "PostgreSQL needs a driver; in the checkout: "
+            "pip install -c constraints.txt -e '.[postgres]'"
+        )
     for name, url in zip(databases.names, databases.plain, strict=True):
         _connect(name, url)
 

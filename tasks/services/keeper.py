@@ -4,8 +4,10 @@ It stands between ``watershed up`` and a server, so that nothing is left behind 
 ends: killed with kill -9, ``up`` takes its keepers with it (PR_SET_PDEATHSIG), and a keeper stops
 all that its server has started before it ends itself.
 
-The worker's flow runs are asked first, with the SIGINT that Ctrl-C would be: they stop their jobs
-at a checkpoint and say so in Prefect, which the worker's own SIGTERM would not let them do.
+The worker's flow runs are ended first, which the worker's own SIGTERM would not let them do in
+order. A SIGINT to us cancels them, as Ctrl-C does: they stop their jobs at a checkpoint and say so
+in Prefect. Whatever else ends us hands them over: they get SIGTERM, upon which jobs of Slurm go
+on, and it is noted which ones they were.
 """
 
 import argparse
@@ -17,8 +19,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
-from tasks.services.processes import all_processes, command_of, descendants, session_of
+from tasks.services.notes import FLOW_RUN, leave
+from tasks.services.processes import (
+    all_processes,
+    command_of,
+    descendants,
+    session_of,
+    variable_of,
+)
 
 _STOP_SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
 _SIGNALS = (*_STOP_SIGNALS, signal.SIGCHLD)
@@ -26,6 +36,8 @@ _LOOK_S = 0.5
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 _EXIT_NOT_FOUND = 127
 _MAX_STOPS = 2
+_DYING_S = 0.1
+"""After the first thread of a process that is killed, its last one has ended by then."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -40,7 +52,10 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="tasks.services.keeper")
     parser.add_argument("--parent", type=int, required=True, help="process to end with")
     parser.add_argument("--grace-s", type=float, default=10.0, help="to stop in before SIGKILL")
-    parser.add_argument("--first", default="", help="part of the commands to interrupt first")
+    parser.add_argument(
+        "--first", default=[], action="append", help="part of commands to end first"
+    )
+    parser.add_argument("--notes", type=Path, help="where it is noted which of them are to go on")
     parser.add_argument("--patience-s", type=float, default=75.0, help="for those")
     parser.add_argument("command", nargs="+")
     arguments = parser.parse_args(argv)
@@ -49,12 +64,12 @@ def main(argv: list[str] | None = None) -> int:
         return 128 + signal.SIGTERM
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)  # what loses its parent stays among our descendants
     signal.pthread_sigmask(signal.SIG_SETMASK, _SIGNALS)
-    keeper = _Keeper(arguments.command)
+    keeper = _Keeper(arguments.command, arguments.parent)
     while keeper.exit_code is None and not keeper.num_stops:
         keeper.wait()
     if arguments.first:
-        keeper.interrupt_first(arguments.first, arguments.patience_s)
-    elif os.getppid() != arguments.parent:  # killed, and could not keep the order
+        keeper.end_first(arguments.first, arguments.notes, arguments.patience_s)
+    elif keeper.is_orphaned():  # the parent was killed, and could not keep the order
         keeper.wait_for_workers(arguments.parent, arguments.patience_s)
     keeper.terminate(arguments.grace_s)
     keeper.kill_rest(arguments.first)
@@ -66,15 +81,19 @@ class _Keeper:
 
     Args:
         command: Starts the server.
+        parent: Process to end with.
 
     Attributes:
         exit_code: Of the server; None while it runs.
         num_stops: How often we were asked to stop.
+        is_cancelled: Whether that was a wish to cancel.
     """
 
-    def __init__(self, command: Sequence[str]) -> None:
+    def __init__(self, command: Sequence[str], parent: int) -> None:
+        self._parent = parent
         self.exit_code: int | None = None
         self.num_stops = 0
+        self.is_cancelled = False
         self._pid = 0
         try:
             # Kept, as a Popen that is thrown away reaps its child, and we would never know.
@@ -94,6 +113,7 @@ class _Keeper:
         """Wait a moment for a signal, and take note of it, and of processes that have ended."""
         received = signal.sigtimedwait(_SIGNALS, _LOOK_S)
         while received is not None:
+            self.is_cancelled |= received.si_signo == signal.SIGINT
             self.num_stops += received.si_signo in _STOP_SIGNALS
             received = signal.sigtimedwait(_SIGNALS, 0)
         with contextlib.suppress(ChildProcessError):
@@ -102,21 +122,38 @@ class _Keeper:
                     code = os.waitstatus_to_exitcode(ended[1])
                     self.exit_code = code if code >= 0 else 128 - code
 
-    def interrupt_first(self, part: str, patience_s: float) -> None:
-        """Interrupt some processes once each, and wait for them; a second stop ends the patience.
+    def is_orphaned(self) -> bool:
+        """Say whether the parent has ended.
+
+        Its death may be told once for each of its threads: while one is left, that one is our
+        parent (measured: 6 signals for 3 keepers, of a parent of 5 threads).
+        """
+        time.sleep(_DYING_S)
+        return os.getppid() != self._parent
+
+    def is_hurried(self) -> bool:
+        """Say whether somebody does not want to wait: a parent that lives has asked twice."""
+        return self.num_stops >= _MAX_STOPS and not self.is_orphaned()
+
+    def end_first(self, parts: Sequence[str], notes: Path | None, patience_s: float) -> None:
+        """Ask some processes to end, once each, and wait for them; a second stop ends the patience.
 
         Args:
-            part: Part of their commands.
+            parts: Parts of their commands.
+            notes: Where it is noted which of them are to go on later; None for nowhere.
             patience_s: How long they may take.
         """
+        cancels = self.is_cancelled
         asked: set[int] = set()
         deadline = time.monotonic() + patience_s
-        while time.monotonic() < deadline and self.num_stops < _MAX_STOPS:
+        while time.monotonic() < deadline and not self.is_hurried():
             ours = descendants(os.getpid())
-            going = [pid for pid in ours if pid != self._pid and part in command_of(pid)]
+            going = [pid for pid in ours if pid != self._pid and _is_named(pid, parts)]
             for pid in going:
                 if pid not in asked:
-                    _send(pid, signal.SIGINT)
+                    if notes and not cancels and (flow_run_id := variable_of(pid, FLOW_RUN)):
+                        leave(notes, flow_run_id)
+                    _send(pid, signal.SIGINT if cancels else signal.SIGTERM)
                     asked.add(pid)
             if not going:
                 return
@@ -131,7 +168,7 @@ class _Keeper:
         """
         deadline = time.monotonic() + patience_s
         ours = f"{__spec__.name} --parent {parent} "
-        while time.monotonic() < deadline and self.num_stops < _MAX_STOPS:
+        while time.monotonic() < deadline and not self.is_hurried():
             commands = [command_of(pid) for pid in all_processes()]
             if not any(ours in command and " --first " in command for command in commands):
                 return
@@ -150,25 +187,30 @@ class _Keeper:
         while self.exit_code is None and time.monotonic() < deadline:
             self.wait()
 
-    def kill_rest(self, part: str) -> None:
-        """Kill what is left of our session, and what was to be interrupted first.
+    def kill_rest(self, parts: Sequence[str]) -> None:
+        """Kill what is left of our session, and what was to be ended first.
 
         Jobs have sessions of their own; they survive a flow that could not stop them in time, and
         are adopted by its successor.
 
         Args:
-            part: Part of the commands of what was to be interrupted first; empty for none.
+            parts: Parts of the commands of what was to be ended first; empty for none.
         """
         ours = os.getsid(0)
         left = [
             pid
             for pid in descendants(os.getpid())
-            if session_of(pid) == ours or (part and part in command_of(pid))
+            if session_of(pid) == ours or _is_named(pid, parts)
         ]
         for pid in left:
             _send(pid, signal.SIGKILL)
         if left:
             self.wait()
+
+
+def _is_named(pid: int, parts: Sequence[str]) -> bool:
+    command = command_of(pid)
+    return any(part in command for part in parts)
 
 
 def _send(pid: int, signum: signal.Signals) -> None:

@@ -2,15 +2,19 @@
 
 import contextlib
 import os
+import signal
 import socket
 import time
-from collections.abc import Callable, Mapping, Sequence, Sized
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal, TypeVar
 
 from tasks.services.diagnosis import diagnose
 from tasks.services.errors import ServicesError, UnreachableError
+from tasks.services.handover import continue_left, flow_runs_of, tell_left
+from tasks.services.health import answers, look
+from tasks.services.notes import note_at_work, notes_directory, read_notes
 from tasks.services.plan import Plan, Service
 from tasks.services.pools import (
     end_orphans,
@@ -38,8 +42,6 @@ _LOOK_S = 5.0
 _START_TIMEOUT_S = 600.0
 """All was there after 20 to 60 s; after 240 s, not yet, on two cores with 30 others at work."""
 _LAST_LINES = 12
-_SLOW = 2.0
-"""Seconds that a healthy server may take to answer while it is watched."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,9 @@ class Screen:
         health: Called with what is not well (name -> what is known of it), the number of flow runs
             at work, or None, and the seconds since the start.
         stopping: Called with the names of what is still to stop, the number of flow runs, or None,
-            and the seconds since the end was asked for.
+            and the seconds since the end was asked for; the flow runs are being cancelled.
+        handing_over: Called with the same, where the flow runs are handed over to the next ``up``.
+        tell: Called with news, which stays.
         warn: Called with bad news, which stays.
         is_up: Called once everything is up.
     """
@@ -60,6 +64,8 @@ class Screen:
     waiting: Callable[[Mapping[str, str], float], None]
     health: Callable[[Mapping[str, str], int | None, float], None]
     stopping: Callable[[Sequence[str], int | None, float], None]
+    handing_over: Callable[[Sequence[str], int | None, float], None]
+    tell: Callable[[str], None]
     warn: Callable[[str], None]
     is_up: Callable[[Services], None]
 
@@ -73,11 +79,12 @@ class Lifecycle:
 
     Args:
         plan: What to start.
-        stops: Requests to stop so far; it grows. The second ends the patience.
+        stops: Requests to stop so far, signals; it grows. Ctrl-C (SIGINT) as the first cancels the
+            flow runs, all else hands them over to the next ``up``. The second ends the patience.
         screen: What a person is shown.
     """
 
-    def __init__(self, plan: Plan, stops: Sized, screen: Screen) -> None:
+    def __init__(self, plan: Plan, stops: Sequence[int], screen: Screen) -> None:
         self._plan = plan
         self._stops = stops
         self._screen = screen
@@ -86,6 +93,7 @@ class Lifecycle:
         self._served: list[Served] = []
         self._lasting: dict[str, str] = {}
         self._is_ours = True
+        self._notes = notes_directory(plan.data)
         self._phase: Literal["starting", "up", "stopping"] = "starting"
 
     def run(self) -> bool:
@@ -117,11 +125,7 @@ class Lifecycle:
         self._wait_for_answers(self._served)
         self._patiently(self._make_pool)
         # A worker of another kind may have been at work while our servers were not up.
-        if (
-            self._plan.own
-            and self._plan.serve
-            and (ended := self._patiently(lambda: end_orphans(self._plan.prefect, self._plan.pool)))
-        ):
+        if self._plan.serve and (ended := self._patiently(self._end_orphans)):
             self._screen.warn(f"flow runs that had lost their processes: {', '.join(ended)}")
         deploying = self._start(self._plan.deploy)
         if self._plan.serve is not None:
@@ -131,6 +135,11 @@ class Lifecycle:
     def _make_pool(self) -> None:
         if self._plan.serve is not None or pool_type(self._plan.prefect, self._plan.pool) is None:
             ensure_process_pool(self._plan.prefect, self._plan.pool)
+
+    def _end_orphans(self) -> list[str]:
+        """End the flow runs of an earlier ``up``; at a site's server, those that it has noted."""
+        noted = None if self._plan.own else read_notes(self._notes)
+        return end_orphans(self._plan.prefect, self._plan.pool, noted)
 
     def _patiently(self, ask: Callable[[], _T]) -> _T:
         """Ask a server again that does not answer in time: a machine may have other work.
@@ -183,7 +192,7 @@ class Lifecycle:
             for one in waiting:
                 if one.has_ended:
                     raise ServicesError(self._last_words(one))
-            waiting = [one for one in waiting if not _answers(one.service)]
+            waiting = [one for one in waiting if not answers(one.service)]
 
     def _wait_for_worker(self, deploying: Served) -> None:
         plan = self._plan
@@ -261,21 +270,22 @@ class Lifecycle:
         beat(data)
 
     def _look(self) -> None:
-        plan = self._plan
-        ill = self._lasting | {
-            one.service.name: f"does not answer (process {one.process.pid})"
-            for one in self._served
-            if one.service.server is not None and not _answers(one.service)
-        }
-        num_runs: int | None = None
-        try:
-            if plan.worker and not is_online(plan.prefect, plan.pool, plan.worker):
-                ill["worker"] = "has not been heard of"
-            num_runs = num_flow_runs(plan.prefect, plan.pool)
-        except ServicesError as error:
-            if not ill:
-                ill["Prefect server"] = str(error)
-        self._screen.health(ill, num_runs, time.monotonic() - self._began_s)
+        health = look(self._plan, self._served)
+        self._note_at_work()
+        if health.is_served:
+            self._continue_left()
+        ill = self._lasting | health.ill
+        self._screen.health(ill, health.num_runs, time.monotonic() - self._began_s)
+
+    def _continue_left(self) -> None:
+        with contextlib.suppress(ServicesError):  # it is tried again
+            for line in continue_left(self._plan.prefect, self._plan.pool, self._notes):
+                self._screen.tell(line)
+
+    def _note_at_work(self) -> None:
+        for one in self._served:
+            if one.service is self._plan.serve:
+                note_at_work(self._notes, flow_runs_of(one.process.pid))
 
     def _mend(self, served: Served) -> None:
         """Start again what has ended.
@@ -313,10 +323,24 @@ class Lifecycle:
         self._stop(others, began_s)
         if self._plan.worker and others:
             with contextlib.suppress(ServicesError):
+                self._tell_left()
+            with contextlib.suppress(ServicesError):
                 forget_worker(self._plan.prefect, self._plan.pool, self._plan.worker)
         self._stop(servers, began_s)
         if self._is_ours:
             forget_services(self._plan.data)
+
+    def _tell_left(self) -> None:
+        """Say what the next ``up`` goes on with.
+
+        Raises:
+            ServicesError: Prefect does not answer, or refuses.
+        """
+        if names := tell_left(self._plan.prefect, self._plan.pool, self._notes):
+            self._screen.tell(
+                f"handed over to the next `up` with {self._plan.data}: {', '.join(names)}; their "
+                "jobs of Slurm go on (watershed cancel RUN stops those of a study)"
+            )
 
     def _stop(self, served: Sequence[Served], began_s: float) -> None:
         """Stop some servers, and wait until they are gone."""
@@ -325,8 +349,10 @@ class Lifecycle:
                 end_rest(one)
         going = [one for one in served if not one.has_ended]
         num_before = len(self._stops)
+        cancels = num_before > 0 and self._stops[0] == signal.SIGINT
+        show = self._screen.stopping if cancels else self._screen.handing_over
         for one in going:
-            ask_to_stop(one)
+            ask_to_stop(one, cancels=cancels)
         is_worker = any(one.service.first for one in going)
         while going := [one for one in going if not one.has_ended]:
             num_runs: int | None = None
@@ -334,13 +360,9 @@ class Lifecycle:
                 with contextlib.suppress(ServicesError):
                     num_runs = num_flow_runs(self._plan.prefect, self._plan.pool)
             names = [one.service.name for one in going]
-            self._screen.stopping(names, num_runs, time.monotonic() - began_s)
+            show(names, num_runs, time.monotonic() - began_s)
             if len(self._stops) > max(1, num_before):
                 num_before = len(self._stops)
                 for one in going:
-                    ask_to_stop(one)
+                    ask_to_stop(one, cancels=cancels)
             time.sleep(_POLL_S)
-
-
-def _answers(service: Service) -> bool:
-    return service.server is None or service.server.answers(service.health, _SLOW)

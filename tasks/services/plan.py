@@ -8,8 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from configs.addresses import MLFLOW_UI_VARIABLE
 from configs.directories import RUNS_DIR_VARIABLE
 from tasks.services.database import VARIABLE, Databases
+from tasks.services.notes import notes_directory
 from tasks.services.web import Server, is_loopback, mlflow_server, prefect_server, unproxied
 
 POOL = "watershed"
@@ -17,8 +19,8 @@ POOL = "watershed"
 PREFECT, MLFLOW, WORKER = "Prefect server", "MLflow server", "worker"
 MLFLOW_LOG = "logs/mlflow.log"
 """In the data directory; there once an ``up`` has been there."""
-ENGINE = "prefect.engine"
-"""Part of the command of every process that runs a flow for a worker."""
+FLOW_PROCESSES = ("prefect.engine", "prefect.runner._workspace_supervisor")
+"""Parts of the commands of the processes that run a flow for a worker, and that prepare for it."""
 
 _QUIET = {
     "DO_NOT_TRACK": "1",
@@ -59,8 +61,9 @@ class Service:
         server: What to ask whether it is well; None for a worker.
         health: Path to ask for.
         takes: How long it takes to start, in words.
-        first: Part of the commands of those processes of its that are interrupted before it is
+        first: Parts of the commands of those processes of its that are ended before it is
             stopped; empty for none.
+        notes: Where it is noted which of them are to go on later; None for nowhere.
     """
 
     name: str
@@ -70,7 +73,8 @@ class Service:
     server: Server | None = None
     health: str = ""
     takes: str = ""
-    first: str = ""
+    first: tuple[str, ...] = ()
+    notes: Path | None = None
     directory: Path | None = None
     """Where it is started; None for anywhere."""
 
@@ -259,6 +263,7 @@ def client_environment(
     *,
     is_external: bool,
     databases: Databases | None = None,
+    mlflow_ui: str = "",
 ) -> dict[str, str]:
     """Return the environment of those who use the servers: the worker, and ``prefect deploy``.
 
@@ -271,6 +276,8 @@ def client_environment(
         environment: Environment variables of this process.
         is_external: Whether the servers are not ours.
         databases: Of our servers, in PostgreSQL; None for SQLite, and for servers not ours.
+        mlflow_ui: Where people open our MLflow, if that is not where flow runs reach it; what the
+            user's WATERSHED_MLFLOW_UI says, of a proxy, say, goes before it.
     """
     own = {RUNS_DIR_VARIABLE: str(data), "PYTHONSAFEPATH": "1"}
     if is_external:
@@ -281,6 +288,8 @@ def client_environment(
         "PREFECT_WORKER_QUERY_SECONDS": environment.get("PREFECT_WORKER_QUERY_SECONDS", _QUERY_S),
         "MLFLOW_TRACKING_URI": addresses.mlflow,
     }
+    if shown := environment.get(MLFLOW_UI_VARIABLE) or mlflow_ui:
+        own[MLFLOW_UI_VARIABLE] = shown
     password = () if databases is None else (_PASSWORD,)
     kept = _without(environment, *_SECRETS, *_OTHERS_PREFECT, *password)
     return kept | _QUIET | own | unproxied(environment)
@@ -302,18 +311,20 @@ def worker_service(data: Path, pool: str, name: str, environment: Mapping[str, s
         environment=environment,
         log=data / "logs" / "worker.log",
         takes="5 to 15 s",
-        first=ENGINE,
+        first=FLOW_PROCESSES,
+        notes=notes_directory(data),
     )
 
 
-def worker_name(host: str, checkout: Path) -> str:
-    """Return the name of the worker of a checkout on a host, the same every time.
+def worker_name(host: str, checkout: Path, data: Path) -> str:
+    """Return the name of the worker of a checkout and its data on a host, the same every time.
 
     Args:
         host: The host.
         checkout: Directory of the checkout, absolute.
+        data: The data directory, absolute: a flow run that is retried finds its study there alone.
     """
-    digest = hashlib.sha256(str(checkout).encode()).hexdigest()
+    digest = hashlib.sha256(f"{checkout}\n{data}".encode()).hexdigest()
     return f"{host}:{checkout.name}-{digest[:6]}"
 
 

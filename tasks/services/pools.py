@@ -1,6 +1,7 @@
 """Work pools of a Prefect server: made where they are absent, and who serves them."""
 
 import socket
+from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
@@ -11,7 +12,8 @@ from tasks.services.processes import all_processes, has_variable
 from tasks.services.web import Server
 
 _MOST = 200
-_ACTIVE = ["RUNNING", "PENDING", "CANCELLING"]
+ACTIVE = ["RUNNING", "PENDING", "CANCELLING"]
+"""Types of the states of a flow run that has a process, or is about to get one."""
 
 
 class Worker(NamedTuple):
@@ -118,11 +120,11 @@ def forget_worker(server: Server, pool: str, worker: str) -> None:
 def refuse_other_servers(
     server: Server, pool: str, ours: str, deploying_from: Path | None = None
 ) -> None:
-    """Refuse to serve a pool that another machine, or another checkout, serves.
+    """Refuse to serve a pool that another machine, checkout or data directory serves.
 
     A deployment names the checkout that flow runs use; a worker elsewhere would not find it, or run
-    another version. What serves is known from the pool's workers, which Prefect hears of every 30
-    seconds.
+    another version. With other data, a flow run that is retried would not find its study. What
+    serves is known from the pool's workers, which Prefect hears of every 30 seconds.
 
     Args:
         server: The Prefect server.
@@ -142,15 +144,19 @@ def refuse_other_servers(
         return
     told = ", ".join(f"{one.name} (last seen {one.last_seen[:19]})" for one in others)
     where = f", with the deployments of {' and '.join(places)}" if places else ""
-    own = f"{POOL}-{socket.gethostname().partition('.')[0]}"
     raise ServicesError(
         f"the work pool '{pool}' at {server.url} is served already, by {told}{where}. Stop that "
         f"one (a worker that is gone is forgotten after 90 s), or serve a pool of your own, "
-        f"such as --pool {own}"
+        f"such as --pool {own_pool()}"
     )
 
 
-def end_orphans(server: Server, pool: str) -> list[str]:
+def own_pool() -> str:
+    """Return a name for a pool of this machine alone."""
+    return f"{POOL}-{socket.gethostname().partition('.')[0]}"
+
+
+def end_orphans(server: Server, pool: str, only: Collection[str] | None = None) -> list[str]:
     """Tell Prefect that flow runs have ended whose processes are gone, which it never notices.
 
     To be called when nothing serves the pool: after a power cut, say. What was to be cancelled is
@@ -158,7 +164,8 @@ def end_orphans(server: Server, pool: str) -> list[str]:
 
     Args:
         server: The Prefect server.
-        pool: The pool; its flow runs are processes of this machine.
+        pool: The pool; the flow runs in question are, or were, processes of this machine.
+        only: Ids of the flow runs in question; None for all of the pool.
 
     Returns:
         Names of the flow runs.
@@ -166,11 +173,12 @@ def end_orphans(server: Server, pool: str) -> list[str]:
     Raises:
         ServicesError: Prefect does not answer, or refuses.
     """
-    body = {
-        "work_pools": {"name": {"any_": [pool]}},
-        "flow_runs": {"state": {"type": {"any_": _ACTIVE}}},
-        "limit": _MOST,
-    }
+    if only is not None and not only:
+        return []
+    runs: dict[str, object] = {"state": {"type": {"any_": ACTIVE}}}
+    if only is not None:
+        runs["id"] = {"any_": list(only)}
+    body = {"work_pools": {"name": {"any_": [pool]}}, "flow_runs": runs, "limit": _MOST}
     ended = []
     pids = all_processes()
     for run in server.ask("/flow_runs/filter", body) or ():
@@ -220,7 +228,7 @@ def num_flow_runs(server: Server, pool: str) -> int:
     """
     body = {
         "work_pools": {"name": {"any_": [pool]}},
-        "flow_runs": {"state": {"type": {"any_": _ACTIVE}}},
+        "flow_runs": {"state": {"type": {"any_": ACTIVE}}},
     }
     found = server.ask("/flow_runs/count", body)
     if not isinstance(found, int):

@@ -62,13 +62,19 @@ def prepare_own(
     ports = (chosen, _other_port(host, ports[1], chosen))
     databases = _databases(database, environment)
     addresses = own_addresses(client_host(host), *ports)
+    public = own_addresses(public_host(host), *ports)
     client = client_environment(
-        data, addresses, environment, is_external=False, databases=databases
+        data,
+        addresses,
+        environment,
+        is_external=False,
+        databases=databases,
+        mlflow_ui=public.mlflow,
     )
-    worker = worker_name(socket.gethostname(), directory) if has_worker else ""
+    worker = worker_name(socket.gethostname(), directory, data) if has_worker else ""
     return Plan(
         data=data,
-        addresses=own_addresses(public_host(host), *ports),
+        addresses=public,
         pool=pool,
         worker=worker,
         prefect=prefect_server(addresses.prefect_api, environment),
@@ -122,7 +128,7 @@ def prepare_external(
 
     Raises:
         ServicesError: A variable is not set, a server does not answer or refuses, or the pool is
-            served by another machine; this is no checkout.
+            served by another machine, or with other data; this is no checkout.
         OSError: The data directory cannot be written to.
     """
     directory = checkout()
@@ -134,7 +140,7 @@ def prepare_external(
     mlflow = mlflow_server(tracking_uri, environment) if is_server else None
     if mlflow is not None and mlflow.url.startswith("http"):
         mlflow.ask("/api/2.0/mlflow/experiments/search", {"max_results": 1})
-    worker = worker_name(socket.gethostname(), directory)
+    worker = worker_name(socket.gethostname(), directory, data)
     refuse_other_servers(prefect, pool, worker)
     shown = without_password(tracking_uri)
     addresses = Addresses(prefect.url, prefect.url.removesuffix("/api"), shown)

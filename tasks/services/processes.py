@@ -75,19 +75,34 @@ def command_of(pid: int) -> str:
     return text.replace(b"\0", b" ").decode(errors="replace").strip()
 
 
+def variable_of(pid: int, name: str) -> str:
+    """Return an environment variable that a process was started with.
+
+    Args:
+        pid: Its number.
+        name: Of the variable.
+
+    Returns:
+        Its value; empty if it was not set, or the process is gone or another user's.
+    """
+    try:
+        environment = (_PROC / str(pid) / "environ").read_bytes()
+    except OSError:
+        return ""
+    prefix = f"{name}=".encode()
+    found = next((word for word in environment.split(b"\0") if word.startswith(prefix)), b"")
+    return found.removeprefix(prefix).decode(errors="replace")
+
+
 def has_variable(pid: int, name: str, text: str) -> bool:
     """Say whether a process was started with an environment variable.
 
     Args:
         pid: Its number.
         name: Of the variable.
-        text: Its value.
+        text: Its value, not empty.
     """
-    try:
-        environment = (_PROC / str(pid) / "environ").read_bytes()
-    except OSError:
-        return False
-    return f"{name}={text}".encode() in environment.split(b"\0")
+    return variable_of(pid, name) == text
 
 
 def descendants(pid: int) -> list[int]:

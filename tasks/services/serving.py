@@ -86,7 +86,8 @@ def start(service: Service) -> Served:
     """
     keeper = [*("-m", "tasks.services.keeper"), "--parent", str(os.getpid())]
     keeper += ["--grace-s", str(_GRACE_S), "--patience-s", str(PATIENCE_S)]
-    keeper += ["--first", service.first] if service.first else []
+    keeper += [word for part in service.first for word in ("--first", part)]
+    keeper += ["--notes", str(service.notes)] if service.notes else []
     service.log.parent.mkdir(parents=True, exist_ok=True)
     with service.log.open("ab") as log:
         size = log.tell()
@@ -119,14 +120,15 @@ def restart(served: Served) -> Served:
     return successor
 
 
-def ask_to_stop(served: Served) -> None:
+def ask_to_stop(served: Served, *, cancels: bool) -> None:
     """Ask a server to stop; a second time, it is not given any more time.
 
     Args:
         served: The server.
+        cancels: Whether the flow runs of a worker are to be cancelled; else they are handed over.
     """
     with contextlib.suppress(ProcessLookupError):
-        served.process.send_signal(signal.SIGTERM)
+        served.process.send_signal(signal.SIGINT if cancels else signal.SIGTERM)
 
 
 def end_rest(served: Served) -> None:
@@ -156,9 +158,9 @@ def await_leftovers(left: Sequence[KeptProcess], stops: Sized) -> None:
         _end_session(process.pid)
 
 
-def _end_session(session: int, gently: str = "") -> None:
-    """Kill the processes of a session, and interrupt those with some words in their command."""
+def _end_session(session: int, gently: Sequence[str] = ()) -> None:
+    """Kill the processes of a session; those with some words in their command may end in order."""
     for pid in [one for one in all_processes() if session_of(one) == session]:
-        is_gentle = gently and gently in command_of(pid)
+        is_gentle = any(part in command_of(pid) for part in gently)
         with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.kill(pid, signal.SIGINT if is_gentle else signal.SIGKILL)
+            os.kill(pid, signal.SIGTERM if is_gentle else signal.SIGKILL)

@@ -57,7 +57,7 @@ def explain(run: RunDirectory) -> Explained:
     Raises:
         LedgerError: A ledger cannot be used.
         OSError: A file of the run cannot be read.
-        ValidationError: A file of the run is not what it should be.
+        DamagedFileError: A file of the run is cut off, or of another version.
     """
     result = run.read_result()
     submissions: list[tuple[str, str]] = []

@@ -12,12 +12,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from tasks.runtime.atomic_files import write_json
+from tasks.runtime.errors import DamagedFileError
 from tasks.runtime.job import (
     EXIT_ALREADY_RUNNING,
     EXIT_FAILED,
     EXIT_FINISHED,
     EXIT_INTERRUPTED,
 )
+from tasks.runtime.reading import load_record
 from tasks.runtime.records import Exit, Result, Started
 from tasks.runtime.run_directory import RunDirectory
 from tasks.slurm.launcher import JobId, JobState, id_of
@@ -226,8 +228,8 @@ def _started(entry: _Job) -> Started | None:
     attempts = entry.directory.attempts()
     try:
         path = attempts[-1] / "started.json"
-        return Started.model_validate_json(path.read_bytes())
-    except (IndexError, OSError):
+        return load_record(Started, path)
+    except (DamagedFileError, IndexError, OSError):
         return None
 
 
@@ -243,9 +245,11 @@ def _recorded_code(entry: _Job) -> int | None:
     if len(attempts) <= entry.num_attempts:
         return None
     try:
-        return Exit.model_validate_json((attempts[-1] / "exit.json").read_bytes()).code
+        return load_record(Exit, attempts[-1] / "exit.json").code
     except FileNotFoundError:
         return None
+    except DamagedFileError:  # it did come to it, so its result stands, too
+        return EXIT_FAILED
 
 
 def _cause_of(code: int) -> str:

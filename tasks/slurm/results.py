@@ -4,6 +4,7 @@ import contextlib
 from pathlib import Path
 
 from tasks.runtime.atomic_files import write_json
+from tasks.runtime.job import earlier_result
 from tasks.runtime.records import Result
 from tasks.runtime.run_directory import RunDirectory
 from tasks.slurm.entries import Entry
@@ -24,7 +25,7 @@ def write_result(directory: RunDirectory, result: Result) -> None:
         result: How it ended.
     """
     with contextlib.suppress(OSError):
-        earlier = directory.read_result()
+        earlier = earlier_result(directory)
         wall_s = earlier.wall_s if earlier else 0.0
         write_json(directory.result, result.model_copy(update={"wall_s": wall_s}).model_dump())
 

@@ -12,14 +12,12 @@ from prefect.states import Cancelled, Completed, Failed
 from tasks.runtime.records import ReturnLine
 from tasks.runtime.returns import read_returns
 from tasks.runtime.run_directory import RunDirectory
-from tasks.slurm.launcher import JobId, JobState, Launcher, id_of
-from tasks.slurm.plan import JobPlan
+from tasks.slurm.launcher import JobId, Launcher
 from tasks.steps.artifacts import SHOWN
 from tasks.steps.story import JobTeller
+from tasks.steps.workers import Workers
 
 _POLL_S = 1.0
-_FAREWELL_S = 20.0
-"""How long clients may take to notice that the server has finished."""
 _MOST_SHOWN = 1000
 """Returns of a block in the log, and in its table; all are in the run's directory."""
 
@@ -114,80 +112,71 @@ def told_of(lines: Sequence[ReturnLine]) -> str:
     )
 
 
-@task(task_run_name="workers of {label}", cache_policy=NO_CACHE)
-def run_workers(
+@task(task_run_name="rounds of {label}", cache_policy=NO_CACHE)
+def follow_blocks(
     label: str,  # noqa: ARG001  names the task run
+    run_dir: Path,
     launcher: Launcher,
     server: JobId,
-    plans: Sequence[JobPlan],
 ) -> State[str]:
-    """Submit the workers of a server when it runs, and look after them until it has ended.
+    """Show the rounds of a run in blocks, one after the other; each is a task run of its own.
 
-    A server may wait long for its node, and again when it was preempted; its workers would burn
-    theirs. So they are submitted when it runs, and those that have ended get another chance each
-    time that it comes back. Workers that have ended for good are no fault, unless none is left:
-    then the server, which would wait for ever, is cancelled.
+    They are done in this thread: tasks that wait for each other would hold one each.
+
+    Args:
+        label: What varies at the point; the task run is named so.
+        run_dir: Run directory of the server.
+        launcher: Where its job runs.
+        server: The job.
+
+    Returns:
+        Completed; or, in the state of the first block that was not completed, why it was not.
+
+    Raises:
+        OSError: ``job.json`` cannot be read.
+        DamagedFileError: It is cut off, or of another version.
+    """
+    rounds = RunDirectory(run_dir).read_job().federated.rounds
+    before: list[State[State[str]]] = []
+    for first, last in blocks_of(rounds):
+        block = follow_rounds(
+            first, last, run_dir, launcher, server, return_state=True, wait_for=before
+        )
+        if not block.is_completed():
+            return State(type=block.type, message=block.message, data=block.type.value)
+        before = [block]
+    return Completed(message=f"{rounds} rounds", data="completed")
+
+
+@task(task_run_name="workers of {label}", cache_policy=NO_CACHE)
+def follow_workers(
+    label: str,  # noqa: ARG001  names the task run
+    launcher: Launcher,
+    workers: Workers,
+) -> State[str]:
+    """Show where the workers of a server are, until somebody else has seen them to their end.
 
     Args:
         label: What varies at the point; the task run is named so.
         launcher: Where the jobs are.
-        server: The server's job.
-        plans: The workers' jobs.
+        workers: The workers, which ``tend`` looks after.
 
     Returns:
         How the workers ended.
     """
-    workers: dict[JobId, JobPlan] = {id_of(plan.run_dir): plan for plan in plans}
     logger = get_run_logger()
     tellers = [
-        JobTeller(launcher, worker, logger, f"worker {plan.run_dir.name}")
-        for worker, plan in workers.items()
+        JobTeller(launcher, job, logger, f"worker {name}") for name, job in workers.jobs.items()
     ]
-    was_running = False
-    while not (state := launcher.poll(server)).is_final:
-        is_running = state is JobState.RUNNING
-        if is_running and not was_running:
-            launcher.submit_all(plans)  # one that lives is the same job
-        elif is_running and not any(_is_live(launcher, plan) for plan in plans):
-            if launcher.wait(server, _FAREWELL_S).is_final:  # it has sent them home
-                break
-            launcher.cancel(server)
-            message = "all workers have ended before the server; see: watershed why"
-            return Failed(message=message, data="failed")
-        was_running = is_running
+    is_over = False
+    while not is_over:
+        is_over = workers.over.wait(_POLL_S)  # before the telling, so that nothing comes later
         for teller in tellers:
             teller.tell()
-        time.sleep(_POLL_S)
-    left = [worker for worker, plan in workers.items() if _is_live(launcher, plan)]
-    deadline = time.monotonic() + _FAREWELL_S
-    while left and time.monotonic() < deadline:
-        time.sleep(_POLL_S)
-        left = [worker for worker in left if not launcher.poll(worker).is_final]
-    for worker in left:
-        launcher.cancel(worker)
-    for worker in left:
-        launcher.wait(worker, _FAREWELL_S)
-    for teller in tellers:
-        teller.tell()
-    states = Counter(_state(launcher, worker) for worker in workers)
-    told = ", ".join(f"{states[state]} {state.value}" for state in JobState if states[state])
+    if workers.fault:
+        return Failed(message=workers.fault, data="failed")
+    told = workers.told()
     return Completed(message=told, data=told)
-
-
-def _state(launcher: Launcher, worker: JobId) -> JobState:
-    """Return where a worker is; one that was never submitted waits."""
-    try:
-        return launcher.poll(worker)
-    except KeyError:
-        return JobState.WAITING
-
-
-def _is_live(launcher: Launcher, plan: JobPlan) -> bool:
-    """Whether a worker was submitted and has not ended."""
-    try:
-        return not launcher.poll(id_of(plan.run_dir)).is_final
-    except KeyError:
-        return False
 
 
 def _has_model_of(directory: RunDirectory, last_round: int) -> bool:

@@ -14,7 +14,8 @@ from tasks.runtime.run_directory import RunDirectory
 from tasks.slurm.redaction import redact
 from tasks.steps.cancelling import Wish, state_of
 from tasks.steps.story import Logger
-from tasks.tracking.history import GOOD, read_state
+from tasks.tracking.damage import damage_of, label_of_run, standing
+from tasks.tracking.history import GOOD
 from tasks.tracking.study_directory import StudyDirectory
 
 _PATIENCE_S = 600.0
@@ -24,12 +25,12 @@ _MOST_NAMED = 10
 
 
 def needs_no_job(run: RunDirectory) -> bool:
-    """Say whether nothing is left to do for a point.
+    """Say whether a point is to have no job: it has finished, or whether it has cannot be read.
 
     Args:
         run: Its run directory.
     """
-    return read_state(run, run.read_result()) in GOOD
+    return standing(run) in GOOD | {"damaged"}
 
 
 def final_state(directory: StudyDirectory) -> State[str]:
@@ -41,23 +42,28 @@ def final_state(directory: StudyDirectory) -> State[str]:
     Returns:
         Completed, Failed (some points have; the message names them) or Cancelled.
     """
-    results = {run.read_job().point: run.read_result() for run in directory.points()}
-    failed = [
-        f"{label}: {result.message}"
-        for label, result in results.items()
-        if result is not None and result.status == "failed"
-    ]
-    path = str(directory.path)
+    runs, path = directory.points(), str(directory.path)
+    failed = [told for run in runs if (told := _failure(run))]
     if failed:
         told = redact("; ".join(failed[:_MOST_NAMED]))
         if len(failed) > _MOST_NAMED:
             told += f"; {len(failed) - _MOST_NAMED} more, see the report"
-        return Failed(message=f"{len(failed)} of {len(results)} points failed. {told}", data=path)
-    unfinished = [run for run in directory.points() if not needs_no_job(run)]
+        return Failed(message=f"{len(failed)} of {len(runs)} points failed. {told}", data=path)
+    unfinished = [run for run in runs if not needs_no_job(run)]
     if unfinished:
-        message = f"stopped with {len(unfinished)} of {len(results)} points to go"
+        message = f"stopped with {len(unfinished)} of {len(runs)} points to go"
         return Cancelled(message=message, data=path)
-    return Completed(message=_how_many(directory.points()), data=path)
+    return Completed(message=_how_many(runs), data=path)
+
+
+def _failure(run: RunDirectory) -> str:
+    """Say why a point has failed, or cannot be read; empty if neither."""
+    if fault := damage_of(run):
+        return f"{label_of_run(run)}: {fault}"
+    result = run.read_result()
+    if result is None or result.status != "failed":
+        return ""
+    return f"{label_of_run(run)}: {result.message}"
 
 
 def _how_many(runs: Sequence[RunDirectory]) -> str:

@@ -2,10 +2,12 @@
 
 from pathlib import Path
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from configs.base import Record
 from tasks.runtime.atomic_files import write_atomically
+from tasks.runtime.reading import directory_with, load_record
+from tasks.tracking.addresses import hidden_password
 
 
 class FlowRecord(Record):
@@ -15,7 +17,7 @@ class FlowRecord(Record):
     earlier_flow_run_ids: tuple[str, ...] = Field(
         default=(), description="Prefect's ids of the flow runs that worked here before."
     )
-    tracking_uri: str = Field(description="Where MLflow has the study.")
+    tracking_uri: str = Field(description="Where MLflow has the study; without user and password.")
     experiment_id: str = Field(
         default="", description="MLflow's id of the study's experiment; empty until it is known."
     )
@@ -39,10 +41,10 @@ def read_flow_record(study_dir: Path) -> FlowRecord | None:
         study_dir: The study's directory.
 
     Raises:
-        ValidationError: The file is no record.
+        DamagedFileError: It is cut off, or of another version.
     """
     try:
-        return FlowRecord.model_validate_json(flow_record_path(study_dir).read_bytes())
+        return load_record(FlowRecord, flow_record_path(study_dir))
     except FileNotFoundError:
         return None
 
@@ -73,13 +75,15 @@ def begin_flow_record(study_dir: Path, flow_run_id: str, tracking_uri: str) -> F
 
     Raises:
         OSError: It cannot be written.
-        ValidationError: What is there is no record.
+        DamagedFileError: What is there is cut off, or of another version.
     """
     before = read_flow_record(study_dir)
     earlier = dict.fromkeys((*before.earlier_flow_run_ids, before.flow_run_id)) if before else {}
     earlier.pop(flow_run_id, None)
     record = FlowRecord(
-        flow_run_id=flow_run_id, earlier_flow_run_ids=tuple(earlier), tracking_uri=tracking_uri
+        flow_run_id=flow_run_id,
+        earlier_flow_run_ids=tuple(earlier),
+        tracking_uri=hidden_password(tracking_uri),  # whoever may read the runs reads this file
     )
     write_flow_record(study_dir, record)
     return record
@@ -96,12 +100,13 @@ def directory_of(flow_run_id: str, runs_dir: Path) -> Path | None:
 
     Returns:
         The directory; None if the flow run has begun none.
+
+    Raises:
+        DamagedFileError: There is one, but its record is cut off, or of another version.
     """
-    for path in runs_dir.glob(f"*/{flow_record_path(Path()).name}"):
-        try:
-            record = read_flow_record(path.parent)
-        except (OSError, ValidationError):  # of another version, or being removed
-            continue
-        if record and flow_run_id in {record.flow_run_id, *record.earlier_flow_run_ids}:
-            return path.parent
-    return None
+
+    def named(study_dir: Path) -> list[str]:
+        record = read_flow_record(study_dir)
+        return [record.flow_run_id, *record.earlier_flow_run_ids] if record else []
+
+    return directory_with(flow_record_path(Path()).name, runs_dir, named, flow_run_id)

@@ -2,15 +2,19 @@
 
 import contextvars
 import threading
+import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from prefect import get_run_logger
 
 from tasks.steps.links import StudyLink
+from tasks.tracking.follower import Followed
+from tasks.tracking.refusals import redacted
 from tasks.tracking.tracker import StudyTracker
 
 _POLL_S = 1.0
+_UNFORESEEN = "a fault of tracking itself, to be reported:\n%s"
 
 
 @contextmanager
@@ -32,13 +36,18 @@ def followed(tracker: StudyTracker, link: StudyLink) -> Iterator[None]:
     def poll() -> None:
         told = ""
         while not stop.wait(_POLL_S):
+            details = ""
             try:
                 error = tracker.poll().error or ""
                 link.show()
             except OSError as full:  # a disk; the thread is to go on
                 error = str(full)
+            except Exception as unforeseen:  # noqa: BLE001  nobody else would send anything
+                error, details = _told(unforeseen)
             if error and error != told:
                 logger.warning("%s; the study goes on, and what is missing is sent later", error)
+                if details:
+                    logger.error(_UNFORESEEN, details)
             told = error
 
     # Of this flow run: what is logged and shown belongs to it.
@@ -50,3 +59,38 @@ def followed(tracker: StudyTracker, link: StudyLink) -> Iterator[None]:
     finally:
         stop.set()
         thread.join()
+
+
+def catch_up(tracker: StudyTracker) -> None:
+    """Send what the last jobs have left, before the report says what MLflow has not taken.
+
+    Args:
+        tracker: The tracker; ``finish`` tells what goes wrong.
+    """
+    with suppress(Exception):
+        tracker.poll()
+
+
+def finish(tracker: StudyTracker, patience_s: float) -> Followed:
+    """Send the rest when all jobs have ended; whatever goes wrong, the study has run.
+
+    Args:
+        tracker: The tracker.
+        patience_s: See ``StudyTracker.close``.
+
+    Returns:
+        What was sent, and what is still wrong.
+    """
+    try:
+        return tracker.close(patience_s)
+    except Exception as unforeseen:  # noqa: BLE001  it would fail a study whose jobs have finished
+        error, details = _told(unforeseen)
+        get_run_logger().error(_UNFORESEEN, details)
+        return Followed(0, error)
+
+
+def _told(unforeseen: Exception) -> tuple[str, str]:
+    """Return a line about an exception, and where it was raised; both without passwords."""
+    line = f"{type(unforeseen).__name__}: {unforeseen}".strip().splitlines()[0]
+    details = "".join(traceback.format_exception(unforeseen))
+    return redacted(line), redacted(details)

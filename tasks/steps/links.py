@@ -4,14 +4,16 @@ import contextlib
 from pathlib import Path
 
 from prefect import get_run_logger
-from pydantic import ValidationError
 
+from tasks.runtime.errors import DamagedFileError
+from tasks.runtime.reading import load_record
 from tasks.runtime.run_directory import RunDirectory
 from tasks.steps.artifacts import SHOWN
 from tasks.steps.flow_record import FlowRecord, read_flow_record, write_flow_record
 from tasks.steps.reporting import artifact_key
-from tasks.tracking.addresses import LOCAL, opening_command, server_address
+from tasks.tracking.addresses import LOCAL, hidden_password, opening_command, server_address
 from tasks.tracking.cursor import Cursor, read_cursor
+from tasks.tracking.damage import label_of_run
 from tasks.tracking.errors import TrackingError
 from tasks.tracking.store import open_store
 from tasks.tracking.study_directory import StudyDirectory
@@ -57,7 +59,7 @@ class StudyLink:
         """
         self.show()
         addresses = {
-            run.read_job().point: address
+            label_of_run(run): address
             for run in self._directory.points()
             if (address := point_address(run))
         }
@@ -122,14 +124,15 @@ def point_address(run: RunDirectory) -> str:
     Returns:
         The address; empty if there is no server, or it does not have the run yet.
     """
-    with contextlib.suppress(OSError, ValidationError):
+    with contextlib.suppress(OSError, DamagedFileError):
         record = read_flow_record(_study_of(run))
         server = server_address(record.tracking_uri) if record else ""
         if record is None or not server or not record.experiment_id:
             return ""
         # Read, and not by ``read_cursor``, which may write: the tracker is at work on it.
-        cursor = Cursor.model_validate_json(run.tracking.read_bytes())
-        if cursor.tracking_uri == record.tracking_uri and cursor.run_id:
+        cursor = load_record(Cursor, run.tracking)
+        stores = {hidden_password(cursor.tracking_uri), hidden_password(record.tracking_uri)}
+        if len(stores) == 1 and cursor.run_id:
             return f"{server}/#/experiments/{record.experiment_id}/runs/{cursor.run_id}"
     return ""
 

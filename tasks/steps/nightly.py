@@ -13,6 +13,7 @@ from prefect.cache_policies import NO_CACHE
 from configs.launchers import SlurmLauncherConfig
 from configs.study import Study
 from tasks.runtime.atomic_files import write_atomically
+from tasks.runtime.errors import DamagedFileError
 from tasks.runtime.run_directory import RunDirectory
 from tasks.slurm.commands import SlurmCli
 from tasks.slurm.errors import SlurmError
@@ -138,7 +139,7 @@ def judge_night(
 
     Raises:
         OSError: A file cannot be read or written.
-        ValidationError: One is not what it should be.
+        DamagedFileError: The record of the night, or of the study, cannot be read.
         ValueError: The directory is of no night.
     """
     record = read_night(study_dir)
@@ -159,7 +160,7 @@ def judge_night(
             num_nights=criteria.num_nights,
             since=record.since,
         )
-    except TrackingError as error:
+    except (DamagedFileError, TrackingError) as error:
         return Judgement(None, f"not compared with earlier nights: {error}", None)
     tags = common_tags(None)
     commit = tags.get("mlflow.source.git.commit", "")
@@ -204,11 +205,14 @@ def judge_night(
         markdown=with_figures(text, study_dir),
         description=f"{record.night}: {message}",
     )
+    told = message
     try:
-        _store(store, study_dir, groups, compared, record, message, outcome)
+        run_id = _store(store, study_dir, groups, compared, record, message, outcome)
     except TrackingError as error:
-        message += f"; the marks are not in MLflow: {error}"
-    return Judgement(outcome, message, report)
+        told += f"; the marks are not in MLflow: {error}"
+    else:
+        told += _send_report(store, study_dir, run_id)
+    return Judgement(outcome, told, report)
 
 
 def _store(
@@ -219,15 +223,18 @@ def _store(
     record: NightRecord,
     message: str,
     outcome: Outcome,
-) -> None:
+) -> str:
     """Put the marks into MLflow: of the night to the study's run, of a point to its runs.
+
+    Returns:
+        The study's run; empty if it has none.
 
     Raises:
         TrackingError: MLflow is not there, or refuses.
     """
     run_id = read_cursor(RunDirectory(study_dir), store.tracking_uri).run_id
     if not run_id:
-        return
+        return ""
     midnight = datetime.combine(record.night, datetime.min.time(), UTC)
     store.log_points(
         run_id,
@@ -253,4 +260,14 @@ def _store(
         for each in runs[label]:
             store.log_tags(each, marks)
     store.log_tags(run_id, {VERDICT_TAG: str(outcome), "watershed.nightly.message": message})
-    store.log_files(run_id, [study_dir / REPORT, study_dir / FIGURE])
+    return run_id
+
+
+def _send_report(store: Store, study_dir: Path, run_id: str) -> str:
+    """Send report and figure; say what was not taken. The marks are there by then."""
+    try:
+        if run_id:
+            store.log_files(run_id, [study_dir / REPORT, study_dir / FIGURE])
+    except TrackingError as error:
+        return f"; the report is not in MLflow: {error}"
+    return ""

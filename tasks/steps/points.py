@@ -12,6 +12,8 @@ from tasks.runtime.signs import STARTED
 from tasks.slurm.launcher import JobId, JobState, Launcher
 from tasks.steps.story import failure_shown, follow
 
+_STILL = "not known to have stopped: it may go on in Slurm; end it with: watershed cancel"
+
 
 @task(task_run_name="{label}", cache_policy=NO_CACHE)
 def run_point(
@@ -77,7 +79,7 @@ def last_word(directory: RunDirectory, state: JobState) -> str:
         return result.message
     if state is not JobState.INTERRUPTED:
         return ""
-    return "not known to have stopped; run: watershed cancel" if attempts else "not started"
+    return _STILL if attempts else "not started"
 
 
 def _is_older(path: Path, attempts: Sequence[Path]) -> bool:

@@ -12,6 +12,7 @@ from configs.training import TrainingExperiment
 from tasks.runtime.atomic_files import write_json
 from tasks.runtime.prediction import Prediction
 from tasks.runtime.records import PredictedOnly
+from tasks.tracking.damage import sound_points
 from tasks.tracking.study_directory import StudyDirectory
 from tasks.zero.cost_model import CostError, predict
 
@@ -47,11 +48,11 @@ def predict_points(study_dir: Path) -> State[str]:
 
     Raises:
         OSError: A file cannot be read or written.
-        ValidationError: A file of the study is not what it should be.
+        DamagedFileError: ``study.json`` is cut off, or of another version.
     """
     directory = StudyDirectory(study_dir)
     study = directory.read_study()
-    runs = directory.points()
+    runs = sound_points(directory)
     num_predicted = num_unmeasured = 0
     for run in runs:
         experiment = run.read_job().experiment

@@ -6,6 +6,8 @@ import httpx
 from prefect.client.orchestration import get_client
 from prefect.settings import get_current_settings
 
+from tasks.tracking.refusals import redacted
+
 _TIMEOUT_S = 15.0
 _REFUSED = {httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN}
 
@@ -23,16 +25,16 @@ def prefect_fault() -> str:
     try:
         httpx.get(f"{api.rstrip('/')}/health", timeout=_TIMEOUT_S)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        why = str(error) or type(error).__name__
+        why, shown = redacted(str(error)) or type(error).__name__, redacted(api)
         return (
-            f"No Prefect server answers at {api} ({why}). Start it (watershed up, or prefect "
+            f"No Prefect server answers at {shown} ({why}). Start it (watershed up, or prefect "
             f"server start), correct {_place()}, or unset it: then a temporary server is used"
         )
     try:
         with get_client(sync_client=True) as client:
             client.read_flows(limit=1)
     except httpx.HTTPError as error:
-        return _refusal(api, error)
+        return _refusal(redacted(api), error)
     return ""
 
 
@@ -50,5 +52,5 @@ def _refusal(api: str, error: httpx.HTTPError) -> str:
             "Set PREFECT_API_AUTH_STRING (user:password, as its administrator has set it), or for "
             "Prefect Cloud PREFECT_API_KEY, in the environment or in your Prefect profile"
         )
-    why = str(error).splitlines()[0] if str(error) else type(error).__name__
+    why = redacted(str(error)).splitlines()[0] if str(error) else type(error).__name__
     return f"The Prefect server at {api} does not serve us: {why}. Is PREFECT_API_URL its API?"

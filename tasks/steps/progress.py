@@ -3,8 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from tasks.runtime.errors import DamagedFileError
 from tasks.runtime.journal import read_journal
 from tasks.runtime.metrics import Metric
+from tasks.runtime.records import JobFile
 from tasks.runtime.run_directory import RunDirectory
 from tasks.slurm.liveness import is_alive
 from tasks.tracking.history import OVER, RunState, read_state
@@ -25,7 +27,7 @@ class PointProgress:
         tokens_per_s: Tokens a second there, of a language model.
         tflops: Model FLOPs of one device there, 10^12 a second.
         unit: What the steps are: ``round`` or ``train step``.
-        message: Why it failed or stopped; else empty.
+        message: Why it failed, stopped or cannot be read; else empty.
     """
 
     label: str
@@ -100,7 +102,11 @@ def remaining_s(done_before: float, done: float, elapsed_s: float) -> float | No
 
 
 def share_done(points: Sequence[PointProgress]) -> float:
-    """Return the share of all steps that is done, in [0, 1]; an ended run counts as done."""
+    """Return the share of all steps that is done, in [0, 1].
+
+    An ended run counts as done; a damaged one does not count, as nothing will come of it.
+    """
+    points = [point for point in points if point.state != "damaged"]
     done = sum(point.num_steps if point.is_over else point.step for point in points)
     return done / max(1, sum(point.num_steps for point in points))
 
@@ -108,14 +114,14 @@ def share_done(points: Sequence[PointProgress]) -> float:
 class StudyProgress:
     """Reads a study's run directories again and again, of the journals only what is new.
 
-    A run that failed or was interrupted before this object was made waits for its next attempt.
+    A run that failed or was interrupted before this object was made waits for its next attempt. One
+    of which a file is cut off, or of another version, is damaged.
 
     Args:
         directory: The study's directory.
 
     Raises:
         OSError: A ``job.json`` cannot be read.
-        ValidationError: A ``job.json`` is not what it should be.
     """
 
     def __init__(self, directory: StudyDirectory) -> None:
@@ -126,7 +132,6 @@ class StudyProgress:
 
         Raises:
             OSError: A file cannot be read.
-            ValidationError: A file is not what it should be.
         """
         return [reader.read() for reader in self._readers]
 
@@ -139,15 +144,15 @@ class PointReader:
 
     Raises:
         OSError: ``job.json`` cannot be read.
-        ValidationError: It is not what it should be.
     """
 
     def __init__(self, directory: RunDirectory) -> None:
         self._directory = directory
-        job = directory.read_job()
-        self._progress = PointProgress(
-            job.point, "waiting", 0, job.experiment.num_steps, unit=job.experiment.unit
-        )
+        try:
+            self._progress = _not_begun(directory.read_job())
+        except DamagedFileError as fault:
+            name = directory.path.name
+            self._progress = PointProgress(name, "damaged", 0, 0, message=str(fault))
         self._offset = 0
         # A job that a killed flow has left will be adopted, and its attempt goes on.
         self._num_attempts_before = len(directory.attempts()) - is_alive(directory)
@@ -157,10 +162,27 @@ class PointReader:
 
         Raises:
             OSError: A file cannot be read.
-            ValidationError: A file is not what it should be.
         """
-        if self._progress.state in OVER - {"interrupted"}:  # Slurm may start a stopped one again
+        # Slurm may start a stopped one again, and an attempt writes a damaged result anew.
+        if self._progress.state in OVER - {"interrupted", "damaged"}:
             return self._progress
+        try:
+            self._advance()
+        except DamagedFileError as fault:
+            self._progress = replace(self._progress, state="damaged", message=str(fault))
+        return self._progress
+
+    def _advance(self) -> None:
+        """Read what is new.
+
+        Raises:
+            DamagedFileError: A file is cut off, or of another version.
+        """
+        if self._progress.state == "damaged":
+            known = _not_begun(self._directory.read_job())
+            self._progress = replace(
+                self._progress, label=known.label, num_steps=known.num_steps, unit=known.unit
+            )
         result = self._directory.read_result()
         state = read_state(self._directory, result)
         if state == "waiting" and self._directory.stdout.exists():
@@ -188,4 +210,8 @@ class PointReader:
             tflops=metrics.get(Metric.TFLOPS, before.tflops),
             message=told,
         )
-        return self._progress
+
+
+def _not_begun(job: JobFile) -> PointProgress:
+    experiment = job.experiment
+    return PointProgress(job.point, "waiting", 0, experiment.num_steps, unit=experiment.unit)

@@ -27,7 +27,7 @@ def report_study(study_dir: Path, tracking_uri: str) -> Path:
 
     Raises:
         OSError: A file cannot be read or written.
-        ValidationError: A file of the study is not what it should be.
+        DamagedFileError: ``study.json`` is cut off, or of another version.
     """
     report = write_report(study_dir, tracking_uri=tracking_uri)
     name = StudyDirectory(study_dir).read_study().name

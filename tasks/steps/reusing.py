@@ -9,16 +9,18 @@ from pathlib import Path
 from prefect import State, task
 from prefect.cache_policies import NO_CACHE
 from prefect.states import Completed
-from pydantic import ValidationError
 
 from configs.launchers import SlurmLauncherConfig
 from configs.study import Study
 from tasks.runtime.atomic_files import write_atomically, write_json
+from tasks.runtime.errors import DamagedFileError
+from tasks.runtime.reading import load_record
 from tasks.runtime.records import Exit, Reused
 from tasks.runtime.run_directory import RunDirectory
 from tasks.runtime.signs import EXIT
 from tasks.slurm.local import num_cores
 from tasks.steps.launching import cores_of, default_parallel
+from tasks.tracking.damage import sound_points
 from tasks.tracking.study_directory import StudyDirectory
 
 _NOT_ABOUT_SPEED = {
@@ -47,7 +49,7 @@ def reuse_points(study_dir: Path, num_parallel: int | None) -> State[str]:
 
     Raises:
         OSError: A file of the study cannot be read or written.
-        ValidationError: A file of the study is not what it should be.
+        DamagedFileError: ``study.json`` is cut off, or of another version.
     """
     directory = StudyDirectory(study_dir)
     study = directory.read_study()
@@ -55,7 +57,7 @@ def reuse_points(study_dir: Path, num_parallel: int | None) -> State[str]:
     num_reused = 0
     if study.scaling is not None and study.scaling.reuse:
         earlier = Finished(directory)
-        runs = directory.points()
+        runs = sound_points(directory)
         alike = Counter(run.read_job().config_hash for run in runs)
         for run in runs:
             if alike[run.read_job().config_hash] == 1:
@@ -72,10 +74,10 @@ def note_conditions(directory: StudyDirectory, num_parallel: int | None) -> None
 
     Raises:
         OSError: A file of the study cannot be read or written.
-        ValidationError: A file of the study is not what it should be.
+        DamagedFileError: ``study.json`` is cut off, or of another version.
     """
     study = directory.read_study()
-    for run in directory.points():
+    for run in sound_points(directory):
         if not _has_begun(run):
             write_json(run.conditions, _conditions(study, run, num_parallel))
 
@@ -119,7 +121,7 @@ class Finished:
 
         Raises:
             OSError: A file of the point cannot be read.
-            ValidationError: It is not what it should be.
+            DamagedFileError: It is cut off, or of another version.
         """
         if self._by_hash is None:
             self._by_hash = {}
@@ -135,12 +137,13 @@ class Finished:
             directory = StudyDirectory(study.parent)
             if directory.path == own or directory.path.name.startswith("."):
                 continue
-            try:
-                for run in directory.points():
-                    if run.conditions.exists() and _is_original(run):
-                        yield run.read_job().config_hash, run
-            except (OSError, ValidationError):
-                continue  # of another version, or being removed; it is only not taken over
+            for run in directory.points():
+                try:
+                    found = run.read_job().config_hash if _is_original(run) else ""
+                except (OSError, DamagedFileError):
+                    continue  # of another version, or being removed; it is only not taken over
+                if found:
+                    yield found, run
 
 
 def _read(path: Path) -> bytes | None:
@@ -159,7 +162,9 @@ def _written(run: RunDirectory) -> float:
 
 
 def _is_original(run: RunDirectory) -> bool:
-    """Whether a run has finished, and has computed its result itself."""
+    """Whether a run has finished, and has computed its result itself, in known conditions."""
+    if not run.conditions.exists():
+        return False
     result = run.read_result() if run.result.exists() and not run.reused.exists() else None
     is_finished = result is not None and result.status == "finished"
     return is_finished and bool(run.attempts()) and (run.attempts()[-1] / EXIT).exists()
@@ -180,7 +185,7 @@ def take_over(run: RunDirectory, earlier: Finished) -> RunDirectory | None:
 
     Raises:
         OSError: A file cannot be read or written.
-        ValidationError: A file of the point is not what it should be.
+        DamagedFileError: A file of the point is cut off, or of another version.
     """
     reused = run.read_reused()
     if run.predicted_only.exists() or (reused is None and _has_begun(run)):
@@ -194,6 +199,8 @@ def take_over(run: RunDirectory, earlier: Finished) -> RunDirectory | None:
         return None
     try:
         _copy(found, run)
+    except DamagedFileError:  # nothing was copied
+        return None
     except OSError:
         if found.result.exists():
             raise
@@ -203,7 +210,7 @@ def take_over(run: RunDirectory, earlier: Finished) -> RunDirectory | None:
 
 
 def _copy(found: RunDirectory, run: RunDirectory) -> None:
-    ended = Exit.model_validate_json((found.attempts()[-1] / EXIT).read_bytes())
+    ended = load_record(Exit, found.attempts()[-1] / EXIT)
     source = Reused(
         source=str(found.path.resolve()),
         study=found.path.parent.parent.name,

@@ -39,7 +39,7 @@ def close_stale_tasks(flow_run_id: str) -> int:
     Returns:
         How many there were.
     """
-    own = FlowRunFilter(id=FlowRunFilterId(any_=[UUID(flow_run_id)]))
+    own = _of(flow_run_id)
     closed: set[UUID] = set()
     ended: State[Any] = Crashed(message="its process ended before it did; see the newer task run")
     try:
@@ -55,3 +55,21 @@ def close_stale_tasks(flow_run_id: str) -> int:
     except (httpx.HTTPError, PrefectException, OSError) as error:
         _log.warning("task runs of the earlier attempt are shown as running still: %s", error)
     return len(closed)
+
+
+def has_begun_tasks(flow_run_id: str) -> bool:
+    """Say whether an earlier attempt of a flow run has come as far as to begin tasks.
+
+    Args:
+        flow_run_id: Prefect's id of the flow run, which has begun none in this attempt.
+
+    Raises:
+        httpx.HTTPError: The server does not answer.
+        PrefectException: It does not tell.
+    """
+    with get_client(sync_client=True) as client:
+        return bool(client.read_task_runs(flow_run_filter=_of(flow_run_id), limit=1))
+
+
+def _of(flow_run_id: str) -> FlowRunFilter:
+    return FlowRunFilter(id=FlowRunFilterId(any_=[UUID(flow_run_id)]))

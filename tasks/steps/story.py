@@ -6,8 +6,8 @@ from typing import Any
 
 from prefect import State
 from prefect.states import Failed
-from pydantic import ValidationError
 
+from tasks.runtime.errors import DamagedFileError
 from tasks.runtime.run_directory import RunDirectory
 from tasks.slurm.explaining import explain, in_markdown, in_short
 from tasks.slurm.launcher import JobId, JobState, Launcher
@@ -63,7 +63,7 @@ def follow(
 
     Raises:
         OSError: A file of the run cannot be read.
-        ValidationError: A file of the run is not what it should be.
+        DamagedFileError: ``job.json`` is cut off, or of another version.
     """
     teller = JobTeller(launcher, job, logger)
     reader = PointReader(directory)
@@ -121,7 +121,7 @@ def failure_shown(directory: RunDirectory, logger: Logger) -> State[str]:
         explained = explain(run)
         result = run.read_result()
         job = run.read_job()
-    except (LedgerError, OSError, ValidationError) as error:
+    except (LedgerError, OSError, DamagedFileError) as error:
         message = f"it cannot be explained ({error}); see {run.stdout}"
         return Failed(message=message, data=JobState.FAILED.value)
     study = run.path.parent.parent

@@ -1,7 +1,10 @@
 """Where MLflow is, as it may be shown to everybody who sees a study: without passwords."""
 
+import os
 import re
 from urllib.parse import urlsplit, urlunsplit
+
+from configs.addresses import MLFLOW_UI_VARIABLE
 
 _PORT = 5000
 LOCAL = f"http://127.0.0.1:{_PORT}"
@@ -13,11 +16,17 @@ def server_address(tracking_uri: str) -> str:
     """Return the address of an MLflow server for a browser, without a password in it.
 
     Args:
-        tracking_uri: Where the runs are.
+        tracking_uri: Where the runs are. If it is our server's (MLFLOW_TRACKING_URI), the address
+            is that of WATERSHED_MLFLOW_UI, where that is set.
 
     Returns:
         The address; empty if it is no server.
     """
+    shown = os.environ.get(MLFLOW_UI_VARIABLE)
+    # Compared without logins, as records have none.
+    ours = hidden_password(os.environ.get("MLFLOW_TRACKING_URI", ""))
+    if shown and ours and hidden_password(tracking_uri) == ours:
+        tracking_uri = shown
     parts = urlsplit(tracking_uri)
     if parts.scheme not in {"http", "https"}:
         return ""

@@ -2,19 +2,24 @@
 
 import os
 from collections.abc import Sequence
+from pathlib import Path
 
 from configs.federated import FederatedExperiment
 from configs.study import Study
+from tasks.runtime.run_directory import RunDirectory
 from tasks.tracking.addresses import opening_command, server_address
 from tasks.tracking.axes import SEED_AXES
+from tasks.tracking.cursor import read_untaken
 from tasks.tracking.history import GOOD
 from tasks.tracking.rows import Row
 from tasks.tracking.study_directory import StudyDirectory
 from tasks.tracking.views import CLOCKS
 
+_MOST_UNTRACKED = 5
+
 
 def failures(rows: Sequence[Row], unit: str) -> str:
-    """Say which runs have failed or were interrupted, and why.
+    """Say which runs have failed, were interrupted or cannot be read, and why.
 
     Args:
         rows: The runs.
@@ -28,6 +33,7 @@ def failures(rows: Sequence[Row], unit: str) -> str:
         for row in rows
         if row.state in {"failed", "interrupted"}
     ]
+    told += [f"- **{row.label}** damaged: {row.message}" for row in rows if row.state == "damaged"]
     return "## What went wrong\n\n" + "\n".join(told) if told else ""
 
 
@@ -46,6 +52,23 @@ def warnings(rows: Sequence[Row]) -> str:
         for warning, where in labels.items()
     ]
     return "## Warnings\n\n" + "\n".join(told) if told else ""
+
+
+def untracked(directory: StudyDirectory, rows: Sequence[Row]) -> str:
+    """List the points of which MLflow's artifact store has not taken all files, and why.
+
+    Args:
+        directory: The study's directory.
+        rows: Its runs.
+    """
+    found = {row.label: read_untaken(RunDirectory(Path(row.directory))) for row in rows}
+    told = [f"- **{label}**: {reason}" for label, reason in found.items() if reason]
+    if not told:
+        return ""
+    if len(told) > _MOST_UNTRACKED:
+        told = [*told[:_MOST_UNTRACKED], f"- and {len(told) - _MOST_UNTRACKED} other runs"]
+    remedy = f"`watershed resume {os.path.relpath(directory.path)}` sends it when that is mended."
+    return "\n".join(["## What MLflow has not got\n", *told, "", f"All is here on disk. {remedy}"])
 
 
 def _some(labels: Sequence[str]) -> str:
@@ -68,7 +91,7 @@ def next_steps(
     told = []
     if failed := [row for row in rows if row.state == "failed"]:
         told.append(f"Look at a failure: `watershed show {os.path.relpath(failed[0].directory)}`")
-    if any(row.state not in GOOD for row in rows) or not rows:
+    if any(row.state not in GOOD | {"damaged"} for row in rows) or not rows:
         told.append(f"Continue what has not finished: `watershed resume {where}`")
     refused = [row.label for row in rows if row.num_refused]
     if refused and isinstance(study.experiment, FederatedExperiment):

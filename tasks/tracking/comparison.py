@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from configs.study import label_of
+from tasks.runtime.errors import DamagedFileError
 from tasks.runtime.run_directory import RunDirectory
 from tasks.tracking.axes import SEED_AXES
 from tasks.tracking.costs import TotalCost, read_costs, total
@@ -27,10 +28,12 @@ class Subject:
     Attributes:
         name: As it is told; each subject has another.
         runs: Its runs, in the order of the grid.
+        damaged: What cannot be read of its other runs, for the user.
     """
 
     name: str
     runs: tuple[RunHistory, ...]
+    damaged: tuple[str, ...] = ()
 
     @property
     def unit(self) -> str:
@@ -42,7 +45,6 @@ class Subject:
 
         Raises:
             OSError: A file cannot be read.
-            ValidationError: It is not what it should be.
         """
         ran = [run for run in self.runs if run.reused is None]
         return total(attempt for run in ran for attempt in read_costs(run.directory))
@@ -87,12 +89,21 @@ def read_subject(name: str, directories: Sequence[RunDirectory]) -> Subject:
 
     Raises:
         OSError: A file cannot be read.
-        ValidationError: It is not what it should be.
+        DamagedFileError: Of no run can all files be read.
         ValueError: There is no run.
     """
     if not directories:
         raise ValueError(f"{name} has no runs yet")
-    return Subject(name, tuple(read_history(directory) for directory in directories))
+    runs: list[RunHistory] = []
+    faults: list[DamagedFileError] = []
+    for directory in directories:
+        try:
+            runs.append(read_history(directory))
+        except DamagedFileError as fault:
+            faults.append(fault)
+    if not runs:
+        raise faults[0]
+    return Subject(name, tuple(runs), tuple(map(str, faults)))
 
 
 def match(subjects: Sequence[Subject]) -> tuple[list[Case], dict[str, list[str]]]:

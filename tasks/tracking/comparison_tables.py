@@ -66,7 +66,6 @@ def compare(subjects: Sequence[Subject]) -> Comparison:
 
     Raises:
         OSError: A file of a run cannot be read.
-        ValidationError: It is not what it should be.
     """
     cases, alone = match(subjects)
     tables = [_standings(subjects), _configurations(subjects), _results(cases, subjects)]

@@ -4,13 +4,19 @@ import contextlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from tasks.runtime.reading import load_record
 from tasks.runtime.records import AttemptCost, Costs
 from tasks.runtime.run_directory import RunDirectory
+
+_COMPLETED = "COMPLETED"
+"""Slurm's state of what has ended well."""
 
 
 @dataclass(frozen=True)
 class TotalCost:
-    """Sums over attempts; None where Slurm told nothing of any of them.
+    """What all attempts cost; a sum is None unless it is known of every one of them.
+
+    A sum over some of them would look like the whole, and be too small.
 
     Attributes:
         num_attempts: Attempts.
@@ -18,10 +24,12 @@ class TotalCost:
         elapsed_s: Seconds of running.
         node_hours: Node-hours.
         gpu_hours: GPU-hours.
-        lost_node_hours: Node-hours computed again after restarts.
-        max_rss_bytes: The largest.
-        cpu_efficiency: Mean, weighted by node-hours, in [0, 1] or a little above.
-        energy_j: Joules.
+        lost_node_hours: Node-hours computed again after restarts; an attempt that has completed
+            lost none.
+        max_rss_bytes: The largest that is known.
+        cpu_efficiency: Mean of those that are known, weighted by node-hours, in [0, 1] or a little
+            above.
+        energy_j: Joules; an attempt that did not run needed none.
     """
 
     num_attempts: int
@@ -61,12 +69,12 @@ def read_costs(directory: RunDirectory) -> tuple[AttemptCost, ...]:
 
     Raises:
         OSError: A file cannot be read.
-        ValidationError: It is not what it should be.
+        DamagedFileError: It is cut off, or of another version.
     """
     attempts: list[AttemptCost] = []
     for run in (directory, *directory.workers()):
         with contextlib.suppress(FileNotFoundError):
-            attempts += Costs.model_validate_json(run.costs.read_bytes()).attempts
+            attempts += load_record(Costs, run.costs).attempts
     return tuple(attempts)
 
 
@@ -89,20 +97,30 @@ def total(attempts: Iterable[AttemptCost]) -> TotalCost | None:
     ]
     weight = sum(hours for _, hours in weighed)
     peaks = [attempt.max_rss_bytes for attempt in attempts if attempt.max_rss_bytes is not None]
-    energies = [attempt.energy_j for attempt in attempts]
+    ran = [attempt for attempt in attempts if attempt.elapsed_s != 0]
     return TotalCost(
         num_attempts=len(attempts),
         queue_wait_s=_sum(attempt.queue_wait_s for attempt in attempts),
         elapsed_s=_sum(attempt.elapsed_s for attempt in attempts),
         node_hours=_sum(attempt.node_hours for attempt in attempts),
         gpu_hours=_sum(attempt.gpu_hours for attempt in attempts),
-        lost_node_hours=_sum(attempt.lost_node_hours for attempt in attempts),
+        lost_node_hours=_sum(map(_lost_node_hours, attempts)),
         max_rss_bytes=max(peaks, default=None),
         cpu_efficiency=sum(e * h for e, h in weighed) / weight if weight else None,
-        energy_j=_sum(energies),
+        energy_j=_sum(attempt.energy_j for attempt in ran),
     )
 
 
+def _lost_node_hours(attempt: AttemptCost) -> float | None:
+    if attempt.lost_node_hours is None and attempt.state == _COMPLETED:
+        return 0.0
+    return attempt.lost_node_hours
+
+
 def _sum(values: Iterable[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
+    known: list[float] = []
+    for value in values:
+        if value is None:
+            return None
+        known.append(value)
     return sum(known) if known else None

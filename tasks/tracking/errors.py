@@ -6,8 +6,10 @@ class TrackingError(Exception):
 
     Attributes:
         permanent: Sending again does not help before somebody has acted; the message says how.
+        unanswered: Nobody has answered; what is sent next would wait as long, in vain.
     """
 
-    def __init__(self, message: str, *, permanent: bool = False) -> None:
+    def __init__(self, message: str, *, permanent: bool = False, unanswered: bool = False) -> None:
         self.permanent = permanent
+        self.unanswered = unanswered
         super().__init__(message)

@@ -10,12 +10,18 @@ from numpy.typing import NDArray
 from tasks.runtime.journal import read_journal
 from tasks.runtime.metrics import Metric
 from tasks.runtime.prediction import Prediction
+from tasks.runtime.reading import load_record
 from tasks.runtime.records import Exit, JobFile, PredictedOnly, Result, Reused
 from tasks.runtime.run_directory import RunDirectory
+from tasks.runtime.signs import EXIT
+from tasks.tracking.costs import read_costs
 
-RunState = Literal["waiting", "running", "finished", "failed", "interrupted", "predicted"]
-"""How a run stands; a predicted one has no job, and is over from the start."""
-OVER: frozenset[RunState] = frozenset({"finished", "failed", "interrupted", "predicted"})
+RunState = Literal[
+    "waiting", "running", "finished", "failed", "interrupted", "predicted", "damaged"
+]
+"""How a run stands; a predicted one has no job, and is over from the start. Of a damaged one a file
+cannot be read: whether it has run is not known, so it is not run again."""
+OVER: frozenset[RunState] = frozenset({"finished", "failed", "interrupted", "predicted", "damaged"})
 """States after which nothing more comes by itself."""
 GOOD: frozenset[RunState] = frozenset({"finished", "predicted"})
 """States that leave nothing to do."""
@@ -93,7 +99,7 @@ def read_history(directory: RunDirectory) -> RunHistory:
 
     Raises:
         OSError: ``job.json`` or another file cannot be read.
-        ValidationError: One of them is not what it should be.
+        DamagedFileError: One of them is cut off, or of another version.
     """
     collected: dict[str, tuple[list[float], list[float]]] = {}
     timestamp_ms = rounds = 0
@@ -104,6 +110,7 @@ def read_history(directory: RunDirectory) -> RunHistory:
             at.append(line.step)
             values.append(value)
     result = directory.read_result()
+    read_costs(directory)  # whoever has the history may rely on them
     return RunHistory(
         directory=directory,
         job=directory.read_job(),
@@ -128,10 +135,10 @@ def read_prediction(directory: RunDirectory) -> Prediction | None:
         directory: The run.
 
     Raises:
-        ValidationError: It is no prediction.
+        DamagedFileError: It is cut off, or of another version.
     """
     try:
-        return Prediction.model_validate_json(directory.prediction.read_bytes())
+        return load_record(Prediction, directory.prediction)
     except FileNotFoundError:
         return None
 
@@ -145,12 +152,15 @@ def read_state(directory: RunDirectory, result: Result | None) -> RunState:
 
     Returns:
         How its last attempt ended, or that it has not; waiting also if Slurm has queued it again.
+
+    Raises:
+        DamagedFileError: What tells the attempt's end is cut off, or of another version.
     """
     attempts = directory.attempts()
     if not attempts:
         return "predicted" if directory.predicted_only.exists() else "waiting"
     try:
-        ended = Exit.model_validate_json((attempts[-1] / "exit.json").read_bytes())
+        ended = load_record(Exit, attempts[-1] / EXIT)
     except FileNotFoundError:
         return "running"
     if ended.requeued:

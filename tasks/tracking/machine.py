@@ -2,9 +2,9 @@
 
 import os
 
-from pydantic import ValidationError
-
 from configs.launchers import LocalLauncherConfig, SlurmLauncherConfig
+from tasks.runtime.errors import DamagedFileError
+from tasks.runtime.reading import load_record
 from tasks.runtime.records import Started
 from tasks.runtime.run_directory import RunDirectory
 from tasks.runtime.signs import STARTED
@@ -23,8 +23,8 @@ def machine_of(directory: RunDirectory) -> str:
     if not attempts:
         return ""
     try:
-        started = Started.model_validate_json((attempts[-1] / STARTED).read_bytes())
-    except (OSError, ValidationError):
+        started = load_record(Started, attempts[-1] / STARTED)
+    except (OSError, DamagedFileError):
         return ""
     if started.slurm_job:
         return f"slurm: {started.cluster or 'cluster'}/{started.partition or 'partition'}"

@@ -59,7 +59,12 @@ def log_model(
             one.model_id for one in (outputs and outputs.model_outputs) or ()
         }:
             store.client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])
-        store.client.log_model_artifacts(model.model_id, str(directory))
+        try:
+            store.client.log_model_artifacts(model.model_id, str(directory))
+        except Exception:
+            # Else MLflow would show it as on its way, for ever.
+            store.client.finalize_logged_model(model.model_id, "FAILED")
+            raise
         store.client.finalize_logged_model(model.model_id, "READY")
         # Said last: a crash before this line comes here again and sends the files again.
         store.client.set_logged_model_tags(model.model_id, {_CONTENT_TAG: digest, **tags})

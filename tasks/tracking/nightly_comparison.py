@@ -13,6 +13,11 @@ from tasks.tracking.nightly_metrics import HIGHER_IS_BETTER
 from tasks.tracking.nightly_points import PointGroup, Repeat, failures
 from tasks.tracking.nightly_statistics import Comparison, Rule, Sample, Verdict, compare
 
+NEW_LEVEL_NIGHTS = 4
+"""So many nights without a break that were better are what later nights are compared with. With
+fewer only enormous regressions from there could be told: three nights know their spread with two
+degrees of freedom."""
+
 
 @dataclass(frozen=True)
 class Origin:
@@ -43,6 +48,8 @@ class PointComparison:
         reference_run_id: The same repeat in an earlier night, to compare it with; empty if there is
             none.
         origin: Of a regression; else None.
+        level_since: The first night of the last improvement that stayed: nights before it are no
+            reference. None if there was none in the nights that were looked at.
     """
 
     label: str
@@ -53,6 +60,7 @@ class PointComparison:
     tonight_run_id: str
     reference_run_id: str
     origin: Origin | None
+    level_since: date | None = None
 
     @property
     def reference(self) -> float | None:
@@ -86,7 +94,8 @@ def compare_points(
 
     Nights on which a point was worse by a metric are no reference for it: else a regression would
     pass for the noise of nights on its second night, and for the normal state after some more. So
-    it is told every night until it is mended, or accepted by ``since``.
+    it is told every night until it is mended, or accepted by ``since``. An improvement is accepted
+    by itself: see ``_reference``.
 
     Args:
         groups: Tonight's points; of each, the repeats that have finished count.
@@ -108,30 +117,64 @@ def compare_points(
                 nights = [one for one in history.nights if _has(one, repeats, metric)]
                 chosen.append((group, metric, nights))
     references = [
-        [one for one in nights if not _was_worse(one, group.finished, metric)][:num_nights]
-        for group, metric, nights in chosen
+        _reference(nights, group.finished, metric, num_nights) for group, metric, nights in chosen
     ]
     samples = [
         Sample(
             tonight=[one.values[metric] for one in group.finished],
-            nights=[_values(night, group.finished, metric) for night in nights],
+            nights=[_values(night, group.finished, metric) for night in reference.nights],
             higher_is_better=metric in HIGHER_IS_BETTER,
         )
-        for (group, metric, _), nights in zip(chosen, references, strict=True)
+        for (group, metric, _), reference in zip(chosen, references, strict=True)
     ]
     compared = []
-    for (group, metric, nights), used, result in zip(
+    for (group, metric, nights), reference, result in zip(
         chosen, references, compare(samples, rule), strict=True
     ):
         is_worse = result.verdict is Verdict.WORSE
         origin = _origin(nights, group.finished, metric, tonight, commit) if is_worse else None
-        compared.append(_told(group, metric, used, result, origin))
+        compared.append(_told(group, metric, reference, result, origin))
     return compared
 
 
-def _was_worse(night: PastNight, repeats: Sequence[Repeat], metric: str) -> bool:
-    marks = {night.runs[one.config_hash].marks.get(metric) for one in repeats}
-    return Verdict.WORSE in marks
+@dataclass(frozen=True)
+class _Reference:
+    """The nights that tonight is compared with, the newest first, and since when they are alike."""
+
+    nights: list[PastNight]
+    level_since: date | None = None
+
+
+def _reference(
+    nights: Sequence[PastNight], repeats: Sequence[Repeat], metric: str, num_nights: int
+) -> _Reference:
+    """Choose the nights of the level that is there now, by the marks that they have.
+
+    An improvement that stays is a step, which as a reference together with the nights before would
+    pass for noise as large as itself. So its first nights are no reference: it is told as *better*
+    until there are ``NEW_LEVEL_NIGHTS`` of it; from then on they are the reference, and nights
+    before them no longer. Fewer of them, between nights that were not better, are noise and stay.
+    """
+    used: list[PastNight] = []
+    better: list[PastNight] = []
+    for night in nights:
+        marks = _marks(night, repeats, metric)
+        if Verdict.WORSE in marks:
+            continue
+        if Verdict.BETTER in marks:
+            better.append(night)
+            continue
+        if len(better) >= NEW_LEVEL_NIGHTS:
+            break
+        used += [*(better if used else ()), night]
+        better = []
+    if len(better) >= NEW_LEVEL_NIGHTS:
+        return _Reference([*used, *better][:num_nights], better[-1].night)
+    return _Reference([*used, *(better if used else ())][:num_nights])
+
+
+def _marks(night: PastNight, repeats: Sequence[Repeat], metric: str) -> set[str | None]:
+    return {night.runs[one.config_hash].marks.get(metric) for one in repeats}
 
 
 def _has(night: PastNight, repeats: Sequence[Repeat], metric: str) -> bool:
@@ -148,13 +191,13 @@ def _values(night: PastNight, repeats: Sequence[Repeat], metric: str) -> tuple[f
 def _told(
     group: PointGroup,
     metric: str,
-    nights: Sequence[PastNight],
+    reference: _Reference,
     result: Comparison,
     origin: Origin | None,
 ) -> PointComparison:
-    repeats = group.finished
+    repeats, nights = group.finished, reference.nights
     first = repeats[0]
-    reference = (origin.good if origin else None) or (nights[0] if nights else None)
+    beside = (origin.good if origin else None) or (nights[0] if nights else None)
     return PointComparison(
         label=group.label,
         metric=metric,
@@ -162,8 +205,9 @@ def _told(
         tonight=tuple(one.values[metric] for one in repeats),
         nights=tuple((night.night, _values(night, repeats, metric)) for night in nights),
         tonight_run_id=first.run_id,
-        reference_run_id=reference.runs[first.config_hash].run_id if reference else "",
+        reference_run_id=beside.runs[first.config_hash].run_id if beside else "",
         origin=origin,
+        level_since=reference.level_since,
     )
 
 
@@ -177,7 +221,7 @@ def _origin(
     """Go back over the nights that were marked worse, to the first that was not."""
     since, of = tonight, commit
     for night in nights:
-        if not _was_worse(night, repeats, metric):
+        if Verdict.WORSE not in _marks(night, repeats, metric):
             return Origin(night, since, of)
         since, of = night.night, night.commit
     return Origin(None, since, of)

@@ -31,6 +31,7 @@ _MOST_SCANNED = 400
 """Nights that are looked at, more than a year of them."""
 _LOOKED_AT = 3
 """Nights that are read for each one that is wanted."""
+_CHANGES = {Verdict.WORSE, Verdict.BETTER}
 _NOT_FINISHED = {
     "FAILED": "a point failed",
     "KILLED": "it was stopped before its end",
@@ -116,10 +117,10 @@ def read_nights(
     since: date | None = None,
     page_size: int = 200,
 ) -> History:
-    """Look for nights until every point has so many that were not worse, or there are no more.
+    """Look for nights until every point has so many without a change, or there are no more.
 
-    A point that is new, or worse for long, never has so many: three times as many nights are looked
-    at, not more.
+    Nights that were worse or better may be no reference. A point that is new, or worse for long,
+    never has so many others: three times as many nights are looked at, not more.
 
     A night that failed or was stopped is not used, even if some of its points have finished: what
     stopped it may have slowed them. Of several runs for one date the newest that finished counts.
@@ -230,7 +231,7 @@ class _Wanted:
         self._left -= bool(taken)
         for number, hashes in enumerate(self._groups):
             marks = {mark for one in hashes & taken.keys() for mark in taken[one].marks.values()}
-            if hashes and hashes <= taken.keys() and Verdict.WORSE not in marks:
+            if hashes and hashes <= taken.keys() and not marks & _CHANGES:
                 self._missing[number] = max(0, self._missing[number] - 1)
         why = f"on another machine: {', '.join(others)}" if others else "another configuration"
         return taken, why

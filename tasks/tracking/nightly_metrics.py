@@ -21,7 +21,7 @@ _KNOWN = {
 _DEFAULTS = {"training": ("tokens_per_s", "train_loss"), "federated": ("wall_s", "train_loss")}
 
 _EARLIER_NAMES = {"loss": "train_loss"}
-"""Of version 0.1, in which the training loss of a training had a name of its own."""
+"""Of checkouts before the first release, in which the loss of a training had a name of its own."""
 
 
 def present_name(name: str) -> str:

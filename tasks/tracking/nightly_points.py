@@ -68,7 +68,7 @@ def read_points(study_dir: Path, tracking_uri: str) -> list[PointGroup]:
 
     Raises:
         OSError: A file cannot be read.
-        ValidationError: One is not what it should be.
+        DamagedFileError: One is cut off, or of another version.
         TrackingError: A run's cursor cannot be read.
     """
     groups: dict[str, list[Repeat]] = {}

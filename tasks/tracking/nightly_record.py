@@ -3,11 +3,12 @@
 from datetime import date
 from pathlib import Path
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from configs.base import Record
 from configs.study import Study
 from tasks.runtime.atomic_files import write_atomically
+from tasks.runtime.reading import directory_with, load_record
 from tasks.tracking.machine import allocation_of
 
 NIGHT_TAG = "watershed.night"
@@ -53,10 +54,10 @@ def read_night(study_dir: Path) -> NightRecord | None:
 
     Raises:
         OSError: It cannot be read.
-        ValidationError: The file is no record.
+        DamagedFileError: It is cut off, or of another version.
     """
     try:
-        return NightRecord.model_validate_json(night_path(study_dir).read_bytes())
+        return load_record(NightRecord, night_path(study_dir))
     except FileNotFoundError:
         return None
 
@@ -85,15 +86,16 @@ def directory_of_night(flow_run_id: str, runs_dir: Path) -> Path | None:
 
     Returns:
         The directory; None if the flow run has made none.
+
+    Raises:
+        DamagedFileError: There is one, but its record is cut off, or of another version.
     """
-    for path in runs_dir.glob(f"*/{night_path(Path()).name}"):
-        try:
-            record = read_night(path.parent)
-        except (OSError, ValidationError):  # of another version, or being removed
-            continue
-        if record and record.flow_run_id == flow_run_id:
-            return path.parent
-    return None
+
+    def named(study_dir: Path) -> list[str]:
+        record = read_night(study_dir)
+        return [record.flow_run_id] if record else []
+
+    return directory_with(night_path(Path()).name, runs_dir, named, flow_run_id)
 
 
 def night_tags(study: Study, study_dir: Path) -> dict[str, str]:
@@ -108,7 +110,7 @@ def night_tags(study: Study, study_dir: Path) -> dict[str, str]:
 
     Raises:
         OSError: The record cannot be read.
-        ValidationError: It is none.
+        DamagedFileError: It is cut off, or of another version.
     """
     record = read_night(study_dir)
     if record is None:

@@ -7,7 +7,7 @@ from datetime import date
 from urllib.parse import quote
 
 from tasks.tracking.addresses import LOCAL, opening_command, server_address
-from tasks.tracking.nightly_comparison import Outcome, PointComparison
+from tasks.tracking.nightly_comparison import NEW_LEVEL_NIGHTS, Outcome, PointComparison
 from tasks.tracking.nightly_history import History, UnusedNight
 from tasks.tracking.nightly_metrics import HIGHER_IS_BETTER
 from tasks.tracking.nightly_points import Repeat
@@ -260,6 +260,9 @@ def _nights(tonight: Tonight, history: History, compared: Sequence[PointComparis
     used = {night for one in compared for night, _ in one.nights}
     if used:
         told.append(f"- Compared with: {_some_words([str(one) for one in sorted(used)[::-1]])}")
+    if steps := [one for one in compared if one.level_since]:
+        better = [f"{one.metric} of {one.label} since {one.level_since}" for one in steps]
+        told.append(f"- Better, so that nights before are no reference: {_some_words(better)}")
     if tonight.missed:
         missed = [f"{one.night} ({one.why})" for one in tonight.missed]
         told.append(f"- Missed: {_some_words(missed)}")
@@ -298,6 +301,7 @@ def _reading(compared: Sequence[PointComparison], rule: Rule) -> str:
         f"any change, {100 * (1 - rule.confidence):.2g} % at most have one. The confidence of "
         "*same* is that of a change below that. *Would notice*: the smallest change that would "
         "have been marked. Nights on which a point was worse are no reference for it; a change "
-        "that is meant to stay is accepted by the parameter `since`."
+        "that is meant to stay is accepted by the parameter `since`. An improvement becomes the "
+        f"reference by itself, after {NEW_LEVEL_NIGHTS} nights."
     )
     return f"## How sure\n\n{table}\n\n{note}"

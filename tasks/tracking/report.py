@@ -8,13 +8,13 @@ import numpy as np
 from configs.study import Study
 from configs.training import TrainingExperiment
 from tasks.runtime.atomic_files import write_atomically
-from tasks.tracking.advice import failures, next_steps, warnings
+from tasks.tracking.advice import failures, next_steps, untracked, warnings
 from tasks.tracking.costs import TotalCost, read_costs, total
 from tasks.tracking.figures import FEDERATED_PANELS, draw_curves
-from tasks.tracking.history import RunHistory, read_history
+from tasks.tracking.history import RunHistory
 from tasks.tracking.over_seeds import over_seeds
 from tasks.tracking.rates import Speedup
-from tasks.tracking.rows import Row, row_of
+from tasks.tracking.rows import Row, read_points
 from tasks.tracking.run_tables import run_tables
 from tasks.tracking.scaling_figures import draw_scaling, draw_scaling_split
 from tasks.tracking.scaling_page import write_data, write_page, write_speedup_page
@@ -45,19 +45,21 @@ def write_report(study_dir: Path, *, tracking_uri: str | None = None) -> Path:
 
     Raises:
         OSError: A file cannot be read or written.
-        ValidationError: A file is not what it should be.
+        DamagedFileError: ``study.json`` is cut off, or of another version.
     """
     directory = StudyDirectory(study_dir)
     study = directory.read_study()
-    histories = [read_history(point) for point in directory.points()]
-    rows = [row_of(history) for history in histories]
+    points = read_points(directory)
+    rows = [row for _, row in points]
+    readable = [(history, row) for history, row in points if history is not None]
+    histories = [history for history, _ in readable]
     unit = study.experiment.unit
-    ran = [row for row in rows if row.state != "predicted"]
+    ran = [row for _, row in readable if row.state != "predicted"]
     is_training = isinstance(study.experiment, TrainingExperiment)
     panels = TRAINING_PANELS if is_training else FEDERATED_PANELS
     has_curves = draw_curves(histories, panels, directory.curves)
     has_time_split = draw_time_split(rows, directory.time_split)
-    scaling = _scaling(directory, study, list(zip(histories, rows, strict=True)))
+    scaling = _scaling(directory, study, readable)
     speedups = measure_speedups(study, histories)
     if speedups:
         draw_speedup(speedups, directory.speedup)
@@ -81,6 +83,7 @@ def write_report(study_dir: Path, *, tracking_uri: str | None = None) -> Path:
         tables.further,
         _costs(histories),
         warnings(rows),
+        untracked(directory, rows),
         next_steps(directory, study, rows, tracking_uri),
     ]
     text = "\n\n".join(section for section in sections if section) + "\n"

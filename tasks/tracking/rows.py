@@ -6,8 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
+from tasks.runtime.errors import DamagedFileError
 from tasks.runtime.metrics import Metric
 from tasks.runtime.prediction import Prediction
+from tasks.runtime.run_directory import RunDirectory
+from tasks.tracking.damage import label_of_run
 from tasks.tracking.history import RunHistory, RunState, Series, read_history
 from tasks.tracking.rates import RateFit, fit_rate
 from tasks.tracking.study_directory import StudyDirectory
@@ -23,7 +26,7 @@ class Row:
         coordinates: Grid axis -> label of its value.
         directory: The run directory.
         state: How the run stands.
-        message: Why it failed or was interrupted, for the user; else empty.
+        message: Why it failed, was interrupted or cannot be read, for the user; else empty.
         rounds: Round, or train step, of the last measurement.
         loss: Training loss there.
         accuracy: Test accuracy there, in [0, 1].
@@ -80,9 +83,56 @@ def collect_rows(study_dir: Path) -> list[Row]:
 
     Raises:
         OSError: A file cannot be read.
-        ValidationError: One of them is not what it should be.
     """
-    return [row_of(read_history(point)) for point in StudyDirectory(study_dir).points()]
+    return [row for _, row in read_points(StudyDirectory(study_dir))]
+
+
+def read_points(directory: StudyDirectory) -> list[tuple[RunHistory | None, Row]]:
+    """Read the points of a study, whose runs may still be running.
+
+    Args:
+        directory: The study's directory.
+
+    Returns:
+        Each point that has a job, in the order of the grid, and its row; without a history where a
+        file cannot be read, which the row says.
+
+    Raises:
+        OSError: A file cannot be read for another reason.
+    """
+    points: list[tuple[RunHistory | None, Row]] = []
+    for run in directory.points():
+        try:
+            history = read_history(run)
+        except DamagedFileError as fault:
+            points.append((None, _row_of_damaged(run, fault)))
+        else:
+            points.append((history, row_of(history)))
+    return points
+
+
+def _row_of_damaged(run: RunDirectory, fault: DamagedFileError) -> Row:
+    return Row(
+        label=label_of_run(run),
+        coordinates={},
+        directory=str(run.path),
+        state="damaged",
+        message=str(fault),
+        rounds=0,
+        loss=None,
+        accuracy=None,
+        grad_norm=None,
+        rate=None,
+        rate_low=None,
+        rate_high=None,
+        mean_delay=None,
+        max_delay=None,
+        num_refused=0,
+        num_dropped=0,
+        virtual_s=None,
+        wall_s=None,
+        warnings=(),
+    )
 
 
 def row_of(history: RunHistory) -> Row:

@@ -6,9 +6,10 @@ directories of the same name on different machines never share one.
 """
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from functools import partial
 
 from configs.study import Study
+from tasks.runtime.errors import DamagedFileError
 from tasks.runtime.records import AttemptCost
 from tasks.runtime.run_directory import RunDirectory
 from tasks.tracking.axes import SEED_AXES
@@ -18,17 +19,16 @@ from tasks.tracking.descriptions import point_note, report_note, study_note
 from tasks.tracking.history import RunState, read_history
 from tasks.tracking.machine import machine_of
 from tasks.tracking.model_runs import send_model
-from tasks.tracking.parameters import as_yaml, flatten
+from tasks.tracking.parameters import flatten
 from tasks.tracking.rows import Row, row_of
 from tasks.tracking.scaling_runs import send_scaling
 from tasks.tracking.store import Store
 from tasks.tracking.stored import MetricPoint, RunStatus
 from tasks.tracking.study_directory import StudyDirectory
 from tasks.tracking.tags import subject_tags
+from tasks.tracking.uploads import Uploads, configuration_uploads, file_uploads
 from tasks.tracking.views import view_tags
 
-CONFIGURATION = "config.yaml"
-"""Artifact of a point's run: its whole experiment."""
 STATUS: dict[RunState, RunStatus] = {
     "waiting": "RUNNING",
     "running": "RUNNING",
@@ -36,6 +36,7 @@ STATUS: dict[RunState, RunStatus] = {
     "failed": "FAILED",
     "interrupted": "KILLED",
     "predicted": "FINISHED",
+    "damaged": "FAILED",
 }
 
 
@@ -77,7 +78,6 @@ def open_study_run(
             "watershed.study_directory": str(directory.path.resolve()),
         },
         parameters=flatten(dict(labels)),
-        files=[directory.study],
     )
     views = view_tags(run_id, axes, study.experiment.kind, varying)
     store.tag_experiment(experiment_id, views)
@@ -94,7 +94,7 @@ def open_point_run(
     tags: dict[str, str],
     parameters: Mapping[str, str],
 ) -> str:
-    """Find or create the child run of a grid point, with its parameters and configuration.
+    """Find or create the child run of a grid point, with its parameters.
 
     Args:
         store: Where.
@@ -127,8 +127,6 @@ def open_point_run(
         | subject_tags(job.experiment)
         | _standing(directory),
         parameters=parameters,
-        files=[directory.job],
-        configuration=as_yaml(job.experiment),
     )
 
 
@@ -150,8 +148,6 @@ def _open_run(
     name: str,
     tags: dict[str, str],
     parameters: Mapping[str, str],
-    files: Sequence[Path],
-    configuration: str = "",
 ) -> str:
     cursor = read_cursor(directory, store.tracking_uri)
     if cursor.run_id:
@@ -159,15 +155,30 @@ def _open_run(
         return cursor.run_id
     run_id = store.find_or_create_run(experiment_id, cursor.key, name=name, tags=tags)
     store.log_parameters(run_id, parameters)
-    store.log_files(run_id, files)
-    if configuration:
-        store.log_text(run_id, configuration, CONFIGURATION)
     # Written last: a crash before this line comes here again and completes what is missing.
     write_cursor(directory, cursor.model_copy(update={"run_id": run_id}))
     return run_id
 
 
-def end_point_run(store: Store, directory: RunDirectory, run_id: str, status: RunStatus) -> str:
+def begin_again(store: Store, directory: RunDirectory, run_id: str) -> None:
+    """Say that a run which had ended goes on.
+
+    Args:
+        store: Where.
+        directory: The run directory.
+        run_id: Its MLflow run.
+
+    Raises:
+        TrackingError: MLflow is not there, or refuses; to be called again.
+    """
+    store.set_status(run_id, "RUNNING")
+    cursor = read_cursor(directory, store.tracking_uri)
+    write_cursor(directory, cursor.model_copy(update={"num_ended": 0, "untaken": ""}))
+
+
+def end_point_run(
+    store: Store, directory: RunDirectory, run_id: str, status: RunStatus, uploads: Uploads
+) -> None:
     """Report how a run ended: result metrics, files, status.
 
     Args:
@@ -175,9 +186,7 @@ def end_point_run(store: Store, directory: RunDirectory, run_id: str, status: Ru
         directory: The run directory, whose journal has been sent.
         run_id: Its MLflow run.
         status: How it ended.
-
-    Returns:
-        What MLflow has taken in part only, and why; empty if all is well.
+        uploads: Sends the files; those that are not taken do not keep the run from its end.
 
     Raises:
         TrackingError: MLflow is not there, or refuses; to be called again.
@@ -196,17 +205,22 @@ def end_point_run(store: Store, directory: RunDirectory, run_id: str, status: Ru
     )
     machine = {"watershed.machine": where} if (where := machine_of(directory)) else {}
     store.log_tags(run_id, {"mlflow.note.content": point_note(row), **machine})
-    store.log_files(run_id, [directory.result])
-    reduced = send_model(store, directory, history.job, run_id)
+    files = configuration_uploads(store, directory, run_id)
+    files |= file_uploads(store, run_id, [directory.result])
+    files[directory.model.name] = partial(send_model, store, directory, history.job, run_id)
+    uploads.send(directory.path, files)
     store.set_status(run_id, status)
     cursor = read_cursor(directory, store.tracking_uri)
-    num_ended = len(directory.attempts())
-    write_cursor(directory, cursor.model_copy(update={"num_ended": num_ended}))
-    return reduced
+    end = {"num_ended": len(directory.attempts()), "untaken": uploads.untaken(directory.path)}
+    write_cursor(directory, cursor.model_copy(update=end))
 
 
 def end_study_run(
-    store: Store, directory: StudyDirectory, run_id: str, statuses: set[RunStatus]
+    store: Store,
+    directory: StudyDirectory,
+    run_id: str,
+    statuses: set[RunStatus],
+    uploads: Uploads,
 ) -> None:
     """Upload a study's report and figures, and say how it ended.
 
@@ -215,13 +229,15 @@ def end_study_run(
         directory: The study's directory.
         run_id: Its MLflow run.
         statuses: How its points ended.
+        uploads: Sends the files.
 
     Raises:
         TrackingError: MLflow is not there, or refuses; to be called again.
     """
     figures = [directory.curves, directory.speedup, directory.time_split]
     figures += [directory.scaling, directory.scaling_split, directory.scaling_page]
-    store.log_files(run_id, [directory.report, *figures, directory.scaling_data])
+    files = [directory.study, directory.report, *figures, directory.scaling_data]
+    uploads.send(directory.path, file_uploads(store, run_id, files))
     if directory.report.is_file():
         report = directory.report.read_text(encoding="utf-8")
         note = report_note(directory.read_study(), report, store.experiment_of(run_id), run_id)
@@ -242,18 +258,26 @@ def _send_costs(store: Store, directory: StudyDirectory, study_run_id: str) -> N
     all_attempts: list[AttemptCost] = []
     newest_ms = 0
     for point in directory.points():
-        attempts = read_costs(point)
+        try:
+            attempts, timestamp_ms = _attempts_of(point)
+        except DamagedFileError:  # the report says so
+            continue
         cost, run_id = total(attempts), read_cursor(point, store.tracking_uri).run_id
         if cost is None:
             continue
         if not point.reused.exists():  # paid for by an earlier study
             all_attempts += attempts
-        timestamp_ms = read_history(point).last_timestamp_ms
         newest_ms = max(newest_ms, timestamp_ms)
         if run_id:
             store.log_points(run_id, _cost_points(cost, timestamp_ms))
     if cost := total(all_attempts):
         store.log_points(study_run_id, _cost_points(cost, newest_ms))
+
+
+def _attempts_of(point: RunDirectory) -> tuple[tuple[AttemptCost, ...], int]:
+    """Return what the attempts of a point cost, and when its journal ends, Unix milliseconds."""
+    attempts = read_costs(point)
+    return attempts, read_history(point).last_timestamp_ms if attempts else 0
 
 
 def _cost_points(cost: TotalCost, timestamp_ms: int) -> list[MetricPoint]:

@@ -114,6 +114,7 @@ _WORST_FIRST: tuple[RunState, ...] = (
     "waiting",
     "finished",
     "predicted",
+    "damaged",
 )
 
 

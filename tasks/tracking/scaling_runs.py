@@ -8,8 +8,8 @@ from configs.study import Study
 from tasks.runtime.prediction import Prediction
 from tasks.runtime.run_directory import RunDirectory
 from tasks.tracking.cursor import read_cursor, write_cursor
-from tasks.tracking.history import RunHistory, read_history, read_prediction
-from tasks.tracking.rows import Row, row_of
+from tasks.tracking.history import RunHistory, read_prediction
+from tasks.tracking.rows import Row, read_points
 from tasks.tracking.scaling_report import mean_prediction_error
 from tasks.tracking.scaling_rows import (
     cost_of,
@@ -24,6 +24,7 @@ from tasks.tracking.speedup import configuration_of, fits_of, measure_speedups, 
 from tasks.tracking.store import Store
 from tasks.tracking.stored import MetricPoint
 from tasks.tracking.study_directory import StudyDirectory
+from tasks.tracking.uploads import Uploads, configuration_uploads, file_uploads
 
 
 def prediction_metrics(prediction: Prediction) -> dict[str, float]:
@@ -60,20 +61,21 @@ def send_prediction(store: Store, directory: RunDirectory, run_id: str) -> None:
 
     Raises:
         TrackingError: MLflow is not there, or refuses.
-        ValidationError: The file is no prediction.
+        DamagedFileError: ``prediction.json`` is cut off, or of another version.
     """
     prediction = read_prediction(directory)
     if prediction is not None:
         _send(store, run_id, prediction_metrics(prediction), _written_ms(directory))
 
 
-def end_predicted_run(store: Store, directory: RunDirectory, run_id: str) -> None:
+def end_predicted_run(store: Store, directory: RunDirectory, run_id: str, uploads: Uploads) -> None:
     """Report a point that has no job: its files, and that it is over.
 
     Args:
         store: Where.
         directory: The point's run directory.
         run_id: Its MLflow run, which has the prediction already.
+        uploads: Sends the files.
 
     Raises:
         TrackingError: MLflow is not there, or refuses; to be called again.
@@ -81,10 +83,12 @@ def end_predicted_run(store: Store, directory: RunDirectory, run_id: str) -> Non
     predicted_only = directory.read_predicted_only()
     reason = predicted_only.reason if predicted_only else ""
     store.log_tags(run_id, {"mlflow.note.content": f"Predicted only: {reason}"})
-    store.log_files(run_id, [directory.job, directory.prediction])
+    files = file_uploads(store, run_id, [directory.prediction])
+    uploads.send(directory.path, configuration_uploads(store, directory, run_id) | files)
     store.set_status(run_id, "FINISHED")
     cursor = read_cursor(directory, store.tracking_uri)
-    write_cursor(directory, cursor.model_copy(update={"is_predicted": True}))
+    end = {"is_predicted": True, "untaken": uploads.untaken(directory.path)}
+    write_cursor(directory, cursor.model_copy(update=end))
 
 
 def send_scaling(store: Store, directory: StudyDirectory, study_run_id: str) -> None:
@@ -101,12 +105,12 @@ def send_scaling(store: Store, directory: StudyDirectory, study_run_id: str) -> 
     study = directory.read_study()
     if study.scaling is None:
         return
-    histories = [read_history(point) for point in directory.points()]
+    points = read_points(directory)
+    runs = [(history, row) for history, row in points if history is not None]
     if study.experiment.kind == "training":
-        runs = [(history, row_of(history)) for history in histories]
         _send_trainings(store, study, study.scaling, runs, study_run_id)
     else:
-        _send_speedups(store, study, histories, study_run_id)
+        _send_speedups(store, study, [history for history, _ in runs], study_run_id)
 
 
 def _send_speedups(

@@ -31,6 +31,8 @@ _ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
     "MLFLOW_LOGGING_LEVEL": "WARNING",
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    # It has the password of the address, and goes to the log of whoever runs the flow.
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
 
 
@@ -297,7 +299,7 @@ class Store:
         with translated(self.tracking_uri):
             if status == "RUNNING":
                 self.client.update_run(run_id, status=status)
-            else:
+            elif self.client.get_run(run_id).info.status != status:  # else it would end later
                 self.client.set_terminated(run_id, status)
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from configs.study import Study
+from tasks.runtime.reading import load_record
 from tasks.runtime.run_directory import RunDirectory
 
 
@@ -83,9 +84,9 @@ class StudyDirectory:
 
         Raises:
             OSError: There is none.
-            ValidationError: It is no study.
+            DamagedFileError: It is cut off, or of another version.
         """
-        return Study.model_validate_json(self.study.read_bytes())
+        return load_record(Study, self.study)
 
 
 def _position(job: Path) -> tuple[int, str]:

@@ -224,15 +224,8 @@ def _world_of_one(device: torch.device) -> Iterator[None]:
         dist.destroy_process_group()
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Measure, and print a line for each measurement.
-
-    Args:
-        argv: Options; those of the process by default.
-
-    Returns:
-        Exit status: 0, or 2 where there is no such device.
-    """
+def make_parser() -> argparse.ArgumentParser:
+    """Return the options, which are also those of ``watershed bench gpu``."""
     parser = argparse.ArgumentParser(prog="bench_gpu", description="Kernels and engine on a GPU.")
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
     parser.add_argument("--model", default="gpt-1.3b", help="a preset")
@@ -242,7 +235,19 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=20, help="timed repeats, of everything")
     parser.add_argument("--values", type=int, default=2**28, help="that the kernels work on")
     parser.add_argument("--no-compile", action="store_true")
-    options = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Measure, and print a line for each measurement.
+
+    Args:
+        argv: Options; those of the process by default.
+
+    Returns:
+        Exit status: 0, or 2 where there is no such device.
+    """
+    options = make_parser().parse_args(argv)
     if options.device == "cuda" and not torch.cuda.is_available():
         sys.stderr.write("no CUDA device here; --device cpu tries the code, not the speed\n")
         return _NO_DEVICE

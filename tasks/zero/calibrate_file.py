@@ -51,7 +51,8 @@ def topology_text(found: Calibrated, calibration: Calibration, *, name: str, com
         "  shared link's bandwidth is that of all who share it. interference: computing that is",
         "  lost beside them.",
         f"rates: forward and backward passes of GPT blocks in {found.dtype}{tokens}.",
-        "memory, quantize, optimizer: bytes read and written.",
+        "memory_gb_per_s, quantize, optimizer: bytes read and written.",
+        "memory_bytes: what a training may use; of a GPU 93 %, as the rest is the runtime's.",
         "What is not measured, such as peak_tflops and power_w, is as it was.",
     ]
     head = "\n".join(f"# {line}".rstrip() for line in about)

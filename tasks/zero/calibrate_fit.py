@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from configs.topology import CLUSTER, Device, Dtype, Level, Link, Rate, Topology
-from tasks.zero.costs.moves import REACHED_SHARE
+from tasks.zero.costs.coding import REACHED_SHARE
 
 _GIGA = 1e9
 _MICRO = 1e-6
@@ -18,6 +18,8 @@ _LEAST_SHARE = 0.02
 _UNSEEN = 100
 """Of the largest size's bandwidth: adds 1 % to its time."""
 _DIGITS = 3
+_USABLE_SHARE = 1e9 / 2**30
+"""Of a GPU's memory: 64 GB of 64 GiB, as the files of known machines have it."""
 
 
 @dataclass(frozen=True)
@@ -167,6 +169,10 @@ def beside_computing(
 def message_latency(line: Line, *, num_ranks: int, interference: float, is_ring: bool) -> float:
     """Return the latency of one message, of a collective of several.
 
+    As ``costs.links`` prices it: a ring, and an exchange beside it, has n - 1 messages one after
+    the other. Gathers and exchanges are measured, and both are then n - 1 times their mean; what a
+    message costs in either alone is not told apart.
+
     Args:
         line: Of the collective.
         num_ranks: n.
@@ -252,7 +258,8 @@ def calibrated(
         }
     )
     network = made.get(CLUSTER, topology.network)
-    return topology.model_copy(update={"levels": levels, "network": network, "device": measured})
+    update = {"levels": levels, "network": network, "device": measured, "fitted_prefetch": None}
+    return topology.model_copy(update=update)
 
 
 def with_engine(topology: Topology, *, visit_s: float, collective_s: float) -> Topology:
@@ -279,6 +286,19 @@ def _link(found: MeasuredLink, algorithm: str) -> Link:
             "algorithm": algorithm,
         }
     )
+
+
+def usable_bytes(memory_bytes: int) -> int:
+    """Return what a training may use of a GPU's memory.
+
+    Args:
+        memory_bytes: All of it.
+
+    Returns:
+        93 % of it. The rest is for what the prediction leaves out: the runtime with its kernels,
+        buffers of the communication library, staging of payloads, and fragmentation.
+    """
+    return round(_USABLE_SHARE * memory_bytes)
 
 
 def rounded(value: float) -> float:

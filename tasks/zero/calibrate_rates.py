@@ -16,7 +16,7 @@ from configs.gpt import Gpt
 from configs.topology import Dtype
 from configs.training import AdamW
 from models.gpt import GptStages
-from tasks.zero.calibrate_fit import MeasuredDevice, Sample, fit_line
+from tasks.zero.calibrate_fit import MeasuredDevice, Sample, fit_line, usable_bytes
 from tasks.zero.calibrate_times import Clock
 from tasks.zero.costs.computing import update_bytes
 from tasks.zero.engine import DTYPES
@@ -212,5 +212,5 @@ class RateMeter:
 
     def _memory_bytes(self, local_ranks: int) -> int:
         if self._device.type == "cuda":
-            return torch.cuda.get_device_properties(self._device).total_memory
+            return usable_bytes(torch.cuda.get_device_properties(self._device).total_memory)
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // local_ranks

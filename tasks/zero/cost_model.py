@@ -1,7 +1,8 @@
 """What a training costs on a machine before anything runs: time, bytes, memory and energy.
 
-Arithmetic only, without torch. The parts are in ``costs``: hops on links (``links``), collectives
-of a unit (``moves``), passes and updates (``computing``), and how they overlap (``timeline``).
+Arithmetic only, without torch. The parts are in ``costs``: hops on links (``links``), formats
+(``coding``), collectives of a unit (``moves``), passes and updates (``computing``), and how they
+overlap (``timeline``).
 Bytes are those of ``traffic``, memory is that of ``configs.training_memory``.
 
 What is modelled is our engine. For the other two the schedule is assumed to be the same, with one
@@ -18,6 +19,7 @@ from configs.training import TrainingExperiment
 from configs.training_memory import ITEM_BYTES, predicted_memory
 from configs.transport import BITS, Wire
 from tasks.runtime.prediction import Prediction
+from tasks.zero.costs.coding import quantize_rate
 from tasks.zero.costs.computing import (
     StageCompute,
     block_compute,
@@ -27,7 +29,7 @@ from tasks.zero.costs.computing import (
     update_s,
 )
 from tasks.zero.costs.links import Network
-from tasks.zero.costs.moves import MoveCosts, UnitMoves, quantize_rate
+from tasks.zero.costs.moves import MoveCosts, UnitMoves
 from tasks.zero.costs.timeline import (
     StepCosts,
     Times,
@@ -197,6 +199,7 @@ def _prediction(experiment: TrainingExperiment, times: Times) -> Prediction:
             "secondary": memory.secondary,
             "gradients": memory.gradients,
             "optimizer": memory.optimizer,
+            "errors": memory.errors,
             "gathered": memory.gathered,
             "activations": memory.activations,
         },

@@ -53,7 +53,8 @@ class Assumptions:
         kept_wire: Format of ZeRO++'s gathers inside a node; ``full`` (2 bytes), as the paper of
             ZeRO++ counts. In DeepSpeed's code of today it is INT8: then nothing fits.
         transport: Of ZeRO-topo; INT8, INT4, and its traffic between nodes in 2 bytes.
-        algorithm: Of collectives between nodes; RCCL has rings only.
+        algorithm: Of gathers, and of sums by the backend; RCCL has rings only. Exchanges (what is
+            quantized, and ZeRO-topo's sync in 2 bytes) have a message for each partner.
     """
 
     micro_batch: int = 1
@@ -148,6 +149,7 @@ def machine(shares: Shares, assumptions: Assumptions) -> Topology:
     network |= _reached(network["gb_per_s"], shares.network)
     (rate,) = device["rates"]["bfloat16"]
     rate["tflops"] = assumptions.tflops
+    raw["fitted_prefetch"] = assumptions.prefetch
     return Topology.model_validate(raw)
 
 

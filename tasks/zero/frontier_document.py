@@ -3,14 +3,12 @@
 python -m tasks.zero.frontier_document
 """
 
+import itertools
 import re
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 
-from configs.sharding import named_partition
-from configs.topology import load_topology
-from configs.training_memory import ItemSizes, state_memory
 from tasks.zero.frontier import (
     BASE,
     CALIBRATED,
@@ -22,6 +20,8 @@ from tasks.zero.frontier import (
     ZERO3,
     ZERO_TOPO,
     ZEROPP,
+    Assumptions,
+    Contender,
     Shares,
     changed,
     efficiency,
@@ -31,6 +31,7 @@ from tasks.zero.frontier import (
     scaled,
 )
 from tasks.zero.frontier_figures import draw_scaling, draw_sensitivity
+from tasks.zero.frontier_memory import fits, gcd_bytes, largest_model, needed_bytes
 
 DOCS = Path(__file__).parents[2] / "docs"
 DOCUMENT = DOCS / "frontier.md"
@@ -69,7 +70,8 @@ CHANGES: dict[str, tuple[dict[str, object], tuple[float, float]]] = {
     "one block is gathered ahead": ({"prefetch": 1}, (1, 1)),
 }
 """What changes from the calibrated model: assumptions, and factors of the two bandwidths."""
-_MIXED = ItemSizes(weights=2, gradients=4, master=4, moments=8)
+_BASES = {2: "two nodes", 8: "eight nodes", 1: "one node"}
+"""Nodes from which the scaling efficiency is counted; first the least on which all fits."""
 
 
 @lru_cache(maxsize=1)
@@ -93,11 +95,24 @@ def calibration_table() -> str:
         ("ZeRO++ over ZeRO-3 at 384 GCDs", "calibration", f"{RATIOS[0]:.3f}", f"{found[0]:.3f}"),
         ("ZeRO-topo over ZeRO++ at 384 GCDs", "calibration", f"{RATIOS[1]:.3f}", f"{found[1]:.3f}"),
     ]
-    for base, words in ((NODE, "one node"), (2 * NODE, "two nodes"), (8 * NODE, "eight nodes")):
-        value = efficiency(ZERO_TOPO, base, shares, BASE)
+    for nodes, words in _BASES.items():
         what = f"scaling efficiency of ZeRO-topo, 384 GCDs against {words}"
-        rows.append((what, "held out", f"{EFFICIENCY:.2f}", f"{value:.3f}"))
+        if not fits(ZERO_TOPO, nodes * NODE, BASE):
+            needed = needed_bytes(ZERO_TOPO, nodes * NODE, BASE)
+            what += f" ({needed / 1e9:.1f} GB of {gcd_bytes() / 1e9:.0f}: does not fit)"
+        rows.append((what, "held out", f"{EFFICIENCY:.2f}", _efficiency(nodes, shares, BASE)))
     return _table(("quantity", "set", "published", "model"), rows)
+
+
+def _efficiency(nodes: int, shares: Shares, assumptions: Assumptions) -> str:
+    """Say how ZeRO-topo scales from some nodes to 384 GCDs; in brackets where it does not fit."""
+    value = efficiency(ZERO_TOPO, nodes * NODE, shares, assumptions)
+    return _marked(f"{value:.3f}", nodes * NODE, assumptions, ZERO_TOPO)
+
+
+def _marked(text: str, size: int, assumptions: Assumptions, *contenders: Contender) -> str:
+    """Put what does not fit in memory in brackets."""
+    return text if all(fits(one, size, assumptions) for one in contenders) else f"({text})"
 
 
 def fitted_table() -> str:
@@ -126,11 +141,15 @@ def points_table() -> str:
     rows = []
     for size in SHOWN:
         values = [point(one, size, shares, BASE).tflops for one in CONTENDERS]
-        quick = point(ZERO_TOPO, size, shares, LOGARITHMIC).tflops
-        gains = (values[1] / values[0], values[2] / values[1])
-        rows.append(
-            (f"{size:,}", *(f"{v:.1f}" for v in (*values, quick)), *(f"{v:.2f}" for v in gains))
-        )
+        values.append(point(ZERO_TOPO, size, shares, LOGARITHMIC).tflops)
+        who = (*CONTENDERS, ZERO_TOPO)
+        cells = [
+            _marked(f"{value:.1f}", size, BASE, one) for value, one in zip(values, who, strict=True)
+        ]
+        for one, two in itertools.pairwise(range(len(CONTENDERS))):
+            gain = f"{values[two] / values[one]:.2f}"
+            cells.append(_marked(gain, size, BASE, CONTENDERS[one], CONTENDERS[two]))
+        rows.append((f"{size:,}", *cells))
     heads = ("GCDs", *(one.name for one in CONTENDERS), "ZeRO-topo, log latency")
     return _table((*heads, "ZeRO++ / ZeRO-3", "ZeRO-topo / ZeRO++"), rows)
 
@@ -165,18 +184,18 @@ def variants_table() -> str:
             rows.append((name, *["none"] * 2, *[""] * 3))
             continue
         values = [point(one, CALIBRATED, shares, assumptions).tflops for one in CONTENDERS]
-        held_out = [efficiency(ZERO_TOPO, n * NODE, shares, assumptions) for n in (1, 2)]
+        held_out = [_efficiency(nodes, shares, assumptions) for nodes in (2, 8)]
         rows.append(
             (
                 name,
                 f"{shares.network_gb_per_s:.1f}",
                 f"{shares.node_gb_per_s:.1f}",
                 " / ".join(f"{value:.0f}" for value in values),
-                *(f"{value:.3f}" for value in held_out),
+                *held_out,
             )
         )
     heads = ("assumption", "GB/s a node", "GB/s a GCD inside", "TFLOPS a GCD")
-    return _table((*heads, "efficiency from 1 node", "from 2 nodes"), rows)
+    return _table((*heads, "efficiency from 2 nodes", "from 8 nodes"), rows)
 
 
 def sensitivity_table() -> str:
@@ -185,10 +204,10 @@ def sensitivity_table() -> str:
     for name, (changes, factors) in CHANGES.items():
         assumptions, shares = changed(BASE, **changes), scaled(calibrated(), *factors)
         found = ratios(shares, assumptions)
-        held_out = efficiency(ZERO_TOPO, NODE, shares, assumptions)
-        rows.append((name, *(f"{value:.2f}" for value in found), f"{held_out:.3f}"))
+        held_out = _efficiency(2, shares, assumptions)
+        rows.append((name, *(f"{value:.2f}" for value in found), held_out))
     heads = ("change", "ZeRO++ / ZeRO-3", "ZeRO-topo / ZeRO++")
-    return _table((*heads, "efficiency from 1 node"), rows)
+    return _table((*heads, "efficiency from 2 nodes"), rows)
 
 
 def losses_table() -> str:
@@ -204,7 +223,8 @@ def losses_table() -> str:
                     point(one, size, shares, assumptions).tflops
                     for one in (ZERO_TOPO, ZEROPP, ZERO3)
                 )
-                cells.append(f"{topo / zeropp:.2f} / {topo / zero3:.2f}")
+                gains = f"{topo / zeropp:.2f} / {topo / zero3:.2f}"
+                cells.append(_marked(gains, size, assumptions, *CONTENDERS))
             rows.append((f"{size}", transport, *cells))
     heads = ("GCDs", "across nodes", *(f"accumulation {n}" for n in (1, 2, 4, 16)))
     return _table(heads, rows)
@@ -227,16 +247,10 @@ def bytes_table() -> str:
 
 def memory_table() -> str:
     """List the largest model whose states alone fill the memory of a GCD."""
-    frontier = load_topology("frontier")
-    has = frontier.device.memory_bytes or 0
     rows = []
     for size in (8, 16, 64, 384, 78_848):
-        cells = []
-        for row in ("zero3", "zeropp", "zero_topo"):
-            degrees = named_partition(row, frontier, size)
-            each = state_memory(10**12, degrees, _MIXED).states / 10**12
-            cells.append(f"{has / each / 1e9:.1f}")
-        rows.append((f"{size:,}", *cells))
+        largest = [largest_model(row, size) for row in ("zero3", "zeropp", "zero_topo")]
+        rows.append((f"{size:,}", *(f"{one / 1e9:.1f}" for one in largest)))
     return _table(("GCDs", "ZeRO-3", "ZeRO++", "ZeRO-topo"), rows)
 
 

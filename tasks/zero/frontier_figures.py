@@ -1,5 +1,6 @@
 """Figures of docs/frontier.md."""
 
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -22,13 +23,14 @@ from tasks.zero.frontier import (
     ratios,
     scaled,
 )
+from tasks.zero.frontier_memory import fits
 
 SIZES = (8, 16, 32, 64, 128, 256, 384, 768, 1536, 3072, 6144, 12_288, 24_576, 49_152, 78_848)
 """GCDs, from one node to the whole machine."""
 
 
 def draw_scaling(shares: Shares, path: Path) -> None:
-    """Draw TFLOPS per GCD by size, from one node to the whole machine.
+    """Draw TFLOPS per GCD by size, from the least that fits to the whole machine.
 
     Args:
         shares: What is fitted.
@@ -42,15 +44,21 @@ def draw_scaling(shares: Shares, path: Path) -> None:
     axes.plot(SIZES, quick, ls="--", color="C2", label="ZeRO-topo, log latency")
     axes.axvline(CALIBRATED, color="0.7", lw=1)
     axes.annotate("calibration", (CALIBRATED, 2), rotation=90, ha="right", color="0.4", fontsize=8)
-    first = point(ZERO_TOPO, NODE, shares, BASE).tflops
-    axes.plot([CALIBRATED], [EFFICIENCY * first], "k*", label="held out: 0.94 of one node")
+    first = point(ZERO_TOPO, 2 * NODE, shares, BASE).tflops
+    axes.plot([CALIBRATED], [EFFICIENCY * first], "k*", label="held out: 0.94 of two nodes")
     axes.set(xscale="log", xlabel="GCDs", ylabel="TFLOPS a GCD", ylim=(0, None))
     axes.legend(fontsize=8)
     figure.savefig(path, dpi=130)
 
 
 def _curve(contender: Contender, shares: Shares, assumptions: Assumptions) -> list[float]:
-    return [point(contender, size, shares, assumptions).tflops for size in SIZES]
+    """Return TFLOPS by size; no number where it does not fit in memory."""
+    return [
+        point(contender, size, shares, assumptions).tflops
+        if fits(contender, size, assumptions)
+        else math.nan
+        for size in SIZES
+    ]
 
 
 def draw_sensitivity(shares: Shares, path: Path) -> None:

@@ -9,149 +9,35 @@ prediction.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
 from configs.base import Fault
 from configs.sharding import ROWS, Partition, named_partition
-from configs.training import TrainingExperiment
 from configs.training_memory import least_ranks, predicted_memory
 from configs.transport import TRANSPORTS, Transport, named_transport
-from tasks.runtime.prediction import Prediction
 from tasks.zero.cost_model import machine_faults, predict
 from tasks.zero.planning.candidates import Candidates, skyline
-from tasks.zero.planning.search import TIE, Found, Search
+from tasks.zero.planning.plans import Choice, NamedChoice, Plan, PlanError, Wish
+from tasks.zero.planning.search import Found, Search
 from tasks.zero.planning.space import (
     MOST_ACCUMULATION,
-    PREFETCHES,
+    TIE,
     all_passes,
     expressible,
     num_rounded,
     passing,
     searched_transports,
 )
+from tasks.zero.planning.worse_network import worse_levels, worse_steps
 
 _ROUNDING = 1e-9
 _STEP_OF_FRONT = 0.9
 """Share of the memory below which a point of the front is another one."""
 _MOST_FRONT = 10
-_TERA = 1e12
 _LEANEST = {"partition": "zero3", "micro_batch": 1, "recompute": True, "prefetch": 0}
 """What needs least memory: everything split over all devices."""
-
-
-class PlanError(ValueError):
-    """Nothing can be planned.
-
-    Attributes:
-        faults: Why, and what would do; never empty.
-    """
-
-    def __init__(self, faults: list[Fault]) -> None:
-        self.faults = faults
-        super().__init__("\n".join(str(fault) for fault in faults))
-
-
-@dataclass(frozen=True)
-class Wish:
-    """What is to be planned.
-
-    Attributes:
-        base: Model, machine, devices, sequence, type and engine; what the planner chooses is not
-            looked at.
-        batch_tokens: Tokens of a train step; the nearest that the devices can share evenly.
-        memory_bytes: What a training may use of a device.
-        is_exact: Whether nothing may be rounded on the wire.
-        num_best: Partitions to list.
-    """
-
-    base: TrainingExperiment
-    batch_tokens: int
-    memory_bytes: int
-    is_exact: bool = False
-    num_best: int = 10
-
-    @property
-    def sequences(self) -> int:
-        """Of each device in a train step: the nearest whole number, and 1 at least."""
-        return max(1, round(self.batch_tokens / (self.base.ranks * self.base.sequence)))
-
-
-@dataclass(frozen=True)
-class Choice:
-    """One candidate.
-
-    Attributes:
-        experiment: The training as it would run.
-        step_s: Predicted time of a train step.
-        memory_bytes: Predicted of a device.
-    """
-
-    experiment: TrainingExperiment
-    step_s: float
-    memory_bytes: int
-
-    @property
-    def tokens_per_s(self) -> float:
-        """Of all ranks together."""
-        return self.experiment.tokens_per_step / self.step_s
-
-    @property
-    def tflops(self) -> float:
-        """Model TFLOPS of one device."""
-        one = self.experiment
-        sequences = one.micro_batch * one.accumulation
-        return sequences * one.model.model_flops(one.sequence) / self.step_s / _TERA
-
-
-@dataclass(frozen=True)
-class NamedChoice:
-    """The best of a row of the table of partitions, over the named formats.
-
-    Attributes:
-        names: Of the row, and of those that are the same on this machine.
-        transport: Name of the formats.
-        choice: The training.
-        prediction: What the cost model says of it.
-    """
-
-    names: tuple[str, ...]
-    transport: str
-    choice: Choice
-    prediction: Prediction
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What the search has found.
-
-    Attributes:
-        best: The fastest; of what differs by less than 0.1 %, the one that rounds least, then the
-            one that needs least memory. Never slower than a named row.
-        prediction: What the cost model says of it.
-        listed: The best of each of the best partitions, from the fastest.
-        rows: The named rows that fit, from the fastest.
-        too_large: Names of those that do not.
-        front: Of what was timed, what nothing beats in both speed and memory, from the fastest.
-        num_partitions: How many nest with the machine.
-        num_candidates: How many these are with formats and passes.
-        num_fitting: How many of them fit into the memory.
-        num_timed: How many were timed.
-        possible_gain: Share by which something that was not timed can be faster, at most.
-    """
-
-    best: Choice
-    prediction: Prediction
-    listed: list[Choice]
-    rows: list[NamedChoice]
-    too_large: list[str]
-    front: list[Choice]
-    num_partitions: int
-    num_candidates: int
-    num_fitting: int
-    num_timed: int
-    possible_gain: float
 
 
 def plan(wish: Wish) -> Plan:
@@ -168,14 +54,14 @@ def plan(wish: Wish) -> Plan:
     """
     if faults := list(_faults(wish)):
         raise PlanError(faults)
-    search = _search(wish, PREFETCHES)
+    search = _search(wish, wish.prefetches)
     if not search.num_fitting:
         search = _search(wish, (0,))
     if not search.num_fitting:
         raise PlanError([_memory_fault(wish)])
     rows = _rows(wish)
     found = search.run(list(rows.values()))
-    return _plan(wish, search, rows, found)
+    return _on_worse_network(_plan(wish, search, rows, found))
 
 
 def _search(wish: Wish, prefetches: Sequence[int]) -> Search:
@@ -209,10 +95,31 @@ def _plan(
         too_large=[name for names in rows for name in names if name not in fitting],
         front=_choices(search, _spread(search, front), _MOST_FRONT),
         num_partitions=search.num_partitions,
-        num_candidates=search.num_partitions * len(all_passes(wish.sequences)) * num_formats,
+        num_candidates=search.num_partitions * search.num_passes * num_formats,
         num_fitting=search.num_fitting * num_formats,
         num_timed=len(found.timed),
         possible_gain=max(0.0, best.step_s / found.least_s - 1),
+    )
+
+
+def _on_worse_network(found: Plan) -> Plan:
+    """Time on a worse network what a plan shows."""
+    base = found.best.experiment
+    levels = worse_levels(base.topology, base.ranks)
+    if not levels:
+        return found
+    shown = [found.best, *found.listed, *(row.choice for row in found.rows)]
+    steps = iter(worse_steps([one.experiment for one in shown]))
+
+    def timed(choice: Choice) -> Choice:
+        return replace(choice, worse_s=next(steps))
+
+    return replace(  # in the order of ``shown``
+        found,
+        best=timed(found.best),
+        listed=[timed(one) for one in found.listed],
+        rows=[replace(row, choice=timed(row.choice)) for row in found.rows],
+        worse_levels=levels,
     )
 
 

@@ -98,7 +98,9 @@ def state_bytes(
     units: Sequence[UnitSize],
     partition: Partition,
     transport: Transport,
+    topology: Topology,
     *,
+    num_ranks: int,
     items: ItemSizes,
 ) -> int:
     """Return the bytes of the model states that a rank keeps.
@@ -106,15 +108,20 @@ def state_bytes(
     Args:
         units: All of the model.
         partition: Over how many ranks each state is split.
-        transport: The format in which the copy between the passes stays, if there is one.
+        transport: The format in which the copy between the passes stays, if there is one; whether
+            errors of quantized sums are kept.
+        topology: The machine.
+        num_ranks: N.
         items: Bytes an element.
 
     Returns:
         Weights at rest, their copy between the passes where it is larger than that (not the whole
-        vector, which has a degree of 1 and counts as gathered), summed gradients, and optimizer.
+        vector, which has a degree of 1 and counts as gathered), summed gradients, optimizer, and
+        with error feedback the errors, from the first train step on.
     """
     total = 0
     forward, backward = partition.forward, partition.backward
+    moves = Moves(partition, transport, topology, num_ranks, items)
     for unit in units:
         total += unit.length // forward * items.weights
         if 1 < backward < forward:
@@ -123,6 +130,7 @@ def state_bytes(
         if unit.is_trainable:
             total += unit.length // partition.gradients * items.sums
             total += unit.length // partition.optimizer * items.optimizer
+            total += moves.errors(unit.length)
     return total
 
 
@@ -250,6 +258,36 @@ class Moves:
         """List the hops by which updated weights come from the optimizer's shards."""
         final, low = self.partition.optimizer, self.partition.forward
         return list(self._gather(length, final, low, self.transport.refresh))
+
+    def errors(self, length: int) -> int:
+        """Return the bytes of the errors that are kept of a unit's gradient and sums.
+
+        Each quantized hop has the errors of all rows that a rank sends there: those of the first
+        hop of a gradient are as many as it has elements, however the sums are split.
+
+        Returns:
+            INT8 and scales; 0 without error feedback.
+        """
+        hops = [*self.reduction(length), *self.sync(length)]
+        total = sum(self.error_bytes(hop, hop.num_ranks) for hop in hops if hop.wire in BITS)
+        for hop in self.all_reduction(length):
+            if hop.wire in BITS:  # and what is summed is quantized again
+                total += self.error_bytes(hop, hop.num_ranks) + self.error_bytes(hop, 1)
+        return total
+
+    def error_bytes(self, hop: Move, num_rows: int) -> int:
+        """Return the bytes of the errors of some rows of a quantized hop.
+
+        Args:
+            hop: Of a reduction.
+            num_rows: Each has its own scales.
+
+        Returns:
+            INT8 and scales; 0 without error feedback.
+        """
+        if not self.transport.error_feedback:
+            return 0
+        return num_rows * _payload("int8", hop.row_length, hop.item, self.transport)
 
     def _gather(
         self, length: int, high: int, low: int, wire: Wire, *, also: int = 1

@@ -8,7 +8,8 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from configs.topology import load_topology
 from configs.training import TrainingExperiment
-from tasks.zero.planner import Plan, Wish, plan
+from tasks.zero.planner import plan
+from tasks.zero.planning.plans import Plan, Wish
 
 _REPEATS = 3
 _WANTED = 10_000

@@ -1,5 +1,6 @@
 """One browser, and one of each server, for all tests of a module; pictures when asked for."""
 
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -53,13 +54,17 @@ def data(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 @pytest.fixture(scope="module")
-def services(request: pytest.FixtureRequest, data: Path) -> Iterator[Services]:
-    """Return the addresses of all servers, with a worker that runs flows."""
+def services(request: pytest.FixtureRequest, data: Path, used_home: Path) -> Iterator[Services]:
+    """Return the addresses of all servers, with a worker that runs flows.
+
+    Prefect's database is there already: `up` makes one in tests/integration/test_up.py.
+    """
     if request.config.getoption("--services"):
         running = find_services(data)
         assert running is not None, f"nothing is up in {data}"
         yield running
         return
+    shutil.copytree(used_home, data / "prefect")
     with started(data) as services:
         yield services
 

@@ -96,7 +96,7 @@ def _disturb(cluster: SlurmCluster, directory: Path) -> None:
 
 
 def _has_done(directory: Path, num_rounds: int) -> bool:
-    for _ in range(600):
+    for _ in range(1_200):  # four minutes: starting Prefect takes one and a half on a busy machine
         for log in directory.glob("runs/anarchic-*/points/*/returns.jsonl"):
             if any(line.round >= num_rounds for line, _ in read_returns(log)):
                 return True

@@ -43,6 +43,7 @@ def test_jobs_end_as_they_should(
         assert costs.attempts[0].node_hours is not None
 
 
+@pytest.mark.slow
 def test_the_ends_of_jobs_are_known_soon(
     in_cluster: SlurmCluster, launch: Callable[..., SlurmLauncher], tmp_path: Path
 ) -> None:

@@ -33,6 +33,7 @@ time.sleep(600)
 """
 
 
+@pytest.mark.slow
 def test_a_killed_orchestrator_leaves_its_jobs_to_the_next(
     in_cluster: SlurmCluster, launch: Callable[..., SlurmLauncher], tmp_path: Path
 ) -> None:
@@ -59,6 +60,7 @@ def test_a_killed_orchestrator_leaves_its_jobs_to_the_next(
     assert [len(began(plan)) for plan in plans] == [1] * 4
 
 
+@pytest.mark.slow
 def test_a_controller_that_crashes_loses_no_job(
     in_cluster: SlurmCluster, launch: Callable[..., SlurmLauncher], tmp_path: Path
 ) -> None:

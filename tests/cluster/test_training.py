@@ -6,6 +6,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from configs.launchers import SlurmResources
 from tasks.runtime.records import Exit, Result, Started
 from tasks.runtime.run_directory import RunDirectory
@@ -38,6 +40,7 @@ def rank_pid(directory: RunDirectory, rank: int) -> int | None:
     return next((pid for pid, parent in found.items() if parent in found), None)
 
 
+@pytest.mark.slow
 def test_a_killed_rank_is_named_and_the_training_goes_on(
     in_cluster: SlurmCluster, launch: Callable[..., SlurmLauncher], tmp_path: Path
 ) -> None:

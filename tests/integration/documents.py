@@ -173,7 +173,7 @@ def _commands_of_block(document: str, block: Block) -> Iterator[Command]:
 def commands_of_line(
     document: str, number: int, line: str, *, output: str = "", is_mention: bool = False
 ) -> Iterator[Command]:
-    """Yield the commands of a line of shell.
+    """Yield the commands of a line of shell, and those of a line that it hands to another shell.
 
     Args:
         document: Where it stands.
@@ -196,6 +196,12 @@ def commands_of_line(
             yield Command(
                 document, number, tuple(words), tuple(variables), output, is_mention=is_mention
             )
+            yield from commands_of_line(document, number, _inner(words), is_mention=is_mention)
+
+
+def _inner(words: list[str]) -> str:
+    """Return the line that a command hands to another shell: ``unshare -n sh -c '...'``."""
+    return words[-1] if words[-3:-1] == ["sh", "-c"] else ""
 
 
 def _split(line: str) -> Iterator[list[str]]:

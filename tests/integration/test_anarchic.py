@@ -185,7 +185,11 @@ def jobs() -> Iterator[list[Job]]:
             os.waitpid(job.child, 0)
 
 
-@pytest.mark.parametrize("settings", [WITH_MEMORY, WITH_LOCAL_MODELS], ids=["afa_cs", "area"])
+@pytest.mark.parametrize(
+    "settings",
+    [WITH_MEMORY, pytest.param(WITH_LOCAL_MODELS, marks=pytest.mark.slow)],
+    ids=["afa_cs", "area"],
+)
 def test_killed_and_restarted_at_random_no_return_is_lost_or_counted_twice(
     settings: dict[str, object], tmp_path: Path, jobs: list[Job]
 ) -> None:

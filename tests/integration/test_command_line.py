@@ -245,6 +245,7 @@ grid:
   who:
     steady: {}
     broken: {model: logistic, data: {name: mnist, source: empty, partition: iid}}
+    torn: {seed: 1}
 """
 
 
@@ -253,15 +254,15 @@ def test_ctrl_c_stops_cleanly_and_resume_goes_on(
 ) -> None:
     """Ctrl-C stops the jobs within seconds, and the resumed study goes on where it was.
 
-    The other point fails, as its data directory is empty: that stops nothing, is explained, and is
-    told by the exit code.
+    The second point fails, as its data directory is empty; of the third a file was damaged between:
+    that stops nothing, is explained, and is told by the exit code.
     """
     (workplace / "long.yaml").write_text(LONG_STUDY)
     (workplace / "empty").mkdir()
     process = started("run", "long.yaml", "--parallel", "1")
     _until(lambda: list(workplace.glob("runs/long-*/points/000*/metrics.jsonl")))
     (path,) = workplace.glob("runs/long-*")
-    steady, broken = StudyDirectory(path).points()
+    steady, broken, torn = StudyDirectory(path).points()
     _until(lambda: _num_lines(steady) > 120)
 
     asked_at = time.monotonic()
@@ -269,6 +270,7 @@ def test_ctrl_c_stops_cleanly_and_resume_goes_on(
     _until(lambda: not is_alive(steady), 20)
     stopped_after_s = time.monotonic() - asked_at
     output, _ = process.communicate(timeout=90)
+    torn.job.write_bytes(b"")
     resumed = _watershed(workplace, "resume", "long")
 
     assert process.returncode == 130, output
@@ -277,7 +279,8 @@ def test_ctrl_c_stops_cleanly_and_resume_goes_on(
     assert "Traceback" not in output + resumed.output
     assert re.search(r"^Continue with: .*watershed resume runs/long-", output, re.M)
     assert resumed.code == 1, resumed.output
-    assert [len(run.attempts()) for run in (steady, broken)] == [2, 1]
+    assert [len(run.attempts()) for run in (steady, broken, torn)] == [2, 1, 0]
     steps = re.findall(r'"step": (\d+)', steady.journal.read_text())
     assert steps == [str(step) for step in range(0, 4001, 5)]
     assert re.search(rf"^failed who=broken: mnist: .*{workplace}/empty", resumed.output, re.M)
+    assert re.search(r"^damaged 002-who-torn: runs/.*/job.json is empty, ", resumed.output, re.M)

@@ -122,6 +122,8 @@ def test_external_servers_are_served_until_a_study_has_ended(site: Site, tmp_pat
         workers = [p for p in descendants(up.process.pid) if "worker start" in command_of(p)]
         has_password = [has_variable(pid, "PGPASSWORD", "of-a-flow") for pid in workers]
         again = watershed("up", "--external", "--data", up.data, HOME=str(site.home), **own)
+        other = tmp_path / "other"
+        beside = watershed("up", "--external", "--data", other, HOME=str(site.home), **own)
         state = up.state
         code = stop_up(up)
 
@@ -130,6 +132,8 @@ def test_external_servers_are_served_until_a_study_has_ended(site: Site, tmp_pat
     assert all(has_password)
     assert site.prefect.api.removesuffix("/api") in up.output
     assert "is up already" in again.stdout
+    assert beside.returncode == 2  # a flow run that is retried would not find its study there
+    assert f"served already, by {state['worker']}" in beside.stderr
     assert (state["is_external"], state["mlflow"]) == (True, site.mlflow.uri)
     (study,) = up.data.glob("middle-*")
     assert not (up.data / "mlflow.db").exists()
@@ -142,6 +146,32 @@ def test_external_servers_are_served_until_a_study_has_ended(site: Site, tmp_pat
     assert site.ask("/health") is True  # they are not ours to stop
     files = [path for path in up.data.rglob("*") if path.is_file()]
     assert not [path for path in files if _LOGIN.encode() in path.read_bytes()]
+
+
+def test_what_a_power_cut_has_ended_is_told_to_the_site(site: Site, tmp_path: Path) -> None:
+    """Prefect would show the flow run as running for ever."""
+    own = {"MLFLOW_TRACKING_URI": site.mlflow.uri}
+    endless = {"name": "endless", "experiment": EXPERIMENT | {"rounds": 50_000_000}}
+    with _external(site, tmp_path, **own) as up:
+        run_id = site.run("federated-study/federated-study", {"study": endless})
+        note = up.data / "flow-runs" / f"{run_id}.json"
+        deadline = time.monotonic() + RUN_S
+        while not (note.exists() and list(up.data.glob("endless-*/flow.json"))):
+            assert time.monotonic() < deadline, up.log("worker")
+            time.sleep(0.2)
+        for pid in [*descendants(up.process.pid), up.process.pid]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        up.process.wait()
+    before = site.ask(f"/flow_runs/{run_id}")
+    with _external(site, tmp_path, **own) as up:
+        after = site.ask(f"/flow_runs/{run_id}")
+        told = up.output
+
+    assert before["state_type"] == "RUNNING"
+    assert after["state_type"] == "CRASHED"
+    assert "its process is gone" in after["state"]["message"]
+    assert f"flow runs that had lost their processes: {after['name']}" in told
 
 
 def test_a_password_that_is_refused_is_told_with_its_places(site: Site, tmp_path: Path) -> None:

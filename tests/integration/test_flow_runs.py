@@ -8,7 +8,10 @@ import contextlib
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,12 +23,13 @@ import pytest
 from configs.study import Study
 from tasks.runtime.run_directory import RunDirectory
 from tasks.slurm.liveness import is_alive
-from tasks.steps.flow_record import directory_of
+from tasks.steps.flow_record import directory_of, flow_record_path
 from tasks.tracking.nightly_record import directory_of_night
 from tasks.tracking.study_directory import StudyDirectory
 from tests.cluster.prefect_server import PrefectServer
 from tests.integration.flow_runs import Person, flow_process, worker
 from tests.integration.mlflow_server import MlflowServer
+from tests.integration.wrapped import ROOT
 
 _PATIENCE_S = 300.0
 _STOPPED_WITHIN_S = 10.0
@@ -175,6 +179,62 @@ def test_a_flow_run_tells_its_story_and_a_retry_keeps_what_has_finished(site: Si
     (path,) = site.runs_dir.glob("story-*")
     assert again["state_name"] == "Failed"
     assert [len(run.attempts()) for run in StudyDirectory(path).points()] == [1, 2]
+
+
+@pytest.mark.slow
+def test_all_servers_get_their_workers_though_few_points_are_shown_at_a_time(site: Site) -> None:
+    """Of forty that run at once; what the tasks show of each comes in its turn, to the end."""
+    num_servers = 40
+    command = [sys.executable, "-m", "tests.integration.many_servers"]
+
+    ended = subprocess.run(
+        [*command, str(site.directory / "many"), str(num_servers), "60"],
+        cwd=ROOT,
+        env=os.environ | {"PREFECT_API_URL": site.server.api, "HOME": str(site.directory)},
+        capture_output=True,
+        text=True,
+        timeout=400,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    told = json.loads(ended.stdout.splitlines()[-1])
+
+    def are_told() -> bool:  # the server takes note a little later
+        tasks = site.person.all_task_runs(told["flow_run_id"])
+        return len(tasks) == 5 * num_servers and {one["state_type"] for one in tasks} == {
+            "COMPLETED"
+        }
+
+    assert told["num_served"] == num_servers
+    _until(are_told)
+    names = Counter(one["name"] for one in site.person.all_task_runs(told["flow_run_id"]))
+    shown = ("seed=7", "workers of seed=7", "rounds of seed=7", "rounds 1 to 1", "rounds 2 to 2")
+    assert [names[name] for name in shown] == [1, 1, 1, num_servers, num_servers]
+
+
+@pytest.mark.slow
+def test_a_retry_that_does_not_find_its_directory_runs_nothing_twice(site: Site) -> None:
+    """Neither when the record there is of another version, nor when it is gone."""
+    person = site.person
+    flow_run_id = site.run("lost", rounds=300)
+    person.wait(flow_run_id, "Completed")
+    (path,) = site.runs_dir.glob("lost-*")
+    record = flow_record_path(path)
+
+    def retried(run_count: int) -> str:
+        person.retry(flow_run_id)
+        _until(lambda: person.flow_run(flow_run_id)["run_count"] == run_count)
+        return str(person.wait(flow_run_id, "Failed")["state"]["message"])
+
+    record.write_text(record.read_text().replace("comparison", "since_then"))
+    unreadable = retried(2)
+    record.unlink()
+    gone = retried(3)
+
+    assert unreadable.startswith(f"{record} has the field 'since_then'")
+    assert unreadable.endswith(f"in a new flow run whose study_dir is {path}")
+    assert gone.startswith("runs_dir: this flow run has run jobs before")
+    assert list(site.runs_dir.glob("lost-*")) == [path]
 
 
 @pytest.mark.slow

@@ -174,7 +174,7 @@ def test_asked_to_stop_it_stops_soon_and_goes_on_later(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("extra", "file_limit"),
-    [({}, 8_000), ({"rounds": 3}, 2_000)],
+    [({}, 8_000), pytest.param({"rounds": 3}, 2_000, marks=pytest.mark.slow)],
     ids=["checkpoint or journal", "final model"],
 )
 def test_a_full_disk_fails_with_that_reason_and_resumes(

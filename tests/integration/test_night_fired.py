@@ -131,7 +131,8 @@ def test_a_night_is_fired_by_its_schedule(night: Nightly) -> None:
     assert run["state"]["message"].startswith("no earlier night of this configuration")
     assert set(run["tags"]) == {"auto-scheduled", "nightly", "watershed"}
     started = datetime.fromisoformat(run["start_time"])
-    assert timedelta(0) <= started - datetime.fromisoformat(run["expected_start_time"])
+    early = datetime.fromisoformat(run["expected_start_time"]) - started
+    assert early < timedelta(seconds=1)  # Prefect's runner may be some milliseconds early
     (directory,) = night.up.data.glob("tiny-*")
     assert json.loads((directory / "night.json").read_text())["night"] == str(started.date())
     client = MlflowClient(night.up.state["mlflow"])
@@ -261,7 +262,7 @@ def test_a_night_that_is_due_while_another_runs_is_cancelled(night: Nightly) -> 
     ended = night.up.wait_for(first["id"], "CANCELLED", "COMPLETED", "FAILED", "CRASHED")
 
     assert "concurrency limit" in second["state"]["message"]
-    assert second["start_time"] is None
+    assert second["run_count"] == 0  # start_time is set even so: when it was cancelled
     assert still["state_type"] == "RUNNING"
     assert ended["state_type"] == "CANCELLED", ended["state"]
     assert len(list(night.up.data.glob("endless-*"))) == 1

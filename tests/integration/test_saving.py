@@ -62,7 +62,9 @@ def test_before_the_time_limit_it_saves_and_goes_on_where_it_was(tmp_path: Path)
     assert what_counts(directory) == what_counts(undisturbed)
 
 
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "signum", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
+)
 def test_at_a_terminal_it_saves_and_ends_promptly(tmp_path: Path, signum: signal.Signals) -> None:
     """Without Slurm, too, the round is saved; who waits at the terminal waits a moment."""
     directory = prepare(tmp_path / "run", EXPERIMENTS["memory, delays"] | NEVER_BY_ITSELF)
@@ -96,6 +98,7 @@ def test_at_a_terminal_a_long_round_is_not_waited_for(tmp_path: Path) -> None:
     assert result.status == "interrupted"
 
 
+@pytest.mark.slow
 def test_with_slurm_a_long_round_is_left_at_the_second_signal(tmp_path: Path) -> None:
     """Slurm decides how long saving may take; asked once more, the job ends at once."""
     directory = prepare(tmp_path / "run", LONG_ROUND)

@@ -410,7 +410,7 @@ def test_one_deleted_run_does_not_hold_up_the_others(sqlite_uri: str, tmp_path: 
 
 
 def test_an_unreadable_job_does_not_hold_up_the_others(sqlite_uri: str, tmp_path: Path) -> None:
-    """A damaged file in one run's directory is told with its path."""
+    """A damaged file in one run's directory is told with its path; the study's run has failed."""
     study = _study(tmp_path / "study-1")
     study.points()[0].job.write_text("{}")
 
@@ -419,6 +419,8 @@ def test_an_unreadable_job_does_not_hold_up_the_others(sqlite_uri: str, tmp_path
     assert followed.num_sent == 30 * 4
     assert followed.error is not None
     assert str(study.points()[0].path) in followed.error
+    runs = {run.info.run_name: run.info.status for run in _runs(MlflowClient(sqlite_uri), study)}
+    assert runs == {"study-1": "FAILED", "seed=1": "FINISHED"}
 
 
 def test_doubled_runs_are_reduced_to_the_oldest(server: MlflowServer) -> None:

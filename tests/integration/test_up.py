@@ -4,12 +4,15 @@ What the tests in the browser do not see is in the fast set; the rest is slow.
 """
 
 import json
+import os
+import shutil
 import signal
 import socket
 import sqlite3
+import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -17,8 +20,12 @@ from typing import Any
 import pytest
 
 from tasks.services.processes import all_processes, command_of, descendants, has_variable
+from tests.fakes.served import FakeCluster
 from tests.integration.postgres_server import PASSWORD, PostgresServer, is_installed
 from tests.integration.up_process import RUN_S, STOP_S, Up, start_up, stop_up, watershed
+
+_ROUNDS = 2_000
+"""Of a job that has something to do still when it is found."""
 
 
 @pytest.fixture(scope="module")
@@ -160,11 +167,81 @@ def test_ctrl_c_stops_all_and_running_flows_can_be_continued(up: Up) -> None:
         assert database.execute(query, [run_id.replace("-", "")]).fetchall() == [("CANCELLED",)]
 
 
+@pytest.fixture
+def cluster() -> Iterator[FakeCluster]:
+    """A fake Slurm, in a directory with a short path for its socket."""
+    directory = Path(tempfile.mkdtemp(prefix="up-"))
+    with FakeCluster(directory) as running:
+        yield running
+    shutil.rmtree(directory)
+
+
 @pytest.mark.slow
-def test_killed_with_kill_9_it_leaves_nothing_and_begins_anew(
+def test_sigterm_hands_a_study_on_slurm_over_to_the_next_up(
+    cluster: FakeCluster, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Its job goes on while nobody serves, the flow run is not cancelled, and the job runs once."""
+    directory = tmp_path_factory.mktemp("up-handover")
+    own = {**cluster.environment, "WATERSHED_STATE_DIR": str(directory / "state")}
+    first = start_up(directory, **own)
+    run_id = first.start_study({"kind": "slurm", "partition": "batch"}, rounds=_ROUNDS)
+    job, *_ = _wait_for(lambda: _simulations(first.data), first)
+    os.kill(job, signal.SIGSTOP)  # it is at work, and stays so
+
+    code = stop_up(first, signal.SIGTERM)
+    last_words = first.output
+    states = _states_on_disk(first.data, run_id)
+    still = _simulations(first.data)
+    again = start_up(directory, **own)
+    goes_on = again.wait_for(run_id, "RUNNING")
+    os.kill(job, signal.SIGCONT)
+    run = again.wait_for(run_id, "COMPLETED", "FAILED", "CRASHED", "CANCELLED")
+    log = again.output
+    stop_up(again)
+
+    assert code == 0
+    assert f"handed over to the next `up` with {first.data}: {run['name']};" in last_words
+    assert states == ("CRASHED", "handed over")
+    assert job in still
+    assert f"flow run {run['name']} goes on where" in log
+    assert goes_on["run_count"] == 2
+    assert run["state_type"] == "COMPLETED", run["state"]
+    (study,) = first.data.glob("middle-*")
+    assert len(list(study.glob("points/*/attempts/*"))) == 1
+    called = [call.command for call in cluster.calls()]
+    assert (called.count("sbatch"), called.count("scancel")) == (1, 0)
+
+
+def _simulations(data: Path) -> list[int]:
+    """The processes of jobs in a data directory, the eldest first; one may have forked."""
+    parts = ("simulate_job", str(data))
+    return [pid for pid in all_processes() if all(part in command_of(pid) for part in parts)]
+
+
+def _wait_for(ask: Callable[[], list[int]], up: Up) -> list[int]:
+    deadline = time.monotonic() + RUN_S
+    while not (found := ask()):
+        assert time.monotonic() < deadline, up.log("worker")
+        time.sleep(0.5)
+    return found
+
+
+def _states_on_disk(data: Path, run_id: str) -> tuple[str, str]:
+    """Type of a flow run's state, and how its message begins, where no server is up."""
+    with closing(sqlite3.connect(data / "prefect" / "prefect.db")) as database:
+        query = (
+            "SELECT state.type, state.message FROM flow_run JOIN flow_run_state AS state "
+            "ON state.id = flow_run.state_id WHERE replace(flow_run.id, '-', '') = ?"
+        )
+        ((kind, message),) = database.execute(query, [run_id.replace("-", "")]).fetchall()
+    return kind, message.partition(":")[0]
+
+
+@pytest.mark.slow
+def test_killed_with_kill_9_it_leaves_nothing_and_the_next_goes_on(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
-    """The keepers stop all in order, so that the next `up` knows how the flow run has ended."""
+    """The keepers stop all in order; nobody has cancelled the flow run, so it is continued."""
     first = start_up(tmp_path_factory.mktemp("up-killed"))
     run_id = _started_job(first)
     born = descendants(first.process.pid)
@@ -176,11 +253,13 @@ def test_killed_with_kill_9_it_leaves_nothing_and_begins_anew(
         assert time.monotonic() < deadline, left
         time.sleep(0.2)
     again = start_up(first.data.parent)
-    run = again.ask(f"/flow_runs/{run_id}")
-    code = stop_up(again, signal.SIGTERM)
+    run = again.wait_for(run_id, "RUNNING")
+    told = again.output
+    code = stop_up(again)
 
-    assert run["state_type"] == "CANCELLED"
-    assert "1 of 1 points to go" in run["state"]["message"]
+    assert f"flow run {run['name']} goes on where" in told
+    assert run["run_count"] == 2
+    assert len(list(again.data.glob("middle-*"))) == 1
     assert code == 0
 
 

@@ -65,9 +65,10 @@ class Up:
         """Ask its Prefect server."""
         return ask_prefect(self.state["prefect_api"], path, body)
 
-    def start_study(self, **changes: Any) -> str:
+    def start_study(self, launcher: Mapping[str, Any] | None = None, **changes: Any) -> str:
         """Do what "Run" in the browser does; return the id of the flow run."""
         study = {"name": "middle", "experiment": EXPERIMENT | changes}
+        study |= {} if launcher is None else {"launcher": launcher}
         deployment = self.ask("/deployments/name/federated-study/federated-study")
         body = {"parameters": {"study": study}, "state": {"type": "SCHEDULED"}}
         return str(self.ask(f"/deployments/{deployment['id']}/create_flow_run", body)["id"])

@@ -121,7 +121,7 @@ UP_TO_TEN = {"kind": "uniform", "low": 1, "high": 10}
     [
         (1, 0.05, FIVE, 0.784),
         pytest.param(1, 0.005, FIVE, 0.212, marks=pytest.mark.slow),
-        (3, 0.05, FIVE, 0.444),
+        pytest.param(3, 0.05, FIVE, 0.444, marks=pytest.mark.slow),
         pytest.param(3, 0.005, FIVE, 0.130, marks=pytest.mark.slow),
         pytest.param(3, 0.005, UP_TO_TEN, 0.132, marks=pytest.mark.slow),
     ],

@@ -167,7 +167,7 @@ def test_p4_stationary_arrivals_fix_the_limit() -> None:
     assert abs(cs[-1, 0] - cs_limit) < 1e-6
 
 
-@pytest.mark.parametrize("algorithm", ["afa_cd", "afa_cs"])
+@pytest.mark.parametrize("algorithm", [pytest.param("afa_cd", marks=pytest.mark.slow), "afa_cs"])
 def test_p4_with_random_steps_their_mean_return_counts(algorithm: str) -> None:
     """With K ~ U{1..10} each centre weighs E[s_i(K)], neither s_i(E[K]) nor the same for all."""
     # Three kinds of workers, ten of each, the third the rarest; many returns a round average best.
@@ -433,7 +433,7 @@ def test_p9_stability_limit_of_the_memory(workers: int, limit: float) -> None:
     [
         (1, 1, 400, 0.0484),
         (1, 1, 1600, 0.0245),
-        (4, 1, 1600, 0.0122),
+        pytest.param(4, 1, 1600, 0.0122, marks=pytest.mark.slow),
         pytest.param(1, 4, 1600, 0.0122, marks=pytest.mark.slow),
         pytest.param(4, 4, 6400, 0.00305, marks=pytest.mark.slow),
     ],

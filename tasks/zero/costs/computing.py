@@ -10,7 +10,7 @@ import numpy as np
 from configs.topology import Device, Dtype
 from configs.training import TrainingExperiment
 from configs.training_memory import ITEM_BYTES
-from tasks.zero.costs.moves import memory_rate
+from tasks.zero.costs.coding import memory_rate
 
 _MICRO = 1e-6
 _GIGA = 1e9

@@ -8,10 +8,22 @@ Symbols: n ranks of the group, b bytes of everybody's part, so that a rank recei
   that one flat ring has all of them: (n - 1) b go into the node once.
 - Direct: one message to each other rank at once. A rank receives b from each, over the link that
   joins the two: from other nodes once for each rank that wants it.
+- Exchange: each rank has another part for each other one, so that nothing can be passed on: n - 1
+  messages straight from each to each, whatever the links' algorithm for gathers is. Where that is
+  ``direct`` (gloo), the messages go at once, as there. Else a rank sends and receives them one
+  after the other, and each costs a latency: (n - 1) alpha + (n - 1) b / beta, as Thakur et al. have
+  it for pairwise exchange. In LogGP, (n - 1) o + L, messages to distinct partners overlap in
+  flight, and only the sender's overhead o of each adds up; it is part of alpha, and measured with
+  it (``calibrate_fit.message_latency``), so alpha per message is the upper end.
 - Recursive: log2 n messages, from the farthest partner to the nearest (as in PCCL, arXiv
   2504.18658): level by level, what others have brought is passed on.
 
 All groups of a machine do the same at the same time, so that ranks that share a link divide it.
+
+References:
+    Thakur, Rabenseifner, Gropp, "Optimization of Collective Communication Operations in MPICH",
+    IJHPCA 19 (2005): all-to-all.
+    Alexandrov et al., "LogGP: Incorporating Long Messages into the LogP Model", SPAA 1995.
 """
 
 import math
@@ -21,7 +33,7 @@ from typing import Literal
 
 from configs.topology import CLUSTER, Link, Topology
 
-Algorithm = Literal["ring", "recursive", "direct"]
+Algorithm = Literal["ring", "recursive", "direct", "exchange"]
 
 _GIGA = 1e9
 _MICRO = 1e-6
@@ -130,9 +142,9 @@ class Network:
             inner: The lower degree.
             outer: The higher one.
             received_bytes: Bytes that each rank receives.
-            algorithm: Of the collective. Default: that of the outermost link that it crosses;
-                ``direct`` there means what the engine does on CPUs, whose flat gathers over nodes
-                of several ranks are rings.
+            algorithm: Of the collective. Default: of a gather, that of the outermost link that it
+                crosses; ``direct`` there means what the engine does on CPUs, whose flat gathers
+                over nodes of several ranks are rings.
         """
         where = self.crossed(inner, outer)
         if not where:
@@ -146,16 +158,21 @@ class Network:
         match algorithm:
             case "ring":
                 return self._ring(where, outer // inner, received_bytes)
-            case "direct":
+            case "direct" | "exchange":
                 crossings = self._by_level(where, outer // inner, received_bytes, passes_on=False)
                 # Links go on at once, but what a device does itself comes one after the other.
                 transfer = max(
                     *(one.transfer_s for one in crossings), sum(one.work_s for one in crossings)
                 )
+                at_once, in_turn = crossings, list[_Crossing]()
+                if algorithm == "exchange":
+                    at_once = [one for one in crossings if one.link.algorithm == "direct"]
+                    in_turn = [one for one in crossings if one.link.algorithm != "direct"]
                 latency = max(
-                    *(one.latency_s for one in crossings),
-                    sum(one.latency_work_s for one in crossings),
+                    max((one.latency_s for one in at_once), default=0.0),
+                    sum(one.latency_work_s for one in at_once),
                 )
+                latency += sum(one.messages * one.latency_s for one in in_turn)
                 return self._cost(crossings, transfer + latency)
             case "recursive":
                 crossings = self._by_level(where, outer // inner, received_bytes, passes_on=True)
@@ -171,13 +188,13 @@ class Network:
         )
 
     def algorithm(self, level: str) -> Algorithm:
-        """Return the algorithm of a level's collectives."""
+        """Return the algorithm of a level's gathers, and of sums by the backend."""
         return self._link(self.levels.index(level)).algorithm
 
     def _ring(self, where: list[tuple[int, float]], n: int, received_bytes: float) -> HopCost:
         """Everything comes over the edge to the neighbour; the slowest edge sets the pace."""
         crossings = []
-        for index, _ in where:
+        for index, joined in where:
             # Of a rank's edges, as many cross this level as groups of it have an edge to the next.
             edges = 1.0
             for inside, number in where:
@@ -187,7 +204,7 @@ class Network:
             sharing = min(link.shared_by, self.num_ranks) * edges
             if self.levels[index] != CLUSTER:
                 sharing = max(1.0, sharing)
-            transfer_s = received_bytes * sharing / _bandwidth(link)
+            transfer_s = received_bytes * sharing / self._bandwidth(index, joined)
             crossings.append(_Crossing(index, link, (n - 1) * edges, transfer_s))
         latency = (n - 1) * max(one.latency_s for one in crossings)
         return self._cost(crossings, latency + max(one.transfer_s for one in crossings))
@@ -214,7 +231,7 @@ class Network:
             inside *= ranks
             link = self._link(index)
             sharing = min(link.shared_by, self.num_ranks)
-            transfer_s = part * parts * sharing / _bandwidth(link)
+            transfer_s = part * parts * sharing / self._bandwidth(index, ranks)
             messages = math.log2(ranks) if passes_on else parts
             crossings.append(_Crossing(index, link, messages, transfer_s))
         return crossings
@@ -232,6 +249,17 @@ class Network:
             raise ValueError(f"no link of {self.levels[index]}; cost_model.machine_faults says so")
         return link
 
+    def _bandwidth(self, index: int, joined: float) -> float:
+        """Return the bandwidth of a level's links, of a mesh that of the links which are used.
 
-def _bandwidth(link: Link) -> float:
-    return link.gb_per_s * _GIGA * link.efficiency
+        Args:
+            index: Of the level.
+            joined: How many of the level before, at least 1, a group has in one of it.
+        """
+        link = self._link(index)
+        bandwidth = link.gb_per_s * _GIGA * link.efficiency
+        if not link.mesh or self.levels[index] == CLUSTER:
+            return bandwidth
+        levels = self.topology.levels
+        most = levels[index].ranks / (levels[index - 1].ranks if index else 1)
+        return bandwidth * (joined - 1) / (most - 1)

@@ -1,24 +1,21 @@
 """What each collective of a unit takes: the hops of the traffic model, on the links of a machine.
 
 A collective is encoded, moved hop by hop, and decoded, one after the other, in its lane. Encoding
-and decoding are work of the device: bytes that are read and written over the rate of its quantizers
-(of its memory, where sums are added that are not quantized), and a fixed time of each call. So is
-what the engine does for each collective; it counts as encoding.
+and decoding are work of the device (``costs.coding``). So is what the engine does for each
+collective; it counts as encoding.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from configs.topology import CLUSTER, Device
+from configs.topology import CLUSTER
 from configs.transport import BITS
+from tasks.zero.costs.coding import CodingCosts, Values
 from tasks.zero.costs.links import Algorithm, HopCost, Network
 from tasks.zero.traffic import Move, Moves
 
-_GIGA = 1e9
 _MICRO = 1e-6
-REACHED_SHARE = 0.8
-"""Of the bandwidth of memory, where a device does not say what its kernels reach."""
 
 
 @dataclass(frozen=True)
@@ -67,26 +64,6 @@ class UnitMoves:
     reduction: Transfer
     sync: Transfer
     refresh: Transfer
-
-
-def memory_rate(device: Device) -> float | None:
-    """Return the bytes a second that kernels read and write; None if nobody has said.
-
-    Args:
-        device: The device.
-    """
-    known = device.memory_gb_per_s
-    return None if known is None else REACHED_SHARE * known * _GIGA
-
-
-def quantize_rate(device: Device) -> float | None:
-    """Return the bytes a second that quantizers read and write; None if nobody has said.
-
-    Args:
-        device: The device.
-    """
-    known = device.quantize_gb_per_s
-    return memory_rate(device) if known is None else known * _GIGA
 
 
 @dataclass(frozen=True)
@@ -161,8 +138,19 @@ class MoveCosts:
         hops = self.moves.all_reduction(length)
         if not hops:
             return ()
-        piece = hops[0].row_length
-        return self._reduce(hops, piece), self._gather(hops, piece * _size(hops))
+        (hop,) = hops
+        piece = hop.row_length
+        scatter = self._reduce(hops, piece)
+        gather = self._gather(hops, piece * hop.num_ranks)
+        if hop.wire not in BITS:
+            return scatter, gather
+        # What is summed is quantized again, as a sum: smoothed, and with its own error.
+        packed = self._coding.quantize_sums_s(_values(hop, 1), self.moves.error_bytes(hop, 1))
+        return scatter, replace(
+            gather,
+            encode_s=self._issue_s(hops) + packed,
+            decode_s=self._coding.dequantize_sums_s(_values(hop, hop.num_ranks)),
+        )
 
     def _gather(self, hops: Sequence[Move], length: int) -> Transfer:
         """Quantize the shard, pass its payload on through all hops, dequantize everything.
@@ -173,10 +161,10 @@ class MoveCosts:
         """
         encode, decode = self._issue_s(hops), 0.0
         if hops and hops[0].wire in BITS:
-            first, item = hops[0], hops[0].item
+            first = hops[0]
             rows = hops[-1].num_rows * hops[-1].num_ranks
-            encode += self._coding_s(first.num_rows * (first.row_length * item + first.row_bytes))
-            decode = self._coding_s(rows * first.row_bytes + length * item)
+            encode += self._coding.quantize_s(_values(first, first.num_rows))
+            decode = self._coding.dequantize_s(Values(length, rows * first.row_bytes, first.item))
         return self._moved(encode, [self._hop(hop) for hop in hops], decode)
 
     def _reduce(self, hops: Sequence[Move], length: int) -> Transfer:
@@ -191,15 +179,16 @@ class MoveCosts:
         sums = self.moves.items.sums
         for hop in hops:
             is_quantized = hop.wire in BITS
-            rows = hop.num_ranks
             by_backend = not is_quantized and self._is_of_backend(hop)
-            costs.append(self._hop(hop, is_direct=not by_backend))
+            costs.append(self._hop(hop, is_exchange=not by_backend))
+            rows_bytes = hop.num_ranks * hop.row_bytes
             if is_quantized:
-                encode += self._coding_s(rows * (hop.row_length * hop.item + hop.row_bytes))
-                decode += self._coding_s(rows * hop.row_bytes + hop.row_length * sums)
+                errors = self.moves.error_bytes(hop, hop.num_ranks)
+                encode += self._coding.quantize_sums_s(_values(hop, hop.num_ranks), errors)
+                decode += self._coding.dequantize_sums_s(Values(hop.row_length, rows_bytes, sums))
             elif not by_backend:
-                decode += self._adding_s(rows * hop.row_bytes + hop.row_length * sums)
-        decode += self._adding_s(3 * length * sums)
+                decode += self._coding.touching_s(rows_bytes + hop.row_length * sums)
+        decode += self._coding.touching_s(3 * length * sums)
         return self._moved(encode, costs, decode)
 
     def _is_of_backend(self, hop: Move) -> bool:
@@ -209,8 +198,8 @@ class MoveCosts:
         is_flat = hop.level == CLUSTER and hop.inner < self.moves.topology.ranks_per_node
         return (is_same_type or is_flat) and self.network.algorithm(hop.level) != "direct"
 
-    def _hop(self, hop: Move, *, is_direct: bool = False) -> HopCost:
-        algorithm: Algorithm | None = "direct" if is_direct else None
+    def _hop(self, hop: Move, *, is_exchange: bool = False) -> HopCost:
+        algorithm: Algorithm | None = "exchange" if is_exchange else None
         return self.network.hop(hop.inner, hop.outer, hop.received_bytes, algorithm)
 
     def _moved(self, encode: float, hops: Sequence[HopCost], decode: float) -> Transfer:
@@ -229,23 +218,18 @@ class MoveCosts:
             occupied_s=tuple(occupied),
         )
 
-    def _coding_s(self, num_bytes: float) -> float:
-        rate = quantize_rate(self.moves.topology.device)
-        if rate is None:
-            raise ValueError("no rate of quantizers; cost_model.machine_faults says so")
-        return _MICRO * self.moves.topology.device.quantize_us + num_bytes / rate
-
     def _issue_s(self, hops: Sequence[Move]) -> float:
         """Return what the engine itself needs for a collective; nothing where nothing moves."""
         return _MICRO * self.moves.topology.device.collective_us if hops else 0.0
 
-    def _adding_s(self, num_bytes: float) -> float:
-        rate = memory_rate(self.moves.topology.device)
-        return 0.0 if rate is None else num_bytes / rate
+    @cached_property
+    def _coding(self) -> CodingCosts:
+        return CodingCosts(self.moves.topology.device, self.moves.transport)
 
 
-def _size(hops: Sequence[Move]) -> int:
-    return hops[0].num_ranks
+def _values(hop: Move, rows: int) -> Values:
+    """Return the values of some rows of a hop."""
+    return Values(rows * hop.row_length, rows * hop.row_bytes, hop.item)
 
 
 def _joined(transfers: Sequence[Transfer]) -> Transfer:

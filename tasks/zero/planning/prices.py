@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from configs.sharding import Partition
 from configs.training import TrainingExperiment
-from configs.transport import Transport, Wire
+from configs.transport import BITS, Transport, Wire
 from tasks.zero.costs.links import Algorithm, HopCost, Network
 from tasks.zero.costs.moves import MoveCosts, Transfer
 from tasks.zero.costs.units import item_sizes
@@ -33,6 +33,8 @@ _FAR = 0.0, 1e9
 
 _Key = tuple[int, int, int]
 """Two degrees, and whether there is a stop at the node."""
+_Sums = tuple[Wire, Wire, bool]
+"""Formats inside nodes and across, and whether what is quantized is smoothed."""
 _Wires = TypeVar("_Wires", bound=Hashable)
 """The formats that a collective uses."""
 
@@ -182,29 +184,31 @@ class Prices:
         return self._table(keys, [one.refresh for one in self.transports], cost)
 
     def _sums(self, keys: tuple[list[_Key], Ints], kind: Kind) -> Table:
-        wires = [(one.gradients, one.sync) for one in self.transports]
+        wires = [(one.gradients, one.sync, one.hadamard) for one in self.transports]
 
-        def cost(key: _Key, wire: tuple[Wire, Wire]) -> Callable[[int], Transfer]:
+        def cost(key: _Key, wire: _Sums) -> Callable[[int], Transfer]:
             low, high, stops = key
             gradients, final = (high, high) if kind == "reduction" else (low, high)
             partition = _split(self._node if stops else 1, 1, gradients, final)
-            costs = self._costs(partition, _formats(gradients=wire[0], sync=wire[1]))
+            formats = _formats(gradients=wire[0], sync=wire[1], hadamard=wire[2])
+            costs = self._costs(partition, formats)
             return costs.reduction if kind == "reduction" else costs.sync
 
         return self._table(keys, wires, cost, is_same=self._same_sums(kind))
 
-    def _same_sums(self, kind: Kind) -> Callable[[_Key, tuple[Wire, Wire]], Hashable]:
+    def _same_sums(self, kind: Kind) -> Callable[[_Key, _Sums], Hashable]:
         """Tell formats apart only where they are used: inside nodes, or across."""
         node, num_ranks = self._node, self.base.ranks
 
-        def used(key: _Key, wire: tuple[Wire, Wire]) -> Hashable:
+        def used(key: _Key, wire: _Sums) -> Hashable:
             low, high, stops = key
             has_replicas = kind == "sync" and high < num_ranks
             inside = low < high and (high <= node or stops)
             across = low < high and high > node
             inside = inside or (has_replicas and num_ranks <= node)
             across = across or (has_replicas and num_ranks > node)
-            return wire[0] if inside else None, wire[1] if across else None
+            found = wire[0] if inside else None, wire[1] if across else None
+            return *found, wire[2] and not BITS.keys().isdisjoint(found)
 
         return used
 
@@ -327,7 +331,7 @@ class _RememberingCosts(MoveCosts):
     def replicas(self, length: int) -> tuple[Transfer, ...]:
         moves = self.moves
         wires = moves.transport.gradients, moves.transport.sync
-        asked = moves.partition.optimizer, wires, length
+        asked = moves.partition.optimizer, wires, moves.transport.hadamard, length
         if asked not in self.replicas_by_degree:
             self.replicas_by_degree[asked] = super().replicas(length)
         return self.replicas_by_degree[asked]
@@ -339,8 +343,8 @@ def _split(forward: int, backward: int, gradients: int, optimizer: int) -> Parti
 
 
 @cache
-def _formats(**wires: Wire) -> Transport:
-    return Transport(**wires)
+def _formats(*, hadamard: bool = False, **wires: Wire) -> Transport:
+    return Transport(hadamard=hadamard, **wires)
 
 
 def priced(fixed: Floats, slope: Floats, lengths: Floats) -> Floats:

@@ -10,12 +10,13 @@ import numpy as np
 from configs.sharding import Partition
 from configs.training import TrainingExperiment
 from configs.transport import Transport
-from tasks.zero.costs.links import Network
 from tasks.zero.planning.bounds import Demands, computing, lower_bound
 from tasks.zero.planning.candidates import Candidates, distinct, skyline
+from tasks.zero.planning.clock import Clock
 from tasks.zero.planning.ideal import PIECE, Ideal
-from tasks.zero.planning.prices import KINDS, Kind, Prices, priced
+from tasks.zero.planning.prices import KINDS, Kind, priced
 from tasks.zero.planning.space import (
+    TIE,
     Floats,
     Ints,
     Mask,
@@ -27,11 +28,7 @@ from tasks.zero.planning.space import (
     passing_bytes,
     states_bytes,
 )
-from tasks.zero.planning.timing import Model, Schedule, timed
-from tasks.zero.planning.work import Work, work_of
 
-TIE = 1e-3
-"""Share of the step time about which the cost model tells nothing: then simpler is better."""
 _EXPANDED = 1024
 """Partitions with a way through the batch that get their formats at a time."""
 _MOST_EXPANDED = 4096
@@ -83,7 +80,7 @@ class Search:
 
     def __post_init__(self) -> None:
         parts = of_engine(nested_partitions(self.base.topology, self.base.ranks), self.base)
-        self.num_partitions = len(parts)
+        self.num_partitions, self.num_passes = len(parts), len(self.passes)
         memory = states_bytes(parts, self.base) + passing_bytes(parts, self.base, self.passes)
         # Whole weights are gathered by nobody: there is nothing to prefetch.
         prefetch = np.array([one.prefetch for one in self.passes])
@@ -207,14 +204,14 @@ class Search:
 
     def ideal_bounds(self) -> Floats:
         """Bound what each partition takes with each way, in whatever formats, shape (passes, P)."""
-        model = self._model
+        model = self._clock.model
         weights = np.array([one.weights for one in self.searched])
         # All pieces of a step gather in the same format; with one at a time the bound is tighter.
         least: Floats = np.minimum.reduce(
             [
                 Ideal(
-                    self._prices,
-                    self._work,
+                    self._clock.prices,
+                    self._clock.work,
                     model.layers,
                     model.norm_s,
                     np.flatnonzero(weights == wire),
@@ -238,12 +235,12 @@ class Search:
         num_formats = len(self.searched)
         code = np.zeros((len(some), num_formats), dtype=np.int64)
         for kind in KINDS:
-            table = self._prices.tables[kind]
+            table = self._clock.prices.tables[kind]
             alike = table.alike[:, table.wire[:num_formats]]
             code = code * alike.shape[1] + alike[table.key[some.partition]]
         has_copy = self.parts.backward[some.partition] < self.parts.forward[some.partition]
-        is_repeated = self._work.micro_batches[some.passes] > 1
-        reuses = (has_copy & is_repeated)[:, None] & self._reuses[None, :num_formats]
+        is_repeated = self._clock.work.micro_batches[some.passes] > 1
+        reuses = (has_copy & is_repeated)[:, None] & self._clock.reuses[None, :num_formats]
         code = code * 2 + reuses
         first = (code[:, :, None] == code[:, None, :]).argmax(axis=2)
         return np.asarray(first == np.arange(num_formats))
@@ -261,21 +258,17 @@ class Search:
         return np.concatenate([np.empty(0), *map(self._bounds, pieces)])
 
     def _bounds(self, some: Candidates) -> Floats:
-        lengths = self._lengths(some)
+        lengths = self._clock.lengths(some)
         moves: dict[Kind, Floats] = {}
         for kind in KINDS:
-            table = self._prices.tables[kind]
+            table = self._clock.prices.tables[kind]
             rows = table.key[some.partition], table.wire[some.transport]
             fixed, slope = table.demands
             moves[kind] = priced(fixed[rows], slope[rows], lengths)
-        model = self._model
+        model = self._clock.model
         optimizer = self.parts.optimizer[some.partition]
-        of = computing(self._work, some.passes, lengths, optimizer, model.layers)
-        return lower_bound(Demands(moves, self._reuses[some.transport]), of, model.norm_s)
-
-    def _lengths(self, some: Candidates) -> Floats:
-        blocks = self._prices.block_sizes[some.transport]
-        return self._prices.lengths(some.partition, blocks)
+        of = computing(self._clock.work, some.passes, lengths, optimizer, model.layers)
+        return lower_bound(Demands(moves, self._clock.reuses[some.transport]), of, model.norm_s)
 
     def _lean(self) -> Candidates:
         """Return what may be fastest among what needs no more memory than itself."""
@@ -291,43 +284,16 @@ class Search:
         Args:
             some: Which ones.
         """
-        return some.with_times(timed(self._schedule(some), self._work, self._model))
-
-    def _schedule(self, some: Candidates) -> Schedule:
-        lengths = self._lengths(some)
-        return Schedule(
-            {
-                kind: self._prices.columns(kind, some.partition, some.transport, lengths)
-                for kind in KINDS
-            },
-            lengths,
-            self.parts.optimizer[some.partition],
-            self._reuses[some.transport],
-            some.passes,
-        )
+        return some.with_times(self._clock.timed(some))
 
     @cached_property
-    def _prices(self) -> Prices:
-        return Prices(self.base, self.parts, self.transports)
-
-    @cached_property
-    def _work(self) -> Work:
-        return work_of(self.base, self.passes)
-
-    @cached_property
-    def _model(self) -> Model:
-        model = self.base.model
-        norm_s = Network(self.base.topology, self.base.ranks).scalars_s()
-        return Model(model.layers, model.tied, norm_s)
+    def _clock(self) -> Clock:
+        return Clock(self.base, self.parts, self.transports, self.passes)
 
     @cached_property
     def _rounded(self) -> Ints:
         """How many states each format rounds."""
         return np.array([num_rounded(one) for one in self.transports])
-
-    @cached_property
-    def _reuses(self) -> Mask:
-        return np.array([one.reuse_secondary for one in self.transports])
 
 
 def _spread(number: int, most: int) -> Ints:

@@ -23,7 +23,10 @@ Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
 PREFETCHES = (1, 2)
-"""None at all is slower, and saves little: one block's weights."""
+"""What is searched unless other ones are wished. On links at their peaks none at all is slower, and
+saves little: one block's weights."""
+TIE = 1e-3
+"""Share of the step time about which the cost model tells nothing: then simpler is better."""
 MOST_MICRO_BATCH = 100_000
 MOST_ACCUMULATION = 1_000_000
 

@@ -346,10 +346,26 @@ def test_a_key_is_looked_for_in_the_own_kind_of_experiment(
     assert str(fault).startswith(expected)
 
 
+@pytest.mark.parametrize(
+    ("grid", "expected"),
+    [
+        ({1: [2]}, "grid.1: the key 1 is no text; quote it"),
+        ({"x": {5: {"seed": 3}}}, "grid.x.5: the key 5 is no text; quote it"),
+        ({"x": {"a": {5: 3}}}, "grid.x.a.5: the key 5 is no text; quote it"),
+    ],
+)
+def test_a_key_that_is_no_text_is_told_as_the_fault(grid: dict[Any, Any], expected: str) -> None:
+    """Not what stands below it, which is right; YAML files are read with keys of text."""
+    raw = {"name": "s", "experiment": {"data": "digits"}, "grid": grid}
+
+    assert [str(fault) for fault in faults_in(Study, raw)] == [expected]
+
+
 _KEYS = st.sampled_from(
     ["data", "model", "partition", "transport", "forward", "preset", "topology",
      "algorithm", "arrivals", "service", "mean_s", "name", "kind", "collect",
-     "workers", "weights", "experiment", "grid", "algorithm.collect", "x", "centres", "0"]
+     "workers", "weights", "experiment", "grid", "algorithm.collect", "x", "centres", "0",
+     5, 1.5, True, None]
 )  # fmt: skip
 _VALUES = st.recursive(
     st.one_of(
@@ -368,7 +384,7 @@ _VALUES = st.recursive(
 
 @settings(max_examples=70, deadline=None)
 @given(raw=st.dictionaries(_KEYS, _VALUES, max_size=6))
-def test_any_mapping_is_valid_or_has_faults(raw: dict[str, Any]) -> None:
+def test_any_mapping_is_valid_or_has_faults(raw: dict[Any, Any]) -> None:
     """Whatever stands in a file, it is valid or has a fault in words; nothing else is raised."""
     for record in (FederatedExperiment, TrainingExperiment, Study):
         faults = faults_in(record, raw)

@@ -124,6 +124,31 @@ def test_a_number_takes_the_place_of_what_the_grid_sets() -> None:
     assert len(study.points()) == 9
 
 
+def test_an_axis_of_words_leaves_numbers_to_the_form(tmp_path: Path) -> None:
+    """Words keep the base's rate, which the form sets; a mapping has one of its own, and wins."""
+    path = tmp_path / "mine.yaml"
+    path.write_text("experiment: {data: digits}\ngrid: {algorithm: [afa_cd, fedavg]}\n")
+
+    points = FederatedForm(file=str(path), server_lr=0.3).study().points()
+
+    assert [point.label for point in points] == ["afa_cd", "fedavg"]
+    for point in points:
+        assert isinstance(point.experiment, FederatedExperiment)
+        assert point.experiment.algorithm.server_lr == 0.3
+    path.write_text("experiment: {data: digits}\ngrid: {algorithm: [{name: afa_cd}, fedavg]}\n")
+    assert (
+        "leave this as in the preset"
+        in faults_of(FederatedForm(file=str(path), server_lr=0.3))["server_lr"]
+    )
+
+
+def test_a_setting_may_name_the_experiment() -> None:
+    """A fault of it is still the setting's."""
+    faults = faults_of(FederatedForm(settings=("experiment.worker.lrr=3",)))
+
+    assert faults["settings.0"].startswith("worker.lrr: unknown key (did you mean 'lr'?)")
+
+
 def test_seeds_become_an_axis() -> None:
     """Several seeds are repeats; one seed is none."""
     assert list(TrainingForm(seeds=(1, 2)).study().grid) == ["seed"]

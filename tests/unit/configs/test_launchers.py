@@ -111,6 +111,40 @@ def test_what_cannot_be_is_said(launcher: dict[str, object], path: str, message:
     assert _faults(**launcher) == {path: message}
 
 
+def test_a_text_alone_is_a_list_of_one() -> None:
+    """One module, one line of shell, one option need no brackets; modules may stand in a line."""
+    launcher = SlurmLauncherConfig.model_validate(
+        {
+            "modules": "rocm cray-python",
+            "setup": "source venv/bin/activate",
+            "extra": "--nice=100",
+            "container": {"image": "a.sif", "flags": "--nv", "binds": "/data"},
+        }
+    )
+
+    assert launcher.modules == ("rocm", "cray-python")
+    assert launcher.setup == ("source venv/bin/activate",)
+    assert launcher.extra == ("--nice=100",)
+    assert launcher.container is not None
+    assert launcher.container.flags == ("--nv",)
+    assert _faults(extra="--time=3", setup="a\r", modules="") == {
+        "extra.0": "--time=3 is set by a field of its own; use time_limit",
+        "setup": "'a\\r' holds a NUL or a carriage return; use Unix line ends",
+    }
+
+
+def test_a_variable_that_is_no_text_is_to_be_quoted() -> None:
+    """YAML reads 010 as 8 and off as false: what was written is not known."""
+    faults = _faults(environment={"OMP_NUM_THREADS": 4, "A": 1.5, "B": False, "C": "4"})
+
+    assert faults == {
+        "environment.OMP_NUM_THREADS": "YAML reads this as the number 4; quote what is meant, like "
+        "'4'",
+        "environment.A": "YAML reads this as the number 1.5; quote what is meant, like '1.5'",
+        "environment.B": "YAML reads this as false; quote what is meant, like 'on'",
+    }
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [

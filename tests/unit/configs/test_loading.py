@@ -120,6 +120,129 @@ def test_a_faulty_setting_is_explained(tmp_path: Path, setting: str, expected: s
     assert fault.lstrip().startswith(expected.lstrip(": "))
 
 
+def test_a_setting_may_go_below_a_word_of_the_grid(tmp_path: Path) -> None:
+    """An axis of words keeps what the base has, so that a setting of the base is no lost one."""
+    path = _write(
+        tmp_path,
+        "{experiment: {data: digits, worker: {lr: 0.3}}, grid: {algorithm: [afa_cd, afa_cs]}}",
+    )
+
+    study = load_study(path, ["algorithm.collect=7", "worker=momentum", "experiment.rounds=5"])
+
+    assert [point.label for point in study.points()] == ["afa_cd", "afa_cs"]
+    for point in study.points():
+        assert isinstance(point.experiment, FederatedExperiment)
+        assert (point.experiment.algorithm.collect, point.experiment.rounds) == (7, 5)
+        assert (point.experiment.worker.optimizer, point.experiment.worker.lr) == ("momentum", 0.3)
+    assert _faults(path, "algorithm.name=fedavg") == [
+        "algorithm.name: the grid axis 'algorithm' sets algorithm and would win; change it in the "
+        "file"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            "{workers: 20, data: digits, algorithm: {collect: 30}, grid: {seed: [1, 2]}}",
+            [
+                "grid: a file with a grid has its experiment below 'experiment:'; move workers, "
+                "data, algorithm there",
+                "algorithm.collect: 30 is more than workers=20; use 1 to 20",
+            ],
+        ),
+        (
+            "{exprimnt: {data: digits, rounds: 0}, grid: {seed: [1, 2]}}",
+            [
+                "exprimnt: unknown key (did you mean 'experiment'?)",
+                "rounds: 0 is not allowed; use a whole number from 1 to 1000000000",
+            ],
+        ),
+        (
+            "{data: digits, luncher: slurm, lr: 3}",
+            [
+                "luncher: unknown key (did you mean 'launcher'?)",
+                "lr: unknown key here (did you mean 'worker.lr'?); known: kind,",
+            ],
+        ),
+        ("{grid: {seed: [1]}}", ["experiment: missing; it has no default, give one of federated"]),
+        (
+            "{experiment: {data: digits, grid: {seed: [1]}}}",
+            ["grid: unknown key here; it stands beside 'experiment', not below it; known: kind,"],
+        ),
+        (
+            "{kind: scaling, exprimnt: {kind: training}, sizes: [1]}",
+            ["experiment: missing; it has", "exprimnt: unknown key (did you mean 'experiment'?)"],
+        ),
+    ],
+)
+def test_a_faulty_frame_is_explained(tmp_path: Path, text: str, expected: list[str]) -> None:
+    """Where the experiment stands, and the grid, is told along with all other faults."""
+    faults = _faults(_write(tmp_path, text))
+
+    assert len(faults) == len(expected)
+    assert all(fault.startswith(start) for fault, start in zip(faults, expected, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("setting", "expected"),
+    [
+        ("grid.seed=[0, 1]", "grid.seed: a setting changes the base; change the grid in the file"),
+        ("grid=3", "grid: a setting changes the base; change the grid in the file"),
+        ("experiment={}", "experiment: is the whole experiment; set a field of it, such as seed=1"),
+        ("experiment.roundss=3", "roundss: unknown key (did you mean 'rounds'?); known: kind,"),
+    ],
+)
+def test_a_setting_of_the_frame_is_explained(tmp_path: Path, setting: str, expected: str) -> None:
+    """Settings are of the base, with or without ``experiment`` before them."""
+    path = _write(tmp_path, "{experiment: {data: digits}, grid: {seed: [1, 2]}}")
+
+    (fault,) = _faults(path, setting)
+
+    assert fault.startswith(expected)
+
+
+def test_a_scaling_study_has_no_grid_to_set(tmp_path: Path) -> None:
+    """What varies there is told instead."""
+    path = _write(tmp_path, "{kind: scaling, experiment: {kind: training}, sizes: [1]}")
+
+    assert _faults(path, "grid.seed=[1]") == [
+        "grid.seed: a scaling study has none; it varies strategies, sizes and repeats"
+    ]
+
+
+def test_labels_need_no_quotes(tmp_path: Path) -> None:
+    """Words that YAML takes for truth values, and numbers, are labels as they are written."""
+    path = _write(
+        tmp_path,
+        """
+        experiment: {data: digits}
+        grid:
+          momentum: {off: {worker: sgd}, on: {worker: momentum}}
+          collect: {5: {algorithm.collect: 5}, 10: {algorithm.collect: 10}}
+          2: {a: {seed: 2}}
+        """,
+    )
+
+    labels = [point.coordinates for point in load_study(path).points()]
+
+    assert labels[1] == {"momentum": "off", "collect": "10", "2": "a"}
+    assert labels[2] == {"momentum": "on", "collect": "5", "2": "a"}
+
+
+def test_a_variable_set_on_the_command_line_is_text(tmp_path: Path) -> None:
+    """Shells take quotes away: a number is the text that was typed."""
+    path = _write(tmp_path, "{data: digits, launcher: slurm}")
+
+    launcher = load_study(
+        path, ["launcher.environment.A=010", "launcher.environment.B=off", "launcher.qos=x"]
+    ).launcher
+
+    assert launcher.model_dump(exclude_unset=True) == {
+        "kind": "slurm", "environment": {"A": "010", "B": "off"}, "qos": "x"
+    }  # fmt: skip
+
+
 def test_files_are_found_from_the_studys_directory(tmp_path: Path) -> None:
     """Paths in the file, also in its grid, are relative to it; a hub name stays."""
     (tmp_path / "images").mkdir()

@@ -57,6 +57,18 @@ def test_what_does_not_fit_does_not_run_and_says_what_would() -> None:
     assert told[2].endswith("; no number of devices would do with ddp")
 
 
+def test_a_point_that_does_not_fit_this_machine_names_its_share() -> None:
+    """A hundred times 20 B parameters on no GPU: what is missing is memory here, not devices."""
+    model = {"preset": "gpt-20b", "layers": 4400}
+    study = _study(
+        experiment=LARGE | {"model": model, "device": "cpu"}, sizes=[8], launcher="local"
+    )
+
+    (told,) = [why_not_run(study, point.experiment) for point in study.points()]
+
+    assert told.endswith(" GB by launcher: local, its share of this machine's memory")
+
+
 def test_a_point_that_does_not_fit_is_no_fault_of_a_scaling_study() -> None:
     """It is predicted; of a study with a grid alone it is refused."""
     study = _study(sizes=[8], strategies={"topo": {"partition": "zero_topo"}})

@@ -208,7 +208,7 @@ def test_a_federated_rate_may_stay() -> None:
             ["strategies.a: sets algorithm.server_lr, which the sizes set; use server_rate: const"],
         ),
         (
-            {"experiment": FEDERATED, "strategies": {"a": {"algorithm": "fadas"}}},
+            {"experiment": FEDERATED, "strategies": {"a": {"algorithm": {"name": "fadas"}}}},
             ["strategies.a: sets algorithm.server_lr, which the sizes set; use server_rate: const"],
         ),
         (

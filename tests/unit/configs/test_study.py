@@ -50,13 +50,27 @@ def test_points_are_the_product_of_the_axes_in_order() -> None:
     assert _federated(points[3]).arrivals.model_dump()["max_delay"] == 4
 
 
-def test_an_override_of_a_tag_keeps_the_other_fields() -> None:
-    """``algorithm.name`` keeps the base's collect; ``algorithm`` replaces the whole record."""
-    (kept,) = _study(**{"algorithm.name": ["afa_cs"]}).points()
-    (replaced,) = _study(algorithm=["afa_cs"]).points()
+def test_a_word_keeps_the_other_fields_and_a_mapping_does_not() -> None:
+    """``algorithm.name``, and a word for ``algorithm``, keep the base's collect."""
+    (by_tag,) = _study(**{"algorithm.name": ["afa_cs"]}).points()
+    (by_word,) = _study(algorithm=["afa_cs"]).points()
+    (replaced,) = _study(algorithm=[{"name": "afa_cs"}]).points()
 
-    assert _federated(kept).algorithm.collect == 5
+    assert _federated(by_tag) == _federated(by_word)
+    assert _federated(by_word).algorithm.collect == 5
     assert _federated(replaced).algorithm.collect == 10
+
+
+def test_a_word_undoes_only_fields_that_its_kind_lacks() -> None:
+    """An axis of words may follow one of a field that all have; not one of a field of some."""
+    kept = _study(**{"algorithm.collect": [3, 4], "algorithm": ["afa_cd", "fedavg"]}).points()
+    lost = _faults({"algorithm.normalise": [False], "algorithm": ["afa_cd", "fedavg"]})
+
+    assert [_federated(point).algorithm.collect for point in kept] == [3, 3, 4, 4]
+    assert lost == [
+        "grid.algorithm: sets algorithm, which undoes algorithm.normalise of the axis "
+        "'algorithm.normalise'; put it first"
+    ]
 
 
 def test_a_study_without_a_grid_has_one_point() -> None:
@@ -146,7 +160,7 @@ def test_labels_that_collide_are_numbered() -> None:
             "(at 2 of 2 points, first: who=all · seed=1)",
         ),
         (
-            {"algorithm.collect": [3, 4], "algorithm": ["afa_cd", "afa_cs"]},
+            {"algorithm.collect": [3, 4], "algorithm": [{"name": "afa_cd"}, {"name": "afa_cs"}]},
             "grid.algorithm: sets algorithm, which undoes algorithm.collect of the axis "
             "'algorithm.collect'; put it first",
         ),

@@ -188,6 +188,27 @@ def test_frontier_is_as_its_guide_says() -> None:
     assert peaks == [200, 50, 12.5]
 
 
+def test_what_has_no_switch_is_a_mesh() -> None:
+    """The GPUs of three machines are joined each with each; the others have switches or rings."""
+    meshes = {
+        (name, level)
+        for name in MACHINES
+        for level in load_topology(name).level_names()
+        if (link := load_topology(name).link(level)) is not None and link.mesh
+    }
+
+    assert meshes == {("perlmutter", "node"), ("summit", "package"), ("aurora", "node")}
+
+
+def test_only_the_fitted_machine_says_with_which_prefetch() -> None:
+    """What docs/frontier.md assumes of the calibrated Frontier; nothing of the others."""
+    fitted = {name: load_topology(name).fitted_prefetch for name in (*MACHINES, "mini")}
+
+    assert {name: value for name, value in fitted.items() if value is not None} == {
+        "frontier-calibrated": 0
+    }
+
+
 def test_the_pretend_machine_says_nothing_that_was_not_measured() -> None:
     """Its links and rates are those of the computer that it runs on."""
     mini = load_topology("mini")

@@ -38,6 +38,15 @@ def _faults(launcher: LauncherConfig = CLUSTER, **fields: Any) -> list[Fault]:
     return training_faults(_training(**fields), launcher)
 
 
+def test_errors_of_error_feedback_are_part_of_what_does_not_fit() -> None:
+    """They are named, and to do without them is offered where that is enough."""
+    transport = {"gradients": "int4", "error_feedback": True}
+    (fed,) = _faults(**LARGE, ranks=384, recompute=True, transport=transport)
+
+    assert "of them errors of error_feedback 20.9 GB" in fed.message
+    assert fed.message.endswith("; transport.error_feedback: false would fit")
+
+
 def test_a_model_that_does_not_fit_is_told_with_what_would_help() -> None:
     """Predicted against present bytes, and the least change that is enough."""
     (few_ranks,) = _faults(**LARGE, ranks=8, micro_batch=4)
@@ -64,6 +73,11 @@ def test_ranks_on_this_machine_share_its_memory() -> None:
     pretended = device_bytes(_training(device="cpu", topology="frontier"), LocalLauncherConfig())
 
     assert "parameters do not fit" in fault.message
+    assert ", but by launcher: local each of 8 ranks has " in fault.message
+    assert ", its share of this machine's memory; " in fault.message
+    assert fault.message.endswith(
+        "use a smaller model, or launcher: slurm, where ranks have devices of their own"
+    )
     assert here is not None
     assert pretended == min(here, 64_000_000_000)
     assert device_bytes(_training(), CLUSTER) is None

@@ -5,7 +5,12 @@ import pytest
 from configs.sharding import Partition, named_partition
 from configs.topology import load_topology
 from configs.training import TrainingExperiment
-from configs.training_memory import ItemSizes, predicted_memory, state_memory
+from configs.training_memory import (
+    DeviceMemory,
+    ItemSizes,
+    predicted_memory,
+    state_memory,
+)
 
 MIXED = ItemSizes(weights=2, gradients=2, master=4, moments=8)
 SUMMED_IN_FLOAT32 = ItemSizes(weights=2, gradients=4, master=4, moments=8)
@@ -59,6 +64,41 @@ def test_a_secondary_copy_is_counted_where_there_is_one() -> None:
 
     assert state_memory(800, alike, MIXED).secondary == 0
     assert state_memory(800, smaller, MIXED).secondary == 400
+
+
+def test_errors_of_quantized_gradients_count() -> None:
+    """20 billion parameters on 384 GCDs fit without error feedback; with it they do not.
+
+    An INT8 error of each parameter on every rank, 1 + 4/256 bytes, however much is split; and four
+    float32 copies of the largest part while it is quantized.
+    """
+    raw = {
+        "kind": "training",
+        "model": "gpt-20b",
+        "topology": "frontier",
+        "ranks": 384,
+        "partition": "zero_topo",
+        "dtype": "bfloat16",
+        "micro_batch": 1,
+        "recompute": True,
+    }
+
+    def needed(*, error_feedback: bool, **formats: str) -> DeviceMemory:
+        transport = formats | {"error_feedback": error_feedback}
+        return predicted_memory(TrainingExperiment.model_validate(raw | {"transport": transport}))
+
+    plain, fed = (needed(gradients="int4", error_feedback=switch) for switch in (False, True))
+    synced = needed(gradients="int4", sync="int4", error_feedback=True)
+
+    model = TrainingExperiment.model_validate(raw).model
+    each = model.num_parameters * (1 + 4 / 256)
+    assert fed.errors == pytest.approx(each, rel=1e-9)
+    assert synced.errors == pytest.approx(each * (1 + 1 / 8), rel=1e-9)
+    assert fed.states - plain.states == fed.errors
+    assert fed.gathered - plain.gathered == 4 * 4 * model.block_parameters
+    assert plain.total < 64e9 < fed.total
+    # Without a quantized sum there is nothing to feed back.
+    assert needed(error_feedback=True) == needed(error_feedback=False)
 
 
 def test_activations_follow_tokens_and_recomputation() -> None:

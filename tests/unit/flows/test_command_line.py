@@ -162,7 +162,11 @@ def test_a_run_of_another_version_is_refused(capsys: pytest.CaptureFixture[str])
     code = main(["show", "old"])
 
     assert code == 2
-    assert capsys.readouterr().err == "runs/old/study.json is no study of this version\n"
+    assert capsys.readouterr().err == (
+        "runs/old/study.json lacks the field 'experiment', has the field 'steps', which this "
+        "version does not know; another version of Watershed has made it: look at it with the "
+        "checkout of then; or, restore it from a copy, or begin a new run with: watershed run\n"
+    )
 
 
 def test_a_runs_directory_that_cannot_be_made_is_explained(
@@ -192,6 +196,44 @@ def test_the_benchmark_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
 
     assert code == 0
     assert "Example:  watershed bench gpu" in capsys.readouterr().out
+
+
+def test_the_settings_of_a_retry_are_those_of_the_launcher(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Its help does not offer the fields of the experiment, which it refuses."""
+    main(["retry", "--help"])
+    of_retry = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    main(["run", "--help"])
+    of_run = " ".join(capsys.readouterr().out.replace("│", " ").split())
+
+    assert "Change a field of the launcher, such as launcher.memory=32G" in of_retry
+    assert "base experiment" not in of_retry
+    assert "base experiment" in of_run
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--time-zone", "Mars"], ["--time-zone: 'Mars' is no time zone; use an IANA name"]),
+        (
+            ["--time-zone", "Mars", "--cron", "bad"],
+            ["--time-zone: 'Mars' is no time zone", "--cron: 'bad' is no cron expression; use"],
+        ),
+        (["--metric", "sped"], ["--metric: "]),
+    ],
+)
+def test_a_faulty_night_is_refused_before_it_is_announced(
+    options: list[str], told: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All faults at once, nothing on the output, no directory of runs; the exit code is 2."""
+    code = main(["nightly", "good.yaml", *options])
+
+    captured = capsys.readouterr()
+    assert code == 2
+    assert captured.out == ""
+    assert [line.startswith(one) for line, one in zip(captured.err.splitlines(), told, strict=True)]
+    assert not Path("runs").exists()
 
 
 def test_unknown_commands_and_options_are_refused(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,7 @@
 """What a running study looks like."""
 
 import io
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -106,6 +107,20 @@ def test_a_log_file_tells_how_far_the_only_point_is() -> None:
     assert written.getvalue().splitlines()[-1] == (
         "0:20  1 % done; train step 120 of 10000: loss 2.123, 12,346 tok/s, 0.0123 TFLOPS"
     )
+
+
+def test_a_damaged_point_is_told_once_and_holds_up_no_share() -> None:
+    """Why it cannot be read, without numbers, which are not known; the others are the work."""
+    written = io.StringIO()
+    console = Console(file=written, width=40, color_system=None)
+    damaged = PointProgress("000-a", "damaged", 0, 0, message="job.json is empty; restore it")
+    points = [damaged, replace(TRAINED, step=5000)]
+
+    show_lines(console, [Snapshot("running", points, second, None) for second in (0, 20)])
+
+    told = written.getvalue().splitlines()
+    assert "0:00  damaged      000-a: job.json is empty; restore it" in told
+    assert told[-1] == "0:20  50 % done; 2 points: 1 running, 1 damaged"
 
 
 def test_the_drawing_on_a_terminal_vanishes() -> None:

@@ -208,4 +208,7 @@ def test_a_plan_is_told_with_reasons_and_a_study_that_runs(tmp_path: Path) -> No
     assert study.name == "gpt-125m-planned"
     assert study.experiment.kind == "training"
     assert "\n- " in told.split("## Why")[1].split("## The study")[0]
+    head = told.split("## Why")[0]
+    assert "**Caution: the file of frontier gives no latency for package, node and cluster" in head
+    assert "**On a worse network (node and cluster: " in head
     assert count_of("64K") == wish.batch_tokens

@@ -12,7 +12,10 @@ from configs.loading import load_study
 from configs.quantities import bytes_of, count_of
 from configs.training import TrainingExperiment
 from flows.command_line import main
+from flows.plan_wishes import read_wish
+from tasks.zero.planning.plans import PlanError
 
+SMALL = ["--model", "gpt-125m", "--devices", "16", "--batch-tokens", "64K"]
 FRONTIER = ["--topology", "frontier", "--devices", "384", "--batch-tokens", "4M"]
 MACHINE: dict[str, Any] = {
     "levels": [
@@ -103,6 +106,108 @@ def test_what_is_written_is_a_study_that_can_be_run(
     assert f"{best['tokens_per_s']:,.0f} tokens/s" in text
     assert all(line == line.rstrip() for line in text.splitlines())
     assert [one.name for one in tmp_path.iterdir()] == [path.name]
+
+
+def test_peaks_without_latency_are_told_wherever_a_plan_is(planned: Run, tmp_path: Path) -> None:
+    """The terminal, the file and the JSON say what is missing, and which machine to plan on."""
+    path = tmp_path / "plan.yaml"
+    options = [*SMALL, "--topology", "frontier"]
+
+    code, out, _ = planned(*options)
+    written = planned(*options, "--json", "--write", str(path))
+
+    assert code == written[0] == 0
+    caution, worse = json.loads(written[1])["cautions"]
+    assert caution.startswith(
+        "Caution: the file of frontier gives no latency for package, node and cluster, and for "
+        "cluster the peak bandwidth."
+    )
+    assert "plan on frontier-calibrated" in caution
+    assert worse.startswith("On a worse network (node and cluster: 0.5 of the bandwidth, 20 us")
+    comment = " ".join(line.lstrip("# ") for line in path.read_text().splitlines())
+    for told in (caution, worse):
+        assert told in " ".join(out.split())
+        assert told in comment
+    assert max(map(len, path.read_text().split("name:")[0].splitlines())) <= 100
+
+
+def test_the_plan_says_what_the_worse_network_changes(planned: Run) -> None:
+    """Who is first there, and what the best one loses: the numbers of the table's column."""
+    options = ["--topology", "frontier", "--devices", "8192", "--batch-tokens", "84M"]
+    code, out, _ = planned("--model", "gpt-20b", *options, "--json")
+
+    plan = json.loads(out)
+    assert code == 0
+    worse = plan["worse_network"]
+    first, best = worse["best"], plan["best"]
+    assert (worse["levels"], worse["is_order_kept"]) == (["node", "cluster"], False)
+    rows = {row["step_s"]: row for row in plan["rows"]}
+    assert rows[first["step_s"]]["worse_step_s"] == first["worse_step_s"]
+    shown = [best, *plan["listed"], *plan["rows"]]
+    assert first["worse_step_s"] == min(one["worse_step_s"] for one in shown)
+    told = plan["cautions"][1]
+    assert f"{first['called']} is first there, with {first['worse_step_s']:.4g} s a step" in told
+    assert f"{best['worse_step_s'] / first['worse_step_s']:.3g} times as long" in told
+
+
+def test_a_measured_machine_is_not_called_a_peak(planned: Run, tmp_path: Path) -> None:
+    """Links with latencies are taken as they are; the worse network is told all the same."""
+    machine = tmp_path / "mine.yaml"
+    machine.write_text(yaml.safe_dump(MACHINE))
+    options = ["--topology", str(machine), "--devices", "8", "--dtype", "float32"]
+
+    code, out, err = planned(
+        "--model", "gpt-1m", *options, "--sequence", "128", "--batch-tokens", "4096"
+    )
+
+    assert code == 0, err
+    assert "Caution" not in out
+    assert "On a worse network (node and cluster" in out
+
+
+def test_a_calibrated_machine_can_be_planned_as_it_was_calibrated(
+    planned: Run, tmp_path: Path
+) -> None:
+    """Without --prefetch 0 the plan says that it leaves what the links were fitted with."""
+    path = tmp_path / "plan.yaml"
+    options = [*SMALL, "--topology", "frontier-calibrated"]
+
+    usual = planned(*options, "--json")
+    fitted = planned(*options, "--json", "--prefetch", "0", "--write", str(path))
+
+    assert usual[0] == fitted[0] == 0
+    assert json.loads(usual[1])["cautions"][0] == (
+        "Caution: the links of frontier-calibrated were fitted to published speeds with prefetch "
+        "0, and the best one has 1: its time promises nothing. --prefetch 0 plans as it was fitted."
+    )
+    found = json.loads(fitted[1])
+    assert not any(told.startswith("Caution") for told in found["cautions"])
+    assert found["prefetches"] == [0]
+    assert {one["prefetch"] for one in (found["best"], *found["listed"], *found["rows"])} == {0}
+    assert "--prefetch 0" in path.read_text()
+    assert "  prefetch: 0" in path.read_text()
+
+
+@pytest.mark.parametrize("text", ["", "1,", "-1", "65", "one", "0.5", "0,1,2,3,4,5,6,7,8"])
+def test_a_prefetch_that_cannot_be_is_refused(planned: Run, text: str) -> None:
+    """Whole numbers with commas, not too many and none too large; with how to write them."""
+    code, out, err = planned("--model", "gpt-20b", *FRONTIER, f"--prefetch={text}")
+
+    assert (code, out) == (2, "")
+    assert err.startswith(f"--prefetch: {text!r} is not what may be chosen from; write up to 8 ")
+    assert err.strip().endswith("like 0,1,2")
+
+
+def test_the_prefetches_of_a_plan_are_those_of_a_training() -> None:
+    """What a training takes can be planned, and what it refuses cannot."""
+    schema = TrainingExperiment.model_json_schema()["properties"]["prefetch"]
+    raw = {"model": "gpt-1m", "topology": "frontier", "ranks": 8}
+
+    wish = read_wish(raw, "1M", None, f" 2,0,2, {schema['maximum']}", is_exact=True, top=3)
+
+    assert wish.prefetches == (schema["minimum"], 2, schema["maximum"])
+    with pytest.raises(PlanError, match="prefetch: '65'"):
+        read_wish(raw, "1M", None, str(schema["maximum"] + 1), is_exact=True, top=3)
 
 
 def test_a_machine_without_a_peak_is_this_one(

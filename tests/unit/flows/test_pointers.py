@@ -126,7 +126,7 @@ def test_an_address_of_an_up_that_is_gone_needs_another(tmp_path: Path) -> None:
 
 def test_servers_of_ones_own_are_given_as_addresses(tmp_path: Path) -> None:
     """With servers running, only the addresses."""
-    environment = {"PREFECT_API_URL": "http://prefect:4200/api"}
+    environment = {"PREFECT_API_URL": "http://me:secret@prefect:4200/api"}
 
     told = _pointers(tmp_path, "http://me:secret@mlflow:5000/", environment)
 

@@ -44,10 +44,15 @@ def test_a_directory_without_a_study_is_a_fault(tmp_path: Path) -> None:
     """Whether it is absent or holds something else."""
     (tmp_path / "study.json").write_text('{"name": 1}')
 
-    for path, told in ((tmp_path, " faults; another version"), (tmp_path / "x", "No such file")):
-        (fault,) = resolved(Study.model_validate(_STUDY), study_dir=path)
-        assert str(fault).startswith(f"study_dir: {path} is no directory of a study (study.json: ")
-        assert told in str(fault)
+    (other,) = resolved(Study.model_validate(_STUDY), study_dir=tmp_path)
+    (absent,) = resolved(Study.model_validate(_STUDY), study_dir=tmp_path / "x")
+
+    assert str(other).startswith(f"study_dir: {tmp_path}/study.json has a value that this version ")
+    assert "another version of Watershed has made it" in str(other)
+    assert str(absent) == (
+        f"study_dir: {tmp_path}/x is no directory of a study (study.json: No such file or "
+        "directory); empty: a new one"
+    )
 
 
 def test_a_server_that_is_away_has_cancelled_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -51,6 +51,8 @@ def test_a_log_file_gets_a_line_when_something_changes() -> None:
         screen.health({}, 0, 7)
         screen.stopping(["worker"], 1, 0)
         screen.stopping(["worker"], 2, 1)
+        screen.handing_over(["worker"], 1, 2)
+        screen.tell("handed over: calm-lynx")
 
     assert _written(console) == [
         "starting: Prefect server (10 to 40 s)",
@@ -64,6 +66,9 @@ def test_a_log_file_gets_a_line_when_something_changes() -> None:
         "all are well; Ctrl-C stops them",
         "stopping: worker; 1 flow run stops its jobs at a checkpoint (Ctrl-C again: at once)",
         "stopping: worker; 2 flow runs stop their jobs at a checkpoint (Ctrl-C again: at once)",
+        "stopping: worker; 1 flow run hands over its jobs: those of Slurm go on, those here stop "
+        "at a checkpoint (Ctrl-C: at once)",
+        "handed over: calm-lynx",
     ]
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tasks.services.notes import read_notes
 from tasks.services.processes import descendants, identify, is_running
 
 _START_S = 10.0
@@ -77,39 +78,75 @@ def test_stopped_it_leaves_no_process_of_the_server(keep: Keep, tmp_path: Path) 
     _wait_for(lambda: not any(map(is_running, born)))
 
 
-def test_flow_runs_are_interrupted_before_the_worker_is_stopped(keep: Keep, tmp_path: Path) -> None:
-    """Each gets one SIGINT, in a session of its own even, and the time that it needs."""
+@pytest.mark.parametrize(
+    ("asked", "told"), [(signal.SIGINT, "SIGINT"), (signal.SIGTERM, "SIGTERM")]
+)
+def test_flow_runs_are_ended_before_the_worker_is_stopped(
+    keep: Keep, tmp_path: Path, asked: signal.Signals, told: str
+) -> None:
+    """Each gets one signal, in a session of its own even, and the time that it needs.
+
+    Ctrl-C cancels it, all else hands it over: then it is noted before it ends.
+    """
     log = tmp_path / "log"
     flow = tmp_path / "the_flow.py"  # bash lets what it starts with & ignore SIGINT
     flow.write_text(f"""
 import pathlib, signal, time
 log = pathlib.Path("{log}")
-def stop(*_):
-    log.write_text("flow interrupted\\n")
+def stop(signum, _):
+    noted = " ".join(path.stem for path in pathlib.Path("{tmp_path}").glob("notes/*"))
+    log.write_text(f"flow gets {{signal.Signals(signum).name}} {{noted}}\\n")
     time.sleep(1)
     with log.open("a") as file:
         file.write("flow ended\\n")
     raise SystemExit
 signal.signal(signal.SIGINT, stop)
+signal.signal(signal.SIGTERM, stop)
 pathlib.Path("{tmp_path}/ready").touch()
 while True:
     time.sleep(0.1)
 """)
     worker = f"trap 'echo worker stopped >> {log}; exit 0' TERM\n"
-    worker += f"setsid {sys.executable} {flow} &\n"
-    keeper = keep(f"{worker}while true; do sleep 0.1; done", "--first", "the_flow.py")
+    worker += f"PREFECT__FLOW_RUN_ID=abc setsid {sys.executable} {flow} &\n"
+    options = ("--first", "the_flow.py", "--first", "none", "--notes", str(tmp_path / "notes"))
+    keeper = keep(f"{worker}while true; do sleep 0.1; done", *options)
     _wait_for((tmp_path / "ready").exists)
 
-    keeper.send_signal(signal.SIGTERM)
+    keeper.send_signal(asked)
 
     assert keeper.wait(_START_S) == 0
-    assert log.read_text().splitlines() == ["flow interrupted", "flow ended", "worker stopped"]
+    noted = "" if asked is signal.SIGINT else "abc"
+    gets, *rest = log.read_text().splitlines()
+    assert gets == f"flow gets {told} {noted}"
+    assert rest == ["flow ended", "worker stopped"]
+
+
+def test_a_worker_that_dies_hands_its_flow_runs_over(keep: Keep, tmp_path: Path) -> None:
+    """Nobody has cancelled anything; its successor goes on with them."""
+    flow = tmp_path / "the_flow.py"
+    flow.write_text(f"""
+import pathlib, signal, time
+def stop(*_):
+    pathlib.Path("{tmp_path}/ended").touch()
+    raise SystemExit
+signal.signal(signal.SIGTERM, stop)
+pathlib.Path("{tmp_path}/ready").touch()
+while True:
+    time.sleep(0.1)
+""")
+    worker = f"PREFECT__FLOW_RUN_ID=abc setsid {sys.executable} {flow} &\n"
+    worker += f"while [ ! -e {tmp_path}/ready ]; do sleep 0.1; done; kill -9 $$"
+    keeper = keep(worker, "--first", "the_flow.py", "--notes", str(tmp_path / "notes"))
+
+    assert keeper.wait(_START_S) == 137
+    assert (tmp_path / "ended").exists()
+    assert read_notes(tmp_path / "notes")["abc"].left_at
 
 
 def test_a_second_stop_ends_the_patience(keep: Keep, tmp_path: Path) -> None:
     """A flow run that does not end is killed, when a person insists."""
     flow = tmp_path / "the_flow.sh"
-    flow.write_text(f"trap '' INT\ntouch {tmp_path}/ready\nwhile true; do sleep 0.1; done\n")
+    flow.write_text(f"trap '' INT TERM\ntouch {tmp_path}/ready\nwhile true; do sleep 0.1; done\n")
     keeper = keep(f"bash {flow} & while true; do sleep 0.1; done", "--first", "the_flow.sh")
     _wait_for((tmp_path / "ready").exists)
     born = [identify(pid) for pid in descendants(keeper.pid)]

@@ -1,6 +1,7 @@
 """From start to end, with small processes in the place of servers."""
 
 import os
+import signal
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,6 +46,7 @@ class _Watched:
     stops: list[int] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     pids: list[int] = field(default_factory=list)
+    ended: list[str] = field(default_factory=list)
 
     def run(self, is_up: Any, health: Any) -> bool:
         """Run it with what is to happen when it is up, and when its health is shown."""
@@ -70,7 +72,9 @@ class _Watched:
         screen = Screen(
             waiting=lambda *_: None,
             health=lambda *_: health(),
-            stopping=lambda *_: None,
+            stopping=lambda *_: self.ended.append("cancelled"),
+            handing_over=lambda *_: self.ended.append("handed over"),
+            tell=self.warnings.append,
             warn=self.warnings.append,
             is_up=note,
         )
@@ -118,6 +122,24 @@ def test_a_server_that_is_slow_to_answer_is_asked_again(tmp_path: Path) -> None:
     went_well = watched.run(lambda _: watched.stops.append(2), lambda: None)
 
     assert (went_well, watched.warnings, _Prefect.num_unanswered) == (True, [], 0)
+
+
+@pytest.mark.parametrize(
+    ("stop", "expected"),
+    [
+        (signal.SIGINT, "cancelled"),
+        (signal.SIGTERM, "handed over"),
+        (signal.SIGHUP, "handed over"),
+    ],
+)
+def test_only_ctrl_c_is_a_wish_to_cancel(
+    tmp_path: Path, stop: signal.Signals, expected: str
+) -> None:
+    """A machine that shuts down, or a terminal that is closed, cancels no jobs."""
+    watched = _Watched(tmp_path)
+
+    assert watched.run(lambda _: None, lambda: watched.stops.append(stop))
+    assert set(watched.ended) == {expected}
 
 
 def test_of_two_hosts_in_one_directory_one_gives_way(tmp_path: Path) -> None:

@@ -76,6 +76,24 @@ def test_flow_runs_of_the_worker_use_our_servers_and_directory() -> None:
     assert "PREFECT_API_KEY" not in client
 
 
+def test_links_to_mlflow_are_for_whoever_opens_them() -> None:
+    """Flow runs reach our server by the loopback interface; people by its name, or a proxy's."""
+    addresses = own_addresses("127.0.0.1", 4200, 5000)
+    shell = _SHELL | {"WATERSHED_MLFLOW_UI": "https://lab/mlflow"}
+    named = client_environment(
+        _DATA, addresses, _SHELL, is_external=False, mlflow_ui="http://head:5000"
+    )
+    proxied = client_environment(
+        _DATA, addresses, shell, is_external=False, mlflow_ui="http://head:5000"
+    )
+    site = client_environment(_DATA, addresses, shell, is_external=True)
+
+    assert named["MLFLOW_TRACKING_URI"] == "http://127.0.0.1:5000"
+    assert named["WATERSHED_MLFLOW_UI"] == "http://head:5000"
+    assert proxied["WATERSHED_MLFLOW_UI"] == "https://lab/mlflow"
+    assert site["WATERSHED_MLFLOW_UI"] == "https://lab/mlflow"
+
+
 def test_external_servers_are_used_with_the_users_own_variables() -> None:
     """Address, key and profile stay as they are."""
     addresses = own_addresses("127.0.0.1", 1, 2)
@@ -139,16 +157,19 @@ def test_people_are_given_an_address_that_can_be_reached() -> None:
     assert public_host("::1") == "[::1]"
 
 
-def test_workers_are_named_after_host_and_checkout() -> None:
-    """The same checkout on the same host is the same worker; others are others."""
+def test_workers_are_named_after_host_checkout_and_data() -> None:
+    """The same ones are the same worker; with other data, it does not find the others' studies."""
     names = {
-        worker_name(host, Path(path))
+        worker_name(host, Path(path), Path(data))
         for host in ("a", "b")
         for path in ("/x/watershed", "/y/watershed")
+        for data in ("/x/runs", "/y/runs")
     }
 
-    assert len(names) == 4
-    assert worker_name("a", Path("/x/watershed")).startswith("a:watershed-")
+    assert len(names) == 8
+    name = worker_name("a", Path("/x/watershed"), Path("/x/runs"))
+    assert name.startswith("a:watershed-")
+    assert name == worker_name("a", Path("/x/watershed"), Path("/x/runs"))
 
 
 def test_the_deployments_are_those_of_the_contract() -> None:

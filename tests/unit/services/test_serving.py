@@ -85,13 +85,15 @@ def stop(*_):
     time.sleep(2)
     pathlib.Path("{log}").write_text("interrupted ended")
     raise SystemExit
-signal.signal(signal.SIGINT, stop)
+signal.signal(signal.SIGTERM, stop)
 pathlib.Path("{tmp_path}/ready").touch()
 while True:
     time.sleep(0.1)
 """)
     starter = f"""
-import os, subprocess, sys, time
+import os, subprocess, sys, threading, time
+for _ in range(8):  # `up` has some, too; its death is told to its children once a thread
+    threading.Thread(target=time.sleep, args=(60,), daemon=True).start()
 keeper = [sys.executable, "-m", "tasks.services.keeper", "--parent", str(os.getpid())]
 worker = ["bash", "-c", "{sys.executable} {flow} & while true; do sleep 0.1; done"]
 print(subprocess.Popen([*keeper, "--first", "the_flow.py", "--", *worker],
@@ -106,6 +108,7 @@ time.sleep(60)
         _wait_for((tmp_path / "ready").exists)
         parent.send_signal(signal.SIGKILL)
     _wait_for(log.exists)
+    os.kill(pid, signal.SIGTERM)  # as from another thread of the parent
 
     await_leftovers([left], stops)
 

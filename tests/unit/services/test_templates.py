@@ -3,7 +3,10 @@
 import os
 import re
 import shutil
+import signal
 import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -56,6 +59,53 @@ def test_bash_and_sbatch_take_the_job() -> None:
     )
     assert "unrecognized option" not in ended.stderr
     assert "Invalid --" not in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("signum", "told"),
+    [
+        (signal.SIGUSR1, ["sbatch", "SIGTERM"]),
+        (signal.SIGTERM, ["SIGTERM"]),
+        (signal.SIGINT, ["SIGINT"]),
+    ],
+)
+def test_the_job_queues_its_successor_and_passes_signals_on(
+    tmp_path: Path, signum: signal.Signals, told: list[str]
+) -> None:
+    """Near its end it hands over; a person's INT cancels; the exit code is that of `up`."""
+    log, ready = tmp_path / "log", tmp_path / "ready"
+    programs = {  # bash starts `up` without SIGINT, which a shell could not undo
+        tmp_path / ".venv/bin/watershed": f"""#!{sys.executable}
+import pathlib, signal, sys, time
+def end(signum, _):
+    with open("{log}", "a") as log:
+        log.write(signal.Signals(signum).name + " ")
+    sys.exit(3)
+for signum in (signal.SIGTERM, signal.SIGINT):
+    signal.signal(signum, end)
+pathlib.Path("{ready}").touch()
+time.sleep(20)
+""",
+        tmp_path / "bin/sbatch": f'#!/bin/bash\ntest -r "$1" && printf "sbatch " >> {log}\n',
+    }
+    (tmp_path / "docs").symlink_to(_TEMPLATES.parent)
+    for path, script in programs.items():
+        path.parent.mkdir(parents=True)
+        path.write_text(script)
+        path.chmod(0o755)
+    own = {"CHECKOUT": str(tmp_path), "HOME": str(tmp_path)}
+    own["PATH"] = f"{tmp_path / 'bin'}:{os.environ['PATH']}"
+    with subprocess.Popen(["bash", _JOB], env=os.environ | own, start_new_session=True) as job:
+        deadline = time.monotonic() + 10
+        while not ready.exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+        job.send_signal(signum)
+        code = job.wait(10)
+
+    assert code == 3
+    assert log.read_text().split() == told
 
 
 @pytest.mark.parametrize("path", [_UNIT, _JOB])

@@ -1,13 +1,10 @@
 """Servers asked over HTTP, by a small real one."""
 
-import json
 import socket
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -17,61 +14,17 @@ from tasks.services.pools import ensure_process_pool, refuse_other_servers
 from tasks.services.preparing import prepare_external
 from tasks.services.profile import with_profile
 from tasks.services.web import is_loopback, mlflow_server, prefect_server, without_password
-
-
-class _Site(HTTPServer):
-    """A server with planted answers: path -> status and JSON; it remembers what it was asked.
-
-    Before them it answers the statuses of ``busy``, one a request.
-    """
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.answers: dict[str, tuple[int, Any]] = {}
-        self.busy: list[int] = []
-        self.asked: list[tuple[str, str, Any, str]] = []
-
-    @property
-    def url(self) -> str:
-        """Its address."""
-        return f"http://127.0.0.1:{self.server_port}"
-
-
-class _Handler(BaseHTTPRequestHandler):
-    server: _Site
-
-    def do_POST(self) -> None:
-        """Answer as planted."""
-        text = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        body = json.loads(text) if text else None
-        login = self.headers.get("Authorization") or ""
-        self.server.asked.append((str(self.command), self.path, body, login))
-        status, answer = self.server.answers.get(self.path, (404, {"detail": "not here"}))
-        if self.server.busy:
-            status, answer = self.server.busy.pop(), {"exception_message": "Service Unavailable"}
-        self.send_response(status)
-        self.end_headers()
-        self.wfile.write(json.dumps(answer).encode())
-
-    do_GET = do_POST  # noqa: N815
-
-    def log_message(self, *arguments: Any) -> None:
-        """Be quiet."""
+from tests.unit.services.site import Site, serving
 
 
 @pytest.fixture
-def site() -> Iterator[_Site]:
+def site() -> Iterator[Site]:
     """A server that answers as planted."""
-    server = _Site()
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serving() as server:
+        yield server
 
 
-def test_a_refused_token_is_told_as_such(site: _Site) -> None:
+def test_a_refused_token_is_told_as_such(site: Site) -> None:
     """401 is another fault than no answer, and another variable to look at."""
     site.answers["/work_pools/filter"] = (401, {"detail": "Unauthorized"})
     prefect = prefect_server(site.url, {"PREFECT_API_KEY": "pnu_secret"})
@@ -86,7 +39,7 @@ def test_a_refused_token_is_told_as_such(site: _Site) -> None:
     assert site.asked[0][3] == "Bearer pnu_secret"
 
 
-def test_the_key_of_a_profile_is_used(site: _Site, tmp_path: Path) -> None:
+def test_the_key_of_a_profile_is_used(site: Site, tmp_path: Path) -> None:
     """As Prefect's client does it: what the profile says, unless a variable says otherwise."""
     site.answers["/work_pools/filter"] = (200, [])
     profiles = tmp_path / ".prefect" / "profiles.toml"
@@ -107,7 +60,7 @@ def test_the_key_of_a_profile_is_used(site: _Site, tmp_path: Path) -> None:
     assert with_profile(user | {"PREFECT_PROFILE": "none"}) == user | {"PREFECT_PROFILE": "none"}
 
 
-def test_external_servers_may_be_those_of_the_profile(site: _Site, tmp_path: Path) -> None:
+def test_external_servers_may_be_those_of_the_profile(site: Site, tmp_path: Path) -> None:
     """Its address and its key; what is missing is told with both ways to say it."""
     site.answers["/work_pools/filter"] = (401, {})
     profiles = tmp_path / "profiles.toml"
@@ -165,7 +118,7 @@ def test_what_speaks_no_http_is_told() -> None:
         thread.join()
 
 
-def test_other_errors_come_with_the_servers_words(site: _Site) -> None:
+def test_other_errors_come_with_the_servers_words(site: Site) -> None:
     """A 500 is not a refusal."""
     site.answers["/x"] = (500, {"detail": "no disk"})
 
@@ -174,7 +127,7 @@ def test_other_errors_come_with_the_servers_words(site: _Site) -> None:
 
 
 @pytest.mark.parametrize("status", [408, 429, 502, 503])
-def test_a_busy_server_is_asked_again(site: _Site, status: int) -> None:
+def test_a_busy_server_is_asked_again(site: Site, status: int) -> None:
     """As Prefect's client does: its server answers 503 where another has just written to SQLite."""
     site.answers["/work_pools/"] = (201, {"name": "p"})
     site.busy = [status, status]
@@ -185,7 +138,7 @@ def test_a_busy_server_is_asked_again(site: _Site, status: int) -> None:
     assert [one[:3] for one in site.asked] == [("POST", "/work_pools/", {"name": "p"})] * 3
 
 
-def test_a_server_that_stays_busy_is_told(site: _Site) -> None:
+def test_a_server_that_stays_busy_is_told(site: Site) -> None:
     """After so many tries; to the question whether it is well there is but one."""
     site.busy = [503] * 4
     prefect = replace(prefect_server(site.url, {}), pauses_s=(0.01, 0.01))
@@ -208,7 +161,7 @@ def test_a_server_that_stays_busy_is_told(site: _Site) -> None:
     ],
 )
 def test_mlflow_is_asked_with_the_users_login(
-    site: _Site, environment: dict[str, str], user: str, login: str
+    site: Site, environment: dict[str, str], user: str, login: str
 ) -> None:
     """As MLflow's own client does it; the address that is shown has none of it."""
     site.answers["/health"] = (200, None)
@@ -219,7 +172,7 @@ def test_mlflow_is_asked_with_the_users_login(
     assert mlflow.url == site.url
 
 
-def test_a_pool_that_another_checkout_serves_is_refused(site: _Site) -> None:
+def test_a_pool_that_another_checkout_serves_is_refused(site: Site) -> None:
     """Who serves it, where its deployments run, and what to do; our own ghost is no other."""
     workers = [
         {"name": "head:co-1", "status": "ONLINE", "last_heartbeat_time": "2026-01-01T02:03:04.5Z"},
@@ -247,7 +200,7 @@ def test_a_pool_that_another_checkout_serves_is_refused(site: _Site) -> None:
     assert "gone" not in told.partition("Stop")[0]
 
 
-def test_a_pool_is_made_once_and_keeps_its_type(site: _Site) -> None:
+def test_a_pool_is_made_once_and_keeps_its_type(site: Site) -> None:
     """A pool of another type has another worker."""
     site.answers["/work_pools/filter"] = (200, [])
     site.answers["/work_pools/"] = (201, {})

@@ -1,5 +1,6 @@
 """The local launcher, with small real jobs."""
 
+import fcntl
 import json
 import os
 import signal
@@ -291,6 +292,27 @@ def test_an_adopted_job_that_ends_early_is_understood(make: Make, how: str) -> N
     expected = JobState.INTERRUPTED if how == "cancelled" else JobState.FAILED
     assert state is expected
     assert _result(plan)[0] == expected.value
+
+
+def test_an_adopted_job_whose_end_is_damaged_keeps_its_result(make: Make) -> None:
+    """It did end by itself, so nothing is written over what it left; it is not said to be well."""
+    plan = make("work 60")
+    run = RunDirectory(plan.run_dir)
+    run.attempt(1).mkdir(parents=True)
+    (run.attempt(1) / "started.json").write_text("{")
+    launcher = LocalLauncher(1)
+    with run.lock.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        job = launcher.submit(plan)
+        _until(lambda: launcher.poll(job) is JobState.RUNNING)
+        run.result.write_text('{"status": "finished"}')
+        (run.attempt(1) / "exit.json").write_text('{"code"')
+
+    state = launcher.wait(job, 20)
+
+    assert state is JobState.FAILED
+    assert _result(plan)[0] == "finished"
+    assert len(run.attempts()) == 1
 
 
 def test_a_job_that_loses_the_race_is_adopted(make: Make) -> None:

@@ -2,10 +2,14 @@
 
 from pathlib import Path
 
+import pytest
+
+from tasks.runtime.errors import DamagedFileError
 from tasks.steps.flow_record import (
     FlowRecord,
     begin_flow_record,
     directory_of,
+    flow_record_path,
     read_flow_record,
     write_flow_record,
 )
@@ -37,6 +41,18 @@ def test_a_flow_run_finds_its_directory_again(tmp_path: Path) -> None:
     assert directory_of("first", tmp_path / "absent") is None
 
 
+def test_a_directory_whose_record_cannot_be_read_is_not_passed_over(tmp_path: Path) -> None:
+    """Of another version, but it names the flow run: a new directory would run all jobs twice."""
+    (tmp_path / "a").mkdir()
+    begin_flow_record(tmp_path / "a", "first", "sqlite:///x")
+    record = flow_record_path(tmp_path / "a")
+    record.write_text(record.read_text().replace("comparison", "since_then"))
+
+    with pytest.raises(DamagedFileError, match=r"a/flow.json has the field 'since_then'"):
+        directory_of("first", tmp_path)
+    assert directory_of("other", tmp_path) is None
+
+
 def test_a_flow_run_that_works_again_is_told_once(tmp_path: Path) -> None:
     """A retry is the same flow run; those before it stay known."""
     for name in ("first", "second", "first"):
@@ -44,3 +60,12 @@ def test_a_flow_run_that_works_again_is_told_once(tmp_path: Path) -> None:
 
     assert record.flow_run_id == "first"
     assert record.earlier_flow_run_ids == ("second",)
+
+
+def test_the_password_of_a_store_stands_in_no_record(tmp_path: Path) -> None:
+    """Whoever may read the runs may read the record."""
+    begin_flow_record(tmp_path, "f", "http://alice:s3cret@mlflow.site:5000")
+
+    text = flow_record_path(tmp_path).read_text()
+    assert "s3cret" not in text
+    assert "http://***@mlflow.site:5000" in text

@@ -29,6 +29,23 @@ class _Full:
         self.is_shown.set()
 
 
+class _Broken:
+    """A tracker with a fault that nobody has foreseen."""
+
+    def __init__(self) -> None:
+        self.num_polls = 0
+        self.is_polled_again = threading.Event()
+
+    def poll(self) -> Followed:
+        self.num_polls += 1
+        if self.num_polls > 3:
+            self.is_polled_again.set()
+        raise KeyError("http://alice:s3cret@mlflow.site:5000")
+
+    def close(self, _: float) -> Followed:
+        return self.poll()
+
+
 def test_a_full_disk_is_told_once_and_does_not_end_the_following(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -43,3 +60,37 @@ def test_a_full_disk_is_told_once_and_does_not_end_the_following(
     assert [record.message for record in caplog.records] == [
         "[Errno 28] No space left on device; the study goes on, and what is missing is sent later"
     ]
+
+
+def test_an_unforeseen_fault_is_told_once_and_does_not_end_the_following(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With where it was raised, in the flow run's log, and without a password."""
+    broken = _Broken()
+    monkeypatch.setattr(following, "_POLL_S", 0.01)
+    monkeypatch.setattr(following, "get_run_logger", lambda: logging.getLogger("flow"))
+
+    with following.followed(cast("StudyTracker", broken), cast("StudyLink", _Full())):
+        assert broken.is_polled_again.wait(10)
+
+    told, details = (record.message for record in caplog.records)
+    assert told == (
+        "KeyError: 'http://***@mlflow.site:5000'; the study goes on, and what is missing is sent "
+        "later"
+    )
+    assert "Traceback" in details
+    assert "s3cret" not in details
+
+
+def test_a_tracker_that_fails_at_the_end_fails_no_study(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """All jobs have finished by then; what is wrong is told, and resume sends the rest."""
+    monkeypatch.setattr(following, "get_run_logger", lambda: logging.getLogger("flow"))
+    broken = cast("StudyTracker", _Broken())
+
+    following.catch_up(broken)
+    closed = following.finish(broken, 0.0)
+
+    assert closed.error == "KeyError: 'http://***@mlflow.site:5000'"
+    assert [record.levelname for record in caplog.records] == ["ERROR"]

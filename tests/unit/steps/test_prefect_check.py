@@ -59,3 +59,15 @@ def test_without_an_address_there_is_nothing_to_check() -> None:
     """Prefect starts a server of its own then."""
     with temporary_settings(restore_defaults={PREFECT_API_URL}):
         assert prefect_fault() == ""
+
+
+def test_the_password_of_an_address_is_not_shown(refusing: str) -> None:
+    """Neither where nothing listens nor where the server refuses it."""
+    faults = []
+    for host in ("127.0.0.1:9/api", refusing.removeprefix("http://")):
+        api = f"http://alice:s3cret@{host}"
+        with temporary_settings({PREFECT_API_URL: api, PREFECT_CLIENT_MAX_RETRIES: 0}):
+            faults.append(prefect_fault())
+
+    assert all("http://***@127.0.0.1:" in fault for fault in faults)
+    assert not any("s3cret" in fault for fault in faults)

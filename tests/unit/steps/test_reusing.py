@@ -66,6 +66,25 @@ def test_a_finished_point_is_taken_over_with_its_measures(tmp_path: Path) -> Non
     assert read_state(second, second.read_result()) == "waiting"
 
 
+def test_a_damaged_point_of_an_earlier_study_is_passed_over(tmp_path: Path) -> None:
+    """It is not taken over; its neighbours are, and nothing is left of the try."""
+    earlier, later = _create(tmp_path), _create(tmp_path, 1)
+    first, second = earlier.points()
+    for run in (first, second):
+        _finish(run)
+    first.result.write_text("")
+
+    found = [take_over(run, Finished(later)) for run in later.points()]
+    (second.attempt(1) / "exit.json").write_text("{")
+    latest = _create(tmp_path, 2).points()[1]
+    later.points()[1].result.unlink()
+    torn = take_over(latest, Finished(StudyDirectory(latest.path.parents[1])))
+
+    assert found == [None, second]
+    assert torn is None
+    assert not latest.reused.exists()
+
+
 def test_it_is_taken_over_once(tmp_path: Path) -> None:
     """A resumed study does not look again; a copy that was cut off is made anew."""
     earlier, later = _create(tmp_path), _create(tmp_path, 1)

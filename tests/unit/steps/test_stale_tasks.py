@@ -40,3 +40,13 @@ def test_all_of_them_are_closed_each_once(monkeypatch: pytest.MonkeyPatch) -> No
 
     assert stale_tasks.close_stale_tasks(str(uuid4())) == 450
     assert sorted(server.closed) == sorted(server.left)
+
+
+@pytest.mark.parametrize("num_tasks", [0, 1])
+def test_a_flow_run_has_begun_tasks_once_prefect_knows_of_one(
+    monkeypatch: pytest.MonkeyPatch, num_tasks: int
+) -> None:
+    """Whatever has become of it."""
+    monkeypatch.setattr(stale_tasks, "get_client", lambda **_: _Server(num_tasks))
+
+    assert stale_tasks.has_begun_tasks(str(uuid4())) == bool(num_tasks)

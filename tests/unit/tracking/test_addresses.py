@@ -21,6 +21,16 @@ def test_only_a_server_has_an_address_and_no_password_in_it(
     assert server_address(tracking_uri) == address
 
 
+def test_a_server_is_shown_where_people_open_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of our own server alone: an older record may name another one."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@127.0.0.1:5000")
+    monkeypatch.setenv("WATERSHED_MLFLOW_UI", "https://me:secret@lab.site/mlflow/")
+
+    assert server_address("http://me:secret@127.0.0.1:5000") == "https://lab.site/mlflow"
+    assert server_address("http://***@127.0.0.1:5000") == "https://lab.site/mlflow"  # a record's
+    assert server_address("http://mlflow.site") == "http://mlflow.site"
+
+
 def test_a_database_is_opened_by_a_command() -> None:
     """There is no link to what nobody serves."""
     command = opening_command("sqlite:////runs/mlflow.db")

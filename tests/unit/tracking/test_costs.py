@@ -35,8 +35,11 @@ _SECOND = AttemptCost(
 )
 
 
-def test_sums_are_over_what_is_known() -> None:
-    """Times and hours add up, the peak is the largest, the efficiency is weighed by node-hours."""
+def test_what_is_known_of_all_attempts_is_added_up() -> None:
+    """Times and hours add up, the peak is the largest, the efficiency is weighed by node-hours.
+
+    An attempt that has completed has lost nothing, whether or not that is told.
+    """
     sums = total([_FIRST, _SECOND])
 
     assert sums is not None
@@ -47,6 +50,36 @@ def test_sums_are_over_what_is_known() -> None:
     assert sums.energy_j is None
     assert "cost/energy_j" not in sums.metrics()
     assert sums.metrics()["cost/node_hours"] == 8
+
+
+@pytest.mark.parametrize(
+    "name", ["queue_wait_s", "elapsed_s", "node_hours", "gpu_hours", "lost_node_hours", "energy_j"]
+)
+def test_a_sum_over_some_attempts_is_none(name: str) -> None:
+    """Where one attempt lacks it, half of a cost is not told as if it was all."""
+    preempted = _FIRST.model_copy(update={"energy_j": 100.0})
+    failed = preempted.model_copy(update={"state": "FAILED", name: None})
+
+    sums = total([preempted, failed])
+
+    whole = total([preempted, preempted])
+    assert sums is not None
+    assert whole is not None
+    assert getattr(sums, name) is None
+    assert f"cost/{name}" not in sums.metrics()
+    assert getattr(whole, name) == 2 * getattr(preempted, name)
+
+
+def test_an_attempt_that_did_not_run_needed_no_energy() -> None:
+    """Without a second on its nodes nothing is metered, and nothing is missing."""
+    measured = _SECOND.model_copy(update={"energy_j": 100.0})
+    never = _FIRST.model_copy(update={"elapsed_s": 0.0, "node_hours": 0.0})
+
+    sums, none = total([never, measured]), total([never])
+
+    assert sums is not None
+    assert none is not None
+    assert (sums.energy_j, none.energy_j) == (100.0, None)
 
 
 def test_a_run_without_slurm_has_no_costs(tmp_path: Path) -> None:

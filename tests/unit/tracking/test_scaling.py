@@ -193,6 +193,25 @@ def test_costs_are_accounted_or_wall_time_or_predicted(build_scaling: BuildScali
     assert sixteen.cost.node_hours == pytest.approx(4 * 100 * 1.6 / 3600)
 
 
+def test_energy_of_some_attempts_is_not_called_measured(build_scaling: BuildScaling) -> None:
+    """Of two attempts one has a meter: the run's energy is the predicted one, with its mark."""
+    directory = build_scaling(repeats=1)
+    first = AttemptCost(
+        submission=1, slurm_job="7", state="PREEMPTED", elapsed_s=60, node_hours=3.0, energy_j=50.0
+    )
+    second = first.model_copy(update={"restarts": 1, "state": "COMPLETED", "energy_j": None})
+    costs = Costs(attempts=(first, second))
+    write_json(directory.points()[1].costs, costs.model_dump())
+
+    eight = _points(directory)[1]
+    text = write_report(directory.path).read_text()
+
+    assert (eight.cost.node_hours, eight.cost.is_accounted) == (6.0, True)
+    assert not eight.cost.is_energy_measured
+    row = _table(text, "### Speed, traffic and costs")[1]
+    assert (row["node-hours"], row["energy"]) == ("6", f"~{eight.cost.energy_j:.3g} J")
+
+
 def _table(text: str, heading: str) -> list[dict[str, str]]:
     """Rows of the first table behind a heading: column head -> cell."""
     behind = text[text.index(heading) :].splitlines()

@@ -225,7 +225,10 @@ def load_and_continue(
         engine.close()
 
 
-@pytest.mark.parametrize(("engine", "partition"), [("fsdp2", "zeropp"), ("deepspeed", "zero3")])
+@pytest.mark.parametrize(
+    ("engine", "partition"),
+    [pytest.param("fsdp2", "zeropp", marks=pytest.mark.slow), ("deepspeed", "zero3")],
+)
 def test_a_checkpoint_goes_on_as_if_nothing_had_happened(
     deepspeed_ranks: RankPool, tmp_path: Path, engine: str, partition: str
 ) -> None:

@@ -2,8 +2,10 @@
 
 import pytest
 import torch
+from typer.main import get_command
 
-from tasks.zero.bench_gpu import Row, main
+from flows.bench_commands import bench
+from tasks.zero.bench_gpu import Row, main, make_parser
 
 
 def test_every_measurement_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
@@ -62,3 +64,17 @@ def test_a_gpu_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
     lines = capsys.readouterr().out.splitlines()
     assert status == 0
     assert all(float(line[52:59].strip(" %")) > 50 for line in lines if "INT" in line)
+
+
+def test_the_benchmark_of_a_gpu_has_the_options_of_its_module() -> None:
+    """None of them is hidden, and what they are left out for is the same."""
+    known = {
+        option: action.default
+        for action in make_parser()._actions
+        for option in action.option_strings
+        if option not in {"-h", "--help"}
+    }
+    command = get_command(bench).commands["gpu"]  # type: ignore[attr-defined]  # a group
+    given = {option: parameter.default for parameter in command.params for option in parameter.opts}
+
+    assert given == known

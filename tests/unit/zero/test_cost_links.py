@@ -64,6 +64,25 @@ def test_a_direct_exchange_brings_remote_pieces_to_each_rank() -> None:
     assert hop.occupied_s[1] == pytest.approx(S * 6 / 32 / 40e9)
 
 
+@pytest.mark.parametrize("algorithm", ["ring", "recursive"])
+def test_messages_of_an_exchange_come_one_after_the_other(algorithm: str) -> None:
+    """Of 31, one is inside the package, six at 1 us in the node, 24 at 10 us between nodes."""
+    hop = network(algorithm=algorithm).hop(1, 32, S * 31 / 32, "exchange")
+    rail = network(algorithm=algorithm).hop(8, 32, S * 3 / 4, "exchange")
+
+    assert hop.seconds == pytest.approx(6e-6 + 24 * 10e-6 + S * 24 / 32 / 12.5e9)
+    assert rail.seconds == pytest.approx(3 * 10e-6 + S * 3 / 4 / 12.5e9)
+
+
+def test_gloo_exchanges_send_all_at_once() -> None:
+    """Where a link is direct, the latency is that of one message, and of inner links' besides."""
+    direct = network(algorithm="direct")
+
+    assert direct.hop(8, 32, S, "exchange") == direct.hop(8, 32, S, "direct")
+    mixed = direct.hop(1, 32, S * 31 / 32, "exchange").seconds
+    assert mixed == pytest.approx(10e-6 + 6e-6 + S * 24 / 32 / 12.5e9)
+
+
 def test_a_recursive_gather_passes_on() -> None:
     """3 pieces over the network, then 12 in the node, then 16 in the package; log2 n messages."""
     hop = network(algorithm="recursive").hop(1, 32, S * 31 / 32)

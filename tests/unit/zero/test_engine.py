@@ -31,6 +31,10 @@ Ranks = Callable[[int], RankPool]
 BURSTING = TINY | {"init_std": 1e9}  # scores of 1e36, and their products above float32's largest
 BFLOAT16 = ItemSizes(weights=2, sums=4, optimizer=12)
 FLOAT64 = ItemSizes(weights=8, sums=8, optimizer=24)
+SWITCHED: dict[str, dict[str, object]] = {
+    "reusing": {"weights": "int8", "reuse_secondary": True},
+    "feedback": {"gradients": "int4", "sync": "int4", "error_feedback": True},
+}
 NOISY = ["stages.1.attention.qkv.bias", "stages.2.attention.qkv.bias"]
 """Softmax does not see the bias of the keys: its gradient is rounding, and Adam scales it up."""
 _NAMES = ("forward", "backward", "gradients", "optimizer")
@@ -208,15 +212,17 @@ def test_in_bfloat16_gradients_add_up_in_float32_wherever_they_are(ranks: Ranks)
         *[(row, "zeropp", 3) for row in ("zeropp", "zero2", "hsdp")],
         *[(row, "zero_topo_quantized_sync", 2) for row in ("zero_topo", "hfsdp", "zeropp")],
         *[(row, "reusing", 3) for row in ("zeropp", "zero_topo", "zero3")],
+        *[(row, "feedback", 2) for row in ("zeropp", "zero_topo", "hsdp")],
     ],
 )
 def test_every_byte_is_counted(ranks: Ranks, row: str, transport: str, accumulation: int) -> None:
-    """What each level of the machine carries is what the table of the method says."""
+    """What each level of the machine carries is what the table of the method says.
+
+    So is what a rank keeps, the errors of quantized sums included.
+    """
     experiment = tiny(
         partition=row,
-        transport={"weights": "int8", "reuse_secondary": True}
-        if transport == "reusing"
-        else transport,
+        transport=SWITCHED.get(transport, transport),
         accumulation=accumulation,
         dtype="bfloat16",
         steps=2,
@@ -236,7 +242,14 @@ def test_every_byte_is_counted(ranks: Ranks, row: str, transport: str, accumulat
     )
     for one in trained:
         assert all(report.received_bytes == expected for report in one.reports)
-        states = state_bytes(units, experiment.degrees, experiment.transport, items=BFLOAT16)
+        states = state_bytes(
+            units,
+            experiment.degrees,
+            experiment.transport,
+            experiment.topology,
+            num_ranks=8,
+            items=BFLOAT16,
+        )
         assert one.state_bytes == states
 
 

@@ -17,6 +17,7 @@ from configs.training import TrainingExperiment
 from configs.training_memory import predicted_memory
 from configs.transport import Transport
 from models.gpt import GptStages, build_gpt
+from tasks.zero.costs.units import unit_sizes
 from tasks.zero.engine import DTYPES, Engine
 from tasks.zero.engines import build_engine
 from tasks.zero.sharded_state import load_state, saved_tensors
@@ -40,7 +41,7 @@ def in_four_bits(row: str, **transport: Any) -> TrainingExperiment:
     return tiny(partition=row, transport=fields, dtype="float32", steps=5)
 
 
-@pytest.mark.parametrize("row", ["zero_topo", "ddp"])
+@pytest.mark.parametrize("row", ["zero_topo", pytest.param("ddp", marks=pytest.mark.slow)])
 def test_errors_of_quantization_are_continued(ranks: Ranks, tmp_path: Path, row: str) -> None:
     """With error feedback, too, a continued training has the losses of an undisturbed one.
 
@@ -178,6 +179,28 @@ def held_at_the_update(
         for step in range(2):
             engine.train_step(micro_batches(experiment, step, rank), 1e-3)
         return held[-1] - before, engine.state_bytes
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("row", ["zero_topo", "hsdp"])
+def test_errors_are_part_of_the_predicted_states(ranks: Ranks, row: str) -> None:
+    """With feedback a rank keeps an INT8 error of each gradient, whole, and of sums: predicted so.
+
+    Without them the prediction would be less by more than a byte a parameter.
+    """
+    model = {"layers": 2, "hidden": 64, "heads": 2, "vocabulary": 64}
+    transport = {"gradients": "int4", "sync": "int4", "error_feedback": True}
+    experiment = tiny(
+        dtype="bfloat16", partition=row, model=model, sequence=8, steps=2, transport=transport
+    )
+    predicted, parameters = predicted_memory(experiment), experiment.model.num_parameters
+    padding = sum(unit.length for unit in unit_sizes(experiment)) / parameters
+
+    found = ranks(8).run(held_at_the_update, experiment)
+
+    assert predicted.errors > parameters
+    for _, states in found:
+        assert states == pytest.approx(padding * predicted.states, rel=2e-3)
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,9 @@ from configs.training import TrainingExperiment
 from configs.training_memory import predicted_memory
 from configs.transport import TRANSPORTS, Transport, named_transport
 from tasks.zero.cost_model import predict
-from tasks.zero.planner import PlanError, Wish, plan
+from tasks.zero.planner import plan
 from tasks.zero.planning.candidates import Candidates
+from tasks.zero.planning.plans import PlanError, Wish
 from tasks.zero.planning.search import Search
 from tasks.zero.planning.space import (
     all_passes,
@@ -57,6 +58,9 @@ ALL_TRANSPORTS = [
         ("full", "bfloat16", "int8"),
         (False, True),
     )
+]
+ALL_TRANSPORTS += [
+    Transport(gradients="int8", sync=sync, hadamard=True) for sync in ("full", "int8", "int4")
 ]
 
 floats = st.floats(0.0, 1.0)
@@ -374,6 +378,21 @@ def test_other_engines_get_what_they_can_do(engine: str) -> None:
     chosen = [found.best, *found.listed, *found.front, *(row.choice for row in found.rows)]
     assert found.rows
     assert not [fault for one in chosen for fault in engine_faults(one.experiment)]
+
+
+def test_only_the_prefetch_that_is_wished_is_planned() -> None:
+    """Without any, as calibrated machines may have it; of more to choose from nothing is slower."""
+    plans = {
+        prefetches: plan(Wish(training(), 8 * 128 * 4, 10**10, prefetches=prefetches))
+        for prefetches in ((0,), (1, 2), (0, 1, 2))
+    }
+
+    alone, usual, every = plans.values()
+    for prefetches, found in plans.items():
+        chosen = [found.best, *found.listed, *found.front, *(row.choice for row in found.rows)]
+        assert {one.experiment.prefetch for one in chosen} <= set(prefetches)
+    assert every.best.step_s <= min(alone.best.step_s, usual.best.step_s) * (1 + 1e-3)
+    assert every.num_candidates == alone.num_candidates + usual.num_candidates
 
 
 def test_an_equal_candidate_that_rounds_less_is_chosen() -> None:

@@ -6,6 +6,8 @@ import pytest
 
 from configs.sharding import Partition, named_partition
 from configs.topology import CLUSTER, NODE, Topology, load_topology
+from configs.training import TrainingExperiment
+from configs.training_memory import predicted_memory
 from configs.transport import Transport
 from tasks.zero.traffic import ItemSizes, UnitSize, expected_bytes, state_bytes
 
@@ -158,7 +160,16 @@ def test_short_blocks_and_levels_count_in_full() -> None:
 def per_parameter(row: str, num_ranks: int, items: ItemSizes = FP16) -> Fraction:
     """Return the bytes of model states of one parameter."""
     partition = named_partition(row, FRONTIER, num_ranks)
-    return Fraction(state_bytes([UnitSize(PSI)], partition, FULL, items=items), PSI)
+    return Fraction(kept(partition, FULL, num_ranks, items=items), PSI)
+
+
+def kept(
+    partition: Partition, transport: Transport, num_ranks: int, items: ItemSizes = FP16
+) -> int:
+    """Return the bytes that a rank of Frontier keeps of one unit."""
+    return state_bytes(
+        [UnitSize(PSI)], partition, transport, FRONTIER, num_ranks=num_ranks, items=items
+    )
 
 
 @pytest.mark.parametrize("num_ranks", [8, 16, 64, 384])
@@ -207,10 +218,54 @@ def test_a_quantized_copy_between_the_passes_is_smaller() -> None:
     """It stays as it came over the wire: 1/8 of INT8 elements and scales in place of 2/8 bytes."""
     partition = named_partition("zeropp", FRONTIER, 64)
 
-    plain = state_bytes([UnitSize(PSI)], partition, FULL, items=FP16)
-    packed = state_bytes([UnitSize(PSI)], partition, QUANTIZED, items=FP16)
+    plain, packed = kept(partition, FULL, 64), kept(partition, QUANTIZED, 64)
 
     assert plain - packed == (2 - INT8) * PSI / 8
+
+
+@pytest.mark.parametrize(
+    ("row", "transport", "shares"),
+    [
+        # The whole gradient, whatever its degree; at a stop, what is left of it.
+        ("zero_topo", TOPO, [1]),
+        ("zeropp", QUANTIZED, [1, 8]),
+        ("zero3", QUANTIZED, [1]),
+        ("zero_topo", QUANTIZED, [1, 8]),
+        # Of replicas both halves: the sums of a shard, and the piece that a rank adds up.
+        ("hsdp", QUANTIZED, [1, 8, 64]),
+        ("ddp", QUANTIZED, [1, 64]),
+        ("zero_topo", FULL, []),
+        ("zero_topo", Transport(weights="int8", refresh="int8"), []),
+    ],
+)
+def test_errors_are_kept_of_each_quantized_sum(
+    row: str, transport: Transport, shares: list[int]
+) -> None:
+    """INT8 with scales of every value that a rank quantizes to be summed, once; on 64 GCDs.
+
+    The closed form, without padding, is that of ``configs.training_memory``.
+    """
+    partition = named_partition(row, FRONTIER, 64)
+    feeding = transport.model_copy(update={"error_feedback": True})
+    experiment = TrainingExperiment.model_validate(
+        {
+            "kind": "training",
+            "model": "gpt-20b",
+            "topology": "frontier",
+            "ranks": 64,
+            "partition": row,
+            "transport": feeding,
+            "dtype": "bfloat16",
+        }
+    )
+
+    errors = kept(partition, feeding, 64) - kept(partition, transport, 64)
+
+    expected = sum(Fraction(INT8 * PSI, share) for share in shares)
+    assert errors == expected
+    parameters = experiment.model.num_parameters
+    predicted = predicted_memory(experiment).errors
+    assert predicted == pytest.approx(float(expected) * parameters / PSI, rel=1e-6)
 
 
 def test_one_node_has_no_traffic_between_nodes() -> None:

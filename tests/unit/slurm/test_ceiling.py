@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from configs.launchers import SlurmResources
+from tasks.slurm.ceiling import Ceiling, ceiling
 from tasks.slurm.plan import Batch, BatchMode, JobPlan
-from tasks.slurm.planning import Ceiling, ceiling
 
 RESOURCES = SlurmResources(
     nodes=2, tasks_per_node=4, cpus_per_task=8, gpus_per_node=4, time_limit="1:30:00"

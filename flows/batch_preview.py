@@ -11,10 +11,10 @@ from configs.launchers import SlurmLauncherConfig
 from configs.measuring import points_to_run
 from configs.study import Study
 from tasks.slurm.batches import divide
+from tasks.slurm.ceiling import Ceiling, ceiling
 from tasks.slurm.commands import SlurmCli
 from tasks.slurm.errors import SlurmError
 from tasks.slurm.plan import Batch
-from tasks.slurm.planning import Ceiling, ceiling
 from tasks.slurm.script import render
 from tasks.steps.creation import job_file
 from tasks.steps.launching import point_plan, worker_plans

@@ -1,0 +1,313 @@
+"""One file of a run that cannot be read: the commands say so, and go on with the other points."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from configs.study import Point, Study
+from flows.command_line import main
+from flows.finding import is_complete
+from tasks.runtime.atomic_files import write_json
+from tasks.runtime.records import Result
+from tasks.runtime.run_directory import RunDirectory
+from tasks.steps.creation import create_study_directory
+from tasks.steps.ending import final_state, needs_no_job
+from tasks.steps.predicting import predict_points
+from tasks.steps.progress import StudyProgress, share_done
+from tasks.steps.reusing import note_conditions
+from tasks.tracking.damage import sound_points, standing
+from tasks.tracking.report import write_report
+from tasks.tracking.study_directory import StudyDirectory
+from tests.unit.tracking.conftest import federated_line, write_run
+
+NAME = "fake-20260101-000000"
+Damage = Callable[[RunDirectory], Path]
+
+
+def _line(point: Point, step: int) -> dict[str, float]:
+    return federated_line(1 / (2 + step + point.index), step)
+
+
+@pytest.fixture
+def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StudyDirectory:
+    """A study of four points in ``runs``: three have finished, the last one has failed."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WATERSHED_STATE_DIR", str(tmp_path / "state"))
+    study = Study.model_validate(
+        {
+            "name": "fake",
+            "experiment": {"kind": "federated", "data": "digits", "rounds": 30},
+            "grid": {"seed": [0, 1, 2, 3]},
+        }
+    )
+    directory = StudyDirectory(Path("runs") / NAME)
+    directory.path.mkdir(parents=True)
+    directory.study.write_text(study.model_dump_json())
+    for point in study.points():
+        failed = Result(status="failed", reason="data", message="no data")
+        result = Result(status="finished") if point.index < 3 else failed
+        run = directory.point(point.index, point.label)
+        write_run(run, point, study="fake", line=_line, steps=range(0, 31, 10), result=result)
+    return directory
+
+
+def _empty_result(run: RunDirectory) -> Path:
+    run.result.write_bytes(b"")
+    return run.result
+
+
+def _newer_job(run: RunDirectory) -> Path:
+    run.job.write_text(run.job.read_text().replace("{", '{"future": 1, ', 1))
+    return run.job
+
+
+def _torn_exit(run: RunDirectory) -> Path:
+    path = run.attempt(1) / "exit.json"
+    path.write_text('{"code"')
+    return path
+
+
+def _newer_reused(run: RunDirectory) -> Path:
+    run.reused.write_text('{"source": "x"}')
+    return run.reused
+
+
+DAMAGES = [_empty_result, _newer_job, _torn_exit, _newer_reused]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_the_other_points_are_shown(
+    damage: Damage, study: StudyDirectory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The damaged point is marked; its file and the next step are told; the exit code is 1."""
+    path = damage(study.points()[1])
+
+    code = main(["show"])
+
+    captured = capsys.readouterr()
+    lines = captured.out.splitlines()
+    assert code == 1
+    assert "internal error" not in captured.err
+    assert sum(" finished " in line for line in lines) == 2
+    told = [line for line in lines if line.startswith("damaged ")]
+    assert len(told) == 1
+    assert f": {path} " in told[0]
+    assert "; " in told[0]
+
+
+def test_only_a_damaged_point_is_no_reason_to_resume(
+    study: StudyDirectory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As nothing would run: what to do stands beside its fault."""
+    finished = Result(status="finished")
+    write_json(study.points()[3].result, finished.model_dump())
+    _empty_result(study.points()[0])
+
+    code = main(["show"])
+
+    assert code == 1
+    assert "Continue with" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_point_is_not_run_again(damage: Damage, study: StudyDirectory) -> None:
+    """It may have finished; the flow leaves it as it is, and fails with words on it."""
+    run = study.points()[1]
+
+    path = damage(run)
+
+    assert standing(run) == "damaged"
+    assert needs_no_job(run)
+    assert not is_complete(study)
+    assert [needs_no_job(each) for each in study.points()] == [True, True, True, False]
+    assert [each.path.name[:3] for each in sound_points(study)] == ["000", "002", "003"]
+    state = final_state(study)
+    assert state.is_failed()
+    assert str(state.message).startswith("2 of 4 points failed. ")
+    assert f"{path} " in str(state.message)
+
+
+def test_the_last_damaged_point_keeps_a_study_from_being_completed(study: StudyDirectory) -> None:
+    """Also if all others have finished."""
+    write_json(study.points()[3].result, Result(status="finished").model_dump())
+    assert final_state(study).is_completed()
+
+    _newer_job(study.points()[2])
+
+    assert str(final_state(study).message).startswith("1 of 4 points failed. 002-seed-2: runs/")
+
+
+@pytest.mark.parametrize("damage", [_empty_result, _newer_job])
+def test_a_report_is_written_all_the_same(damage: Damage, study: StudyDirectory) -> None:
+    """It has the other points, and says what is wrong with this one."""
+    path = damage(study.points()[1])
+
+    text = write_report(study.path).read_text()
+
+    assert "4 runs: 2 finished, 1 damaged, 1 failed." in text
+    assert f" damaged: {path} " in text
+    assert "no data" in text
+
+
+def test_what_is_damaged_beside_the_run_is_marked_and_runs(study: StudyDirectory) -> None:
+    """A prediction is made anew, and costs are asked for anew: no reason not to run a point."""
+    failed = study.points()[3]
+    failed.costs.write_text("")
+    assert "damaged: runs/" in write_report(study.path).read_text()
+    assert not needs_no_job(failed)
+    failed.costs.unlink()
+    failed.prediction.write_text("{}")
+
+    text = write_report(study.path).read_text()
+
+    assert "prediction.json lacks the field" in text
+    assert not needs_no_job(failed)
+
+
+def test_progress_has_the_damaged_point(study: StudyDirectory) -> None:
+    """The display goes on; once the file is whole, so is the point."""
+    broken = study.points()[0]
+    whole = broken.job.read_bytes()
+    broken.job.write_text("{")
+    progress = StudyProgress(study)
+
+    before = progress.read()[0]
+    broken.job.write_bytes(whole)
+    after = progress.read()[0]
+
+    assert (before.state, before.label, before.is_over) == ("damaged", "000-seed-0", True)
+    assert share_done([before]) == 0
+    assert share_done([before, after]) == 1
+    assert "job.json is cut off or no JSON" in before.message
+    assert (after.state, after.label, after.num_steps) == ("finished", "seed=0", 30)
+
+
+def test_why_tells_the_other_points_first(
+    study: StudyDirectory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Then the file; the exit code is 1."""
+    path = _empty_result(study.points()[1])
+
+    code = main(["why"])
+
+    captured = capsys.readouterr()
+    assert code == 1
+    assert captured.out.startswith("seed=3  failed\n")
+    assert captured.err.startswith(f"{path.resolve()} is empty")
+    assert len(captured.err.splitlines()) == 1
+
+
+def test_logs_and_points_are_found_without_their_labels(
+    study: StudyDirectory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By the number and by the directory's name; what the job said is printed."""
+    run = study.points()[1]
+    run.stdout.write_text("what it said\n")
+    _newer_job(run)
+
+    codes = [main(["logs", "fake", "1"]), main(["logs", "fake", "001-seed"])]
+    which = main(["logs", "fake"])
+
+    captured = capsys.readouterr()
+    assert (codes, which) == ([0, 0], 2)
+    assert captured.out == "what it said\n" * 2
+    assert "  1  001-seed-1\n  2  seed=2\n" in captured.err
+
+
+def test_nothing_to_retry_is_no_success_if_a_file_is_damaged(
+    study: StudyDirectory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whether that point has failed is not known."""
+    path = _empty_result(study.points()[3])
+
+    code = main(["retry", "fake"])
+
+    captured = capsys.readouterr()
+    assert code == 1
+    assert captured.err.startswith(f"left as it is: {path} is empty")
+    assert captured.out == "Nothing to retry: no point has failed\n"
+
+
+def test_a_comparison_leaves_it_out_and_says_so(
+    study: StudyDirectory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The points that can be read are compared; the exit code is 1."""
+    path = _empty_result(study.points()[1])
+
+    code = main(["compare", "fake/0", "fake"])
+    alone = main(["compare", "fake/0", "fake/1"])
+
+    captured = capsys.readouterr()
+    assert (code, alone) == (1, 1)
+    assert captured.out.count("Report: ") == 1
+    assert captured.err.splitlines()[0].startswith(f"left out: {path} is empty")
+    assert captured.err.splitlines()[1].startswith(f"{path} is empty")
+
+
+@pytest.mark.parametrize(
+    "command", ["show", "resume", "why", "retry", "cancel", "logs", "adopt", "compare", "register"]
+)
+def test_no_command_ends_with_an_internal_error(
+    command: str, study: StudyDirectory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A study of another version: its file is named, and the exit code is not 0."""
+    study.study.write_text('{"name": "fake", "future": 1}')
+    arguments = {"compare": [NAME, NAME], "register": [NAME, "--name", "x"], "logs": [NAME, "1"]}
+
+    code = main([command, *arguments.get(command, [NAME])])
+
+    captured = capsys.readouterr()
+    assert "internal error" not in captured.err
+    if command in {"why", "logs", "compare"}:  # the points alone are read
+        assert code == 0 if command == "logs" else code in {0, 1}
+    elif command == "register":
+        assert code == 2
+    else:
+        assert code == 2
+        assert f"{study.study} lacks the field 'experiment'" in captured.err
+
+
+def test_one_point_of_another_version_is_told(
+    study: StudyDirectory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also where the point itself is named."""
+    run = study.points()[1]
+    path = _newer_job(run)
+
+    codes = [main([*words, str(run.path)]) for words in (["show"], ["why"])]
+    codes.append(main(["register", "fake/1", "--name", "x"]))
+
+    told = capsys.readouterr().err.splitlines()
+    assert codes == [1, 1, 1]
+    assert [str(path.name) in line for line in told] == [True, True, True]
+
+
+def test_a_damaged_record_of_the_flow_is_told(
+    study: StudyDirectory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It can be removed; the points need it not."""
+    (study.path / "flow.json").write_text("")
+
+    codes = [main(["show"]), main(["resume"])]
+
+    told = capsys.readouterr().err.splitlines()
+    assert codes == [1, 1]
+    assert {line.split("; ")[1] for line in told} == {"remove it to go on without it"}
+
+
+def test_points_that_wait_are_arranged_beside_a_damaged_one(tmp_path: Path) -> None:
+    """Conditions are written for the others, and predictions asked for; nothing is for it."""
+    raw = {"name": "gpt", "experiment": {"kind": "training", "model": "gpt-1m", "device": "cpu"}}
+    study = Study.model_validate(raw | {"grid": {"seed": [0, 1]}})
+    directory = create_study_directory(study, tmp_path, datetime.now(UTC))
+    broken, sound = directory.points()
+    broken.job.write_text("")
+
+    state = predict_points.fn(directory.path)
+    note_conditions(directory, 1)
+
+    assert " of 1 points predicted" in str(state.message)
+    assert sound.conditions.exists()
+    assert sorted(path.name for path in broken.path.iterdir()) == ["job.json"]
