@@ -188,12 +188,14 @@ def prefect_service(
         "PREFECT_UI_API_URL": environment.get("PREFECT_UI_API_URL")  # of a proxy, say
         or f"http://{public_host(host)}:{port}/api",
     }
-    if databases is not None:
+    command = ["prefect", "server", "start", "--host", host, "--port", str(port)]
+    if databases is None:
+        command.insert(0, "tasks.services.sqlite_writers")
+    else:
         own["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = databases.prefect
-    command = ("-m", "prefect", "server", "start", "--host", host, "--port", str(port))
     return Service(
         name=PREFECT,
-        command=(sys.executable, *command),
+        command=(sys.executable, "-m", *command),
         environment=_without(environment, VARIABLE, *_OTHERS_PREFECT) | _QUIET | own,
         log=data / "logs" / "prefect.log",
         server=prefect_server(api, environment),

@@ -16,10 +16,6 @@ _STATES = ("Completed", "Failed", "Crashed", "Cancelled")
 _END_MS = 240_000
 """How long a study may take; one of seconds takes minutes where all cores are busy."""
 
-_TRIES = 4
-"""How often a form is sent to a server that is busy."""
-_ANSWER_MS = 10_000
-"""A dialog that is open for so long after its button has met a busy server."""
 _RELOAD_MS = 3_000
 
 
@@ -73,20 +69,9 @@ class RunForm:
         self.page.get_by_role("button", name="Submit").click()
 
     def start(self) -> "FlowRun":
-        """Ask for the flow run, which the form has to accept, and open its page.
-
-        A server whose SQLite is busy answers 503, which the form tells as an unknown error; then
-        the flow run is asked for again, as a person does.
-        """
-        accepted = self.page.get_by_role("button", name="View run")
-        busy = self.page.get_by_text("Unknown error while creating flow run").first
-        for _ in range(_TRIES):
-            self.submit()
-            expect(accepted.or_(busy)).to_be_visible()
-            if accepted.is_visible():
-                break
-            expect(busy).to_be_hidden()
-        accepted.click()
+        """Ask for the flow run, which the form has to accept, and open its page."""
+        self.submit()
+        self.page.get_by_role("button", name="View run").click()
         self.page.wait_for_url("**/runs/flow-run/**")
         return FlowRun(self.page)
 
@@ -173,11 +158,7 @@ class FlowRun:
         self.page.get_by_role("main").get_by_role("button", name="Open menu").click()
         self.page.get_by_role("menuitem", name=item, exact=True).click()
         dialog = self.page.get_by_role("alertdialog")
-        for _ in range(_TRIES):  # a server whose SQLite is busy answers 503, and it stays open
-            dialog.get_by_role("button", name=confirmation, exact=True).click()
-            with suppress(TooLateError):
-                dialog.wait_for(state="hidden", timeout=_ANSWER_MS)
-                break
+        dialog.get_by_role("button", name=confirmation, exact=True).click()
         expect(dialog).to_be_hidden()
 
     def _state(self, *names: str) -> Locator:

@@ -1,4 +1,7 @@
-"""A real Prefect server on the loopback interface, which can be stopped and started again."""
+"""A real Prefect server on the loopback interface, which can be stopped and started again.
+
+It begins its transactions as the one of ``watershed up`` does.
+"""
 
 import contextlib
 import os
@@ -55,7 +58,7 @@ class PrefectServer:
             "DO_NOT_TRACK": "1",
         }
         command = [
-            *(sys.executable, "-m", "prefect", "server", "start"),
+            *(sys.executable, "-m", "tasks.services.sqlite_writers", "prefect", "server", "start"),
             *("--host", "127.0.0.1", "--port", str(self._port), "--no-ui"),
         ]
         log_path = self._directory / "prefect.log"

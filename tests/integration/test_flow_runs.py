@@ -14,7 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ import pytest
 
 from configs.study import Study
 from tasks.runtime.run_directory import RunDirectory
+from tasks.services.web import prefect_server
 from tasks.slurm.liveness import is_alive
 from tasks.steps.flow_record import directory_of, flow_record_path
 from tasks.tracking.nightly_record import directory_of_night
@@ -179,6 +180,22 @@ def test_a_flow_run_tells_its_story_and_a_retry_keeps_what_has_finished(site: Si
     (path,) = site.runs_dir.glob("story-*")
     assert again["state_name"] == "Failed"
     assert [len(run.attempts()) for run in StudyDirectory(path).points()] == [1, 2]
+
+
+def test_flow_runs_that_are_asked_for_at_once_are_all_accepted(site: Site) -> None:
+    """Each at the first request: the pages of Prefect do not ask again when they meet a 503."""
+    server = replace(prefect_server(site.server.api, {}), pauses_s=())
+    later = {"type": "SCHEDULED", "state_details": {"scheduled_time": "2099-01-01T00:00:00Z"}}
+
+    def run(number: int) -> str:
+        path = f"/deployments/{site.deployment_id}/create_flow_run"
+        asked_for = {"name": f"later-{number}", "state": later}
+        return str(server.ask(path, asked_for, timeout_s=60)["id"])
+
+    with ThreadPoolExecutor(8) as people:
+        flow_run_ids = list(people.map(run, range(80)))
+
+    assert len(set(flow_run_ids)) == 80
 
 
 @pytest.mark.slow
