@@ -71,7 +71,10 @@ def test_the_end_removes_all() -> None:
     with NetnsCluster(3, rate_mbit=100) as cluster:
         made = set(cluster.namespaces)
         are_there = made <= existing()
-        running = subprocess.Popen(cluster.command(1, ["sleep", "1000"]))
+        command = cluster.command(1, ["sh", "-c", "echo; exec sleep 1000"])
+        running = subprocess.Popen(command, stdout=subprocess.PIPE)
+        assert running.stdout is not None
+        running.stdout.readline()  # it is inside
 
     assert are_there
     assert not made & existing()

@@ -70,10 +70,13 @@ class RunDirectoryNode:
         self._newest: dict[Path, Incarnation] = {}
 
     def begin(self, run: Incarnation, now_s: float) -> Work:
-        """Claim the run directories of a job, and start."""
+        """Claim the run directories of a job, and start; one that is not ours has none."""
+        run_dirs = _run_dirs(run)
+        if not run_dirs:
+            return self._work(run)
         life = _Life()
         code = EXIT_ALREADY_RUNNING
-        for path in _run_dirs(run):
+        for path in run_dirs:
             try:
                 number = claim(RunDirectory(path), _claimant(run))
             except Refused as refusal:
@@ -150,7 +153,7 @@ def _run_dirs(run: Incarnation) -> list[Path]:
     batch_dir = run.request.script.parent
     listing = batch_dir / RUNS_FILE
     if not listing.exists():
-        return [batch_dir]
+        return [batch_dir] if batch_dir.exists() else []
     paths = _listed(listing, listing.stat().st_mtime_ns)
     return [Path(path) for path in (paths if run.task is None else [paths[run.task]])]
 

@@ -188,8 +188,9 @@ class FakeSlurm:
 
     def submit_other(self, name: str = "other", *, is_mine: bool = True) -> int:
         """Let the user, or another one, submit a job by hand."""
-        nowhere = Path("/")
-        request = Request(nowhere, name, self._size.partitions[0], nowhere, is_mine=is_mine)
+        nowhere = Path("/nowhere")
+        script = nowhere / "job.sh"
+        request = Request(script, name, self._size.partitions[0], nowhere, is_mine=is_mine)
         return self.controller.submit(request)
 
     def cancel_all(self) -> None:

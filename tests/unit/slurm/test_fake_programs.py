@@ -145,12 +145,13 @@ def test_a_program_may_never_hear_of_its_job(
     write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An sbatch that is not answered hangs until its time is over; the job is there."""
+    script = write()
     with FakeCluster(tmp_path, faults=Faults(accept_then_timeout=1.0)) as served:
         for name, value in served.environment.items():
             monkeypatch.setenv(name, value)
 
         with pytest.raises(TimeoutError, match="sbatch has not answered"):
-            run_command(["sbatch", "--parsable", str(write())], 0.5)
+            run_command(["sbatch", "--parsable", f"--chdir={script.parent}", str(script)], 0.5)
 
         assert [each.name for each in SlurmCli().queue()] == ["ws-a-1"]
 
