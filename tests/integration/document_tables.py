@@ -215,6 +215,10 @@ RUN_ELSEWHERE = {
     "python -m tests.proof.convergence *": (
         "tests/proof/test_convergence.py::test_the_file_holds_what_the_program_gives"
     ),
+    "python -m tasks.services.sqlite_writers *": (
+        "tests/integration/test_flow_runs.py::"
+        "test_flow_runs_that_are_asked_for_at_once_are_all_accepted"
+    ),
     "sbatch job.sh": (
         "tests/unit/slurm/test_reconciler.py::"
         "test_a_script_that_was_submitted_by_hand_is_nobodys_to_cancel"
