@@ -76,7 +76,7 @@ def calibrate(  # one option each, as typer wants it
 ) -> None:
     """Measure a machine's links and devices by short jobs, and write its topology file.
 
-    All ranks measure at once, as they work in a training. Takes a minute or two; the machine should
+    All ranks measure at once, as they work in a training. Takes two or three minutes; the machine should
     be idle. Exit codes: 0 written, 1 failed, 2 the arguments are faulty, 130 interrupted.
     """
     asked = {

@@ -27,12 +27,12 @@ pytestmark = pytest.mark.slow
 
 _LIMIT_S = 1500
 
-# Some minutes of computing for two cores, with a checkpoint every second or so.
+# Longer than one round of all disturbances on two fast cores, with a checkpoint every second or so.
 STUDY = """
 experiment:
   workers: 20
-  rounds: 60000
-  evaluate_every: 500
+  rounds: 300000
+  evaluate_every: 2500
   checkpoint_every: 1000
   model: {name: quadratic, centres: CENTRES, noise: 1.0}
   algorithm: {collect: 5, server_lr: 0.5}
