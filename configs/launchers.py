@@ -5,7 +5,7 @@ shell or by sbatch, is in ``setup`` and in ``extra`` alone.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
@@ -91,6 +91,16 @@ class Apptainer(Record):
     binds: Words = Field(default=(), description="Paths to bind: SOURCE[:TARGET[:ro]].")
     flags: Words = Field(default=(), description="Further flags, such as --nv.")
 
+    def texts(self) -> Iterator[tuple[str, str]]:
+        """Find what is written into the script.
+
+        Yields:
+            Field, with its position in a list; text.
+        """
+        yield "image", self.image
+        yield from _numbered("binds", self.binds)
+        yield from _numbered("flags", self.flags)
+
 
 class Pyxis(Record):
     """Run the job inside an image by Slurm's Pyxis plugin, through srun."""
@@ -100,6 +110,20 @@ class Pyxis(Record):
     python: Word = Field(default="python3", description="Python in the image.")
     mounts: Words = Field(default=(), description="--container-mounts.")
     flags: Words = Field(default=(), description="Further srun flags.")
+
+    def texts(self) -> Iterator[tuple[str, str]]:
+        """Find what is written into the script.
+
+        Yields:
+            Field, with its position in a list; text.
+        """
+        yield "image", self.image
+        yield from _numbered("mounts", self.mounts)
+        yield from _numbered("flags", self.flags)
+
+
+def _numbered(name: str, texts: Sequence[str]) -> Iterator[tuple[str, str]]:
+    return ((f"{name}.{number}", text) for number, text in enumerate(texts))
 
 
 Container = Annotated[
@@ -189,9 +213,9 @@ class _SlurmWishes(Record):
         if self.memory is not None and any(line.startswith("--mem-per-") for line in self.extra):
             message = "memory is also set by an option in extra; keep one of the two"
             yield Fault(path="memory", message=message, related=("extra",))
-        for number, flag in enumerate(self.container.flags if self.container else ()):
-            if message := secret_fault(flag):
-                yield Fault(path=f"container.flags.{number}", message=message)
+        for place, text in self.container.texts() if self.container else ():
+            if message := secret_fault(text):
+                yield Fault(path=f"container.{place}", message=message)
 
 
 class SlurmResources(_SlurmWishes):

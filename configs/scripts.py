@@ -84,6 +84,7 @@ _NAMES_A_FILE = re.compile(r"_(?:FILE|PATH|DIR)$", re.IGNORECASE)
 _SECRET_VALUE = re.compile(
     r"\w://[^/\s:@]*:[^/\s@]+@"  # user and password of an address
     r"|-----BEGIN [A-Z ]*PRIVATE KEY"
+    r"|(?i:\bauthorization[\"']?\s*[:=]\s*[\"']?(?:bearer|basic|token)\s+)(?![\"'$`{<])\S"
     r"|\b(?:hf_|gh[opsru]_|github_pat_|glpat-|sk-|xox[abeprs]-)[\w-]{16,}|\bA[KS]IA[0-9A-Z]{16}\b"
 )
 _LITERAL_ASSIGNMENT = re.compile(r"""\b(?P<name>[A-Za-z_]\w*)=(?=["']?[^\s"'$`;])""")

@@ -60,19 +60,6 @@ def delay_step_limit(delay: float) -> float:
     return step_limit(delay, 1)
 
 
-def memory_step_limit(workers: int, collect: int) -> float:
-    """Return the largest stable ``a * s`` of AFA-CS: P9, 2 G sin^2(pi / (2 G)) with G = M / m.
-
-    Args:
-        workers: M, that take turns; random arrivals bear more.
-        collect: m, at most M.
-
-    Returns:
-        The limit; about pi^2 m / (2 M) when M is much larger than m.
-    """
-    return step_limit(0, workers / collect)
-
-
 def calibrated_step_limit(delay: float, groups: float) -> float:
     """Return the largest stable ``a * s`` of CA2FL.
 

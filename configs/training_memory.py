@@ -18,12 +18,13 @@ from configs.training import TrainingExperiment
 from configs.transport import BITS
 
 ITEM_BYTES = {"float64": 8, "float32": 4, "bfloat16": 2}
+MOST_LEAVING = 2
+"""Gradients on their way to their ranks at a time, while the next is computed: the depth of the
+engine's queue. Each holds a unit's whole vector."""
 
 _SAVED_OF_BLOCK = 17
 """Vectors of h that a block saves per token for its backward pass, with fused attention: input, two
 norms, query, key and value, rotated query and key, output of the attention, 4 and 4 of the MLP."""
-_LEAVING_UNITS = 2
-"""Whole gradients that are on their way to their ranks while the next is computed."""
 _FEEDBACK_COPIES = 4
 """Float32 copies of a gradient while error feedback quantizes it: with its error, what is left,
 what is lost, and the error of last time."""
@@ -199,7 +200,7 @@ def _gathered(experiment: TrainingExperiment) -> int:
     block = model.block_parameters
     largest = max(block, _end_parameters(model))
     weights = largest + experiment.prefetch * block if experiment.degrees.forward > 1 else 0
-    gradients = largest + _LEAVING_UNITS * block
+    gradients = largest + MOST_LEAVING * block
     has_feedback = experiment.transport.error_feedback and any(_quantized_degrees(experiment))
     copies = _FEEDBACK_COPIES * _FLOAT_BYTES * largest if has_feedback else 0
     return item * (weights + gradients) + copies

@@ -16,7 +16,7 @@ from configs.launchers import SlurmLauncherConfig
 from configs.loading import ConfigError, load_study
 from configs.study import Study
 from configs.training import TrainingExperiment
-from flows.finding import find_study, known_runs
+from flows.finding import find_own_study, find_study, known_runs
 from tasks.runtime.errors import DamagedFileError
 from tasks.slurm.errors import NotScriptable, SlurmError
 from tasks.slurm.ledger_file import LedgerError
@@ -26,7 +26,6 @@ from tasks.tracking.study_directory import StudyDirectory
 
 EXIT_FAILED = 1
 EXIT_CONFIGURATION = 2
-EXIT_INTERRUPTED = 130
 
 
 def _launcher_fields() -> list[str]:
@@ -155,15 +154,16 @@ def print_faults(path: Path, faults: list[Fault]) -> None:
         say(f"{path}: {fault}")
 
 
-def found_study(name: str | None, runs_dir: Path) -> StudyDirectory:
+def found_study(name: str | None, runs_dir: Path, *, must_be_own: bool = False) -> StudyDirectory:
     """Find a run by what the user has typed; say what there is, and exit, if there is none.
 
     Args:
         name: What was typed, see ``find_study``.
         runs_dir: Directory of all runs.
+        must_be_own: Whether something is done with it that another user's run is not trusted for.
     """
     try:
-        directory = find_study(name, runs_dir)
+        directory = (find_own_study if must_be_own else find_study)(name, runs_dir)
         directory.read_study()
     except LookupError as error:
         give_up(str(error.args[0]), EXIT_CONFIGURATION)

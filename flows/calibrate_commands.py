@@ -22,13 +22,13 @@ from configs.topology import Topology, is_topology_file
 from flows.arguments import (
     EXIT_CONFIGURATION,
     EXIT_FAILED,
-    EXIT_INTERRUPTED,
     RunsDir,
     give_up,
     leave,
     say,
 )
 from flows.console import make_console
+from flows.exit_codes import EXIT_CTRL_C
 from tasks.slurm.errors import SlurmError
 from tasks.slurm.ledger_file import LedgerError
 from tasks.slurm.local import num_cores
@@ -76,8 +76,8 @@ def calibrate(  # one option each, as typer wants it
 ) -> None:
     """Measure a machine's links and devices by short jobs, and write its topology file.
 
-    All ranks measure at once, as they work in a training. Takes two or three minutes; the machine should
-    be idle. Exit codes: 0 written, 1 failed, 2 the arguments are faulty, 130 interrupted.
+    All ranks measure at once, as they work in a training. Takes two or three minutes; the machine
+    should be idle. Exit codes: 0 written, 1 failed, 2 the arguments are faulty, 130 interrupted.
     """
     asked = {
         "topology": topology,
@@ -104,7 +104,7 @@ def calibrate(  # one option each, as typer wants it
         write_topology(output, text, force=force)
     except KeyboardInterrupt:
         say("stopped; nothing was written")
-        leave(EXIT_INTERRUPTED)
+        leave(EXIT_CTRL_C)
     except (CalibrationError, SlurmError, LedgerError, FileExistsError) as error:
         give_up(str(error), EXIT_FAILED)
     except OSError as error:

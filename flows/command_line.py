@@ -136,7 +136,7 @@ def resume(name: Run = None, runs_dir: RunsDir = Path("runs"), parallel: Paralle
     Points that have finished are kept. One of which a file cannot be read, as it is cut off or of
     another version, is left as it is. Exit codes as those of `watershed run`.
     """
-    directory = found_study(name, runs_dir)
+    directory = found_study(name, runs_dir, must_be_own=True)
     if is_complete(directory):
         rows = print_summary(make_console(), directory)
         typer.echo("All points have finished; there is nothing to resume.")

@@ -39,8 +39,8 @@ Where a command has more to say of its codes, it says so below.
 - **Failed, and the reason is gone** (a full disk, data not there): `watershed resume RUN`;
   `watershed retry RUN` takes the failed points alone.
 - **Failed for want of memory, time or a node, on Slurm**: `watershed retry RUN --only oom --set
-  launcher.memory=32G`. Only the launcher may change; it stays changed for this run. On this machine:
-  `watershed retry RUN --parallel 1`.
+  launcher.memory=32G`. Only the launcher may change; it stays changed for this run. On this
+  machine: `watershed retry RUN --parallel 1`.
 - **The experiment was wrong**: `watershed run FILE`. Another experiment is another run.
 - **A flow run in Prefect's UI**: *Retry* there does what `resume` does.
 

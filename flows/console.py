@@ -8,6 +8,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from tasks.steps.plain_console import PlainConsole
 from tasks.steps.progress import PointProgress, Snapshot, share_done
 from tasks.tracking.history import GOOD
 
@@ -38,10 +39,10 @@ def make_console(file_width: int = 120) -> Console:
     Args:
         file_width: Columns where the output is no terminal.
     """
-    console = Console(highlight=False)
+    console = PlainConsole(highlight=False)
     if console.is_terminal:
         return console
-    return Console(highlight=False, width=file_width, color_system=None, force_terminal=False)
+    return PlainConsole(highlight=False, width=file_width, color_system=None, force_terminal=False)
 
 
 def duration(seconds: float) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from tasks.services.database import VARIABLE
+from tasks.services.login import find_login
 from tasks.services.profile import API_URL, with_profile
 from tasks.services.state import Services, find_services
 from tasks.services.web import unproxied
@@ -67,7 +68,8 @@ def flow_environment(runs_dir: Path, environment: Mapping[str, str]) -> dict[str
     Args:
         runs_dir: Directory of all runs.
         environment: Environment variables of this process. What they set, stays; but for the
-            servers' database, which jobs would inherit.
+            servers' database, which jobs would inherit, and for the login of the servers of ``up``
+            where these are used.
 
     Returns:
         The whole environment.
@@ -83,7 +85,23 @@ def flow_environment(runs_dir: Path, environment: Mapping[str, str]) -> dict[str
         defaults["PREFECT_HOME"] = str(runs_dir.resolve() / "prefect")
         defaults["PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS"] = _STARTUP_S
     own = {name: text for name, text in environment.items() if name != VARIABLE}
-    return defaults | own | unproxied(environment)  # a temporary server is on this machine, too
+    whole = defaults | own | unproxied(environment)  # a temporary server is on this machine, too
+    return whole | _login(runs_dir, services, whole)
+
+
+def _login(
+    runs_dir: Path, services: Services | None, environment: Mapping[str, str]
+) -> dict[str, str]:
+    """The login of the servers of ``up``, for those of them that are used, and for no others."""
+    login = find_login(runs_dir) if services is not None and services.has_login else None
+    if services is None or login is None:
+        return {}
+    found: dict[str, str] = {}
+    if chosen_api(environment) == services.prefect_api:
+        found |= login.of_prefect()
+    if environment.get(_MLFLOW) == services.mlflow:
+        found |= login.of_mlflow()
+    return found
 
 
 def _may_use(environment: Mapping[str, str]) -> bool:

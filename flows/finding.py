@@ -6,6 +6,8 @@ from datetime import datetime
 from pathlib import Path
 
 from flows.jobs import jobs_of
+from tasks.runtime.ownership import foreign_fault, is_own, owner_of
+from tasks.runtime.plain_text import plain
 from tasks.runtime.run_directory import RunDirectory
 from tasks.slurm.liveness import is_alive
 from tasks.steps.flow_record import read_flow_record
@@ -21,6 +23,8 @@ _DATE = "%Y%m%d-%H%M%S"
 def find_study(typed: str | None, runs_dir: Path) -> StudyDirectory:
     """Find the directory of a study.
 
+    A run of another user, who may have given it any name and date, is found by its path alone.
+
     Args:
         typed: A path, or the name of a directory in ``runs_dir``, or of a study, whose newest run
             is meant; None for the newest of all.
@@ -32,15 +36,20 @@ def find_study(typed: str | None, runs_dir: Path) -> StudyDirectory:
     Raises:
         LookupError: There is none; the message names those that there are.
     """
-    if typed is not None:
-        for path in (Path(typed), runs_dir / typed):
-            if (path / "study.json").is_file():
-                return StudyDirectory(path)
+    foreign: Path | None = None
+    for path in () if typed is None else (Path(typed), runs_dir / typed):
+        if not (path / "study.json").is_file():
+            continue
+        if "/" in str(typed) or is_own(path):
+            return StudyDirectory(path)
+        foreign = path
     known = known_runs(runs_dir)
     of_study = re.compile(re.escape(typed or "") + r"-\d{8}-\d{6}(-\d+)?")
     chosen = [run for run in known if typed is None or of_study.fullmatch(run.path.name)]
     if chosen:
         return chosen[-1]
+    if foreign is not None:
+        raise LookupError(_by_path_alone(foreign))
     if not known:
         where = f"{runs_dir} holds no runs"
         raise LookupError(f"{where}; start one with: watershed run configs/studies/digits.yaml")
@@ -48,8 +57,32 @@ def find_study(typed: str | None, runs_dir: Path) -> StudyDirectory:
     raise LookupError(f"no run '{typed}' in {runs_dir}; the newest are {newest}")
 
 
+def find_own_study(typed: str | None, runs_dir: Path) -> StudyDirectory:
+    """Find the directory of a study to go on in, which must not be another user's.
+
+    Args:
+        typed: See ``find_study``.
+        runs_dir: Directory of all runs.
+
+    Returns:
+        The directory.
+
+    Raises:
+        LookupError: There is none, or it belongs to another user.
+    """
+    found = find_study(typed, runs_dir)
+    if fault := foreign_fault(found.path):
+        raise LookupError(fault)
+    return found
+
+
+def _by_path_alone(path: Path) -> str:
+    shown, owner = plain(str(path.absolute())), owner_of(path)
+    return f"{shown} belongs to {owner}; to look at it, write its path: watershed show {shown}"
+
+
 def known_runs(runs_dir: Path) -> list[StudyDirectory]:
-    """List the runs, oldest first.
+    """List the user's runs, oldest first; those of other users are none.
 
     When a run began stands in its directory's name, which copying and touching do not change; of a
     directory with another name, the time of ``study.json`` counts.
@@ -57,8 +90,8 @@ def known_runs(runs_dir: Path) -> list[StudyDirectory]:
     Args:
         runs_dir: Directory of all runs; it need not exist.
     """
-    studies = [path.parent for path in runs_dir.glob("*/study.json") if path.parent.name[0] != "."]
-    return [StudyDirectory(path) for path in sorted(studies, key=_began)]
+    found = [path.parent for path in runs_dir.glob("*/study.json") if path.parent.name[0] != "."]
+    return [StudyDirectory(path) for path in sorted(filter(is_own, found), key=_began)]
 
 
 def _began(path: Path) -> tuple[str, int, str]:

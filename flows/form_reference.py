@@ -30,6 +30,9 @@ API takes as `parameters` ([operate.md](operate.md)). Made from the deployments 
 
 The first column is the title of a field, the second its name in the API and in what is said of
 faults. A field that is left empty is as in the preset, or means what stands there.
+
+Whoever may fill in a form runs commands as the worker's user: `setup`, `python` and others of the
+launcher, `settings` and the paths of files are not confined.
 """
 
 _Schema = Mapping[str, Any]

@@ -1,5 +1,6 @@
 """The commands for jobs: ``watershed plan | jobs | logs | why | cancel | retry | adopt``."""
 
+import sys
 import time
 from collections.abc import Sequence
 from datetime import datetime
@@ -12,7 +13,6 @@ from configs.launchers import SlurmLauncherConfig
 from flows.arguments import (
     EXIT_CONFIGURATION,
     EXIT_FAILED,
-    EXIT_INTERRUPTED,
     File,
     OnlyRun,
     Run,
@@ -26,11 +26,13 @@ from flows.arguments import (
 )
 from flows.batch_preview import planned_batches, print_plan
 from flows.console import make_console
+from flows.exit_codes import EXIT_CTRL_C
 from flows.finding import going_runs, is_done, only_one
 from flows.following import find_points, number_of, output_of
 from flows.jobs import jobs_of, print_jobs, print_why, take_over
 from flows.retry_command import retry
 from flows.stopping import stop
+from tasks.runtime.plain_text import plain
 from tasks.runtime.run_directory import RunDirectory
 from tasks.slurm.explaining import slurm_output_of
 from tasks.tracking.damage import damage_of, label_of_run
@@ -130,9 +132,14 @@ def logs(
             give_up(_which_one(found), EXIT_CONFIGURATION)
         try:
             for text in output_of(found[0], slurm_output_of(found[0]), follow=follow):
-                typer.echo(text, nl=False)
+                typer.echo(_for_terminal(text) if sys.stdout.isatty() else text, nl=False)
         except KeyboardInterrupt:
-            leave(EXIT_INTERRUPTED)
+            leave(EXIT_CTRL_C)
+
+
+def _for_terminal(text: str) -> str:
+    """Leave out what a terminal would obey; a carriage return begins a line, and hides none."""
+    return plain(text.replace("\r\n", "\n").replace("\r", "\n"))
 
 
 def why(name: Run = None, point: PointOption = None, runs_dir: RunsDir = Path("runs")) -> None:
@@ -193,7 +200,7 @@ def _run_to_cancel(name: str | None, runs_dir: Path) -> StudyDirectory:
         if going is None:
             give_up(f"nothing is running in {runs_dir}", EXIT_FAILED)
         name = str(going.path)
-    return StudyDirectory(found_study(name, runs_dir).path.resolve())
+    return StudyDirectory(found_study(name, runs_dir, must_be_own=True).path.resolve())
 
 
 def _which_one(runs: Sequence[RunDirectory]) -> str:
@@ -208,7 +215,7 @@ def adopt(name: Run = None, runs_dir: RunsDir = Path("runs")) -> None:
     `watershed resume`.
     """
     with faults_in_words():
-        directory = StudyDirectory(found_study(name, runs_dir).path.resolve())
+        directory = StudyDirectory(found_study(name, runs_dir, must_be_own=True).path.resolve())
         count = take_over(directory)
     typer.echo(f"{directory.path.name}: {count} job{'s' * (count != 1)} adopted")
     if count:

@@ -141,7 +141,11 @@ def _misconfigured(faults: Sequence[Fault]) -> State[str]:
 
 
 def _unusable(runs_dir: Path, error: OSError) -> State[str]:
-    message = f"{runs_dir} cannot be used: {error.strerror}; use a directory of your own"
+    path = Path(error.filename or runs_dir)
+    message = f"{path} cannot be used: {error.strerror}; "
+    if path.name.startswith(".nightly-"):
+        message += "if no night runs, remove it or have its owner do so, or "
+    message += "use a directory of your own"
     return _misconfigured([Fault(path="runs_dir", message=message)])
 
 

@@ -28,6 +28,7 @@ from flows.arguments import (
 )
 from flows.console import make_console
 from flows.environment import flow_environment, told_servers
+from flows.exit_codes import EXIT_CTRL_C
 from flows.orchestration import PATIENCE_S, stop_requests
 from tasks.steps.night_lock import night_lock
 from tasks.tracking.nightly_metrics import metric_faults
@@ -181,4 +182,4 @@ def _run(parameters: dict[str, object], runs_dir: Path) -> tuple[int, str]:
             with contextlib.suppress(ProcessLookupError):  # Prefect's server, if it is still there
                 os.killpg(process.pid, signal.SIGTERM if has_ended else signal.SIGKILL)
         told = process.communicate()[0].decode(errors="replace")
-    return 130 if process.returncode < 0 else process.returncode, told
+    return EXIT_CTRL_C if process.returncode < 0 else process.returncode, told

@@ -127,7 +127,14 @@ def run_points(
         if holder:
             return Failed(message=_refusal(directory, holder), data=str(directory.path))
         return _run_held(
-            study, directory, flow_run_id, follow, prepare, arrange, num_parallel, points
+            study,
+            directory,
+            flow_run_id,
+            follow=follow,
+            prepare=prepare,
+            arrange=arrange,
+            num_parallel=num_parallel,
+            points=points,
         )
 
 
@@ -178,6 +185,7 @@ def _run_held(
     study: Study,
     directory: StudyDirectory,
     flow_run_id: str,
+    *,
     follow: Follow,
     prepare: Prepare | None,
     arrange: Arrange | None,

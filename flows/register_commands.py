@@ -82,8 +82,8 @@ def _registered(directory: RunDirectory, name: str, *, alias: str, runs_dir: Pat
     from tasks.tracking.model_store import register_model  # noqa: PLC0415  it is rarely needed
     from tasks.tracking.store import default_tracking_uri, open_store  # noqa: PLC0415
 
-    found = flow_environment(runs_dir, os.environ).get("MLFLOW_TRACKING_URI")
-    uri = found or default_tracking_uri(runs_dir)
+    os.environ |= flow_environment(runs_dir, os.environ)  # MLflow reads its login from there
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or default_tracking_uri(runs_dir)
     cursor = read_cursor(directory, uri)
     if not cursor.run_id:
         message = (

@@ -14,6 +14,7 @@ from configs.loading import ConfigError
 from configs.scaling import ScalingStudy
 from configs.study import Study
 from tasks.runtime.errors import DamagedFileError
+from tasks.runtime.ownership import foreign_fault
 from tasks.steps.launching import launch_faults
 from tasks.steps.predictability import predictability
 from tasks.tracking.study_directory import StudyDirectory
@@ -53,10 +54,12 @@ def _study_in(study_dir: Path) -> Study:
     """Read the study of a directory.
 
     Raises:
-        ConfigError: There is none.
+        ConfigError: There is none, or it is another user's.
     """
     try:
-        return StudyDirectory(study_dir).read_study()
+        study = StudyDirectory(study_dir).read_study()
+        if not (problem := foreign_fault(study_dir)):
+            return study
     except OSError as error:
         reason = error.strerror or str(error)
         problem = f"{study_dir} is no directory of a study (study.json: {reason})"

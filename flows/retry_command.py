@@ -90,7 +90,7 @@ def _run_to_retry(
     """
     known = known_runs(runs_dir)
     if name is not None or not known:
-        return found_study(name, runs_dir)
+        return found_study(name, runs_dir, must_be_own=True)
     failed = [
         run
         for run in known

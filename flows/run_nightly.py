@@ -7,8 +7,9 @@ import json
 import sys
 from pathlib import Path
 
+from flows.exit_codes import EXIT_CTRL_C
+
 EXIT_ALREADY_RUNNING = 75
-EXIT_INTERRUPTED = 130
 EXIT_CONFIGURATION = 2
 
 
@@ -31,7 +32,7 @@ def main(argv: list[str] | None = None) -> int:
         state = nightly(**json.loads(text), return_state=True)
     except (KeyboardInterrupt, Pause):
         sys.stdout.write("stopped\n")
-        return EXIT_INTERRUPTED
+        return EXIT_CTRL_C
     message = state.message or state.name or ""
     sys.stdout.write(f"{message}\n")
     report = state.result(raise_on_failure=False)
@@ -39,7 +40,7 @@ def main(argv: list[str] | None = None) -> int:
         sys.stdout.write(f"{report}\n")
     sys.stdout.flush()
     if state.is_cancelled():
-        return EXIT_INTERRUPTED
+        return EXIT_CTRL_C
     if "runs already" in message and state.name == "Skipped":
         return EXIT_ALREADY_RUNNING
     if message.startswith("configuration:"):

@@ -9,12 +9,12 @@ import argparse
 import sys
 from pathlib import Path
 
+from flows.exit_codes import EXIT_CTRL_C
 from tasks.runtime.errors import DamagedFileError
 from tasks.steps.study_lock import study_lock
 from tasks.tracking.study_directory import StudyDirectory
 
 EXIT_ALREADY_RUNNING = 75
-EXIT_INTERRUPTED = 130
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -39,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
         try:
             return _run(directory, arguments.parallel, arguments.points)
         except KeyboardInterrupt:
-            return EXIT_INTERRUPTED
+            return EXIT_CTRL_C
 
 
 def _run(directory: StudyDirectory, num_parallel: int | None, points: list[int] | None) -> int:
@@ -68,10 +68,10 @@ def _run(directory: StudyDirectory, num_parallel: int | None, points: list[int] 
             return_state=True,
         )
     except Pause:
-        return EXIT_INTERRUPTED
+        return EXIT_CTRL_C
     if state.is_completed():
         return 0
-    return EXIT_INTERRUPTED if state.is_cancelled() else 1
+    return EXIT_CTRL_C if state.is_cancelled() else 1
 
 
 if __name__ == "__main__":

@@ -6,9 +6,10 @@ from typing import NoReturn
 
 import typer
 
-from flows.arguments import EXIT_FAILED, EXIT_INTERRUPTED, give_up, leave, say
+from flows.arguments import EXIT_FAILED, give_up, leave, say
 from flows.console import make_console, show_lines, show_live
 from flows.environment import told_servers
+from flows.exit_codes import EXIT_CTRL_C
 from flows.orchestration import last_words, snapshots, start_flow, started_flow, stop_requests
 from flows.pointers import program
 from flows.summary import print_summary
@@ -48,7 +49,7 @@ def run_to_the_end(
         say(f"The flow itself has stopped: {last_words(directory, process.returncode)}")
     if states - GOOD - {"damaged"}:
         say_how_to_resume(directory)
-    leave(EXIT_INTERRUPTED if stops else EXIT_FAILED)
+    leave(EXIT_CTRL_C if stops else EXIT_FAILED)
 
 
 def run_in_background(directory: StudyDirectory, parallel: int | None) -> None:

@@ -11,6 +11,8 @@ from rich.text import Text
 from flows.console import STYLES, duration
 from flows.pointers import pointers
 from tasks.runtime.run_directory import RunDirectory
+from tasks.slurm.explaining import last_lines
+from tasks.slurm.redaction import redact
 from tasks.steps.flow_record import FlowRecord, read_flow_record
 from tasks.tracking.history import RunHistory, read_history
 from tasks.tracking.rows import Row, collect_rows, row_of
@@ -47,7 +49,8 @@ def print_summary(console: Console, directory: StudyDirectory) -> list[Row]:
     console.print(table_of(rows, console.width))
     for row in rows:
         if row.state in {"failed", "damaged"}:
-            line = Text.assemble((row.state, STYLES[row.state]), f" {row.label}: {row.message}")
+            told = f" {row.label}: {redact(row.message)}"
+            line = Text.assemble((row.state, STYLES[row.state]), told)
             console.print(line, soft_wrap=True)
     for told in standing_of(rows):
         console.print(Text(told), soft_wrap=True)
@@ -79,7 +82,7 @@ def standing_of(rows: Sequence[Row]) -> list[str]:
 
 
 def print_run(console: Console, directory: RunDirectory) -> None:
-    """Print how the run of one grid point stands, and the end of its output.
+    """Print how the run of one grid point stands, and the end of its output, without secrets.
 
     Args:
         console: Where to.
@@ -94,16 +97,16 @@ def print_run(console: Console, directory: RunDirectory) -> None:
     state = (row.state, STYLES[row.state])
     experiment = history.job.experiment
     steps = f"{row.rounds} of {experiment.num_steps} {experiment.unit}s"
-    console.print(Text.assemble((row.label, "bold"), "  ", state, f"  {steps}  {row.message}"))
+    message = redact(row.message)
+    console.print(Text.assemble((row.label, "bold"), "  ", state, f"  {steps}  {message}"))
     for name, series in sorted(history.metrics.items()):
-        console.print(f"  {name:<22} {series.last:.6g}")
+        console.print(Text(f"  {name:<22} {series.last:.6g}"))
     told = [*row.warnings, *_refusals(history)]
     for warning in told:
         console.print(Text.assemble(("warning ", "yellow"), warning), soft_wrap=True)
     if directory.stdout.exists():
-        lines = directory.stdout.read_text(encoding="utf-8", errors="replace").splitlines()
         console.print(Text(f"{os.path.relpath(directory.stdout)}, last lines:", "dim"))
-        for line in lines[-_LAST_LINES:]:
+        for line in last_lines(directory.stdout, _LAST_LINES):
             console.print(Text(f"  {line}"), soft_wrap=True)
 
 

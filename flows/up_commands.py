@@ -13,11 +13,12 @@ from flows.arguments import EXIT_CONFIGURATION, EXIT_FAILED, give_up, leave, say
 from flows.console import make_console
 from flows.deploy_commands import Pool, explain
 from flows.orchestration import stop_requests
-from flows.up_screen import make_screen, print_addresses, print_opened
+from flows.up_screen import make_screen, print_addresses, print_login, print_opened
 from tasks.services.errors import ServicesError
 from tasks.services.lifecycle import Lifecycle
 from tasks.services.plan import POOL
 from tasks.services.preparing import prepare_external, prepare_own
+from tasks.services.privacy import UMASK, refuse_shared
 from tasks.services.serving import await_leftovers
 from tasks.services.state import (
     Services,
@@ -49,7 +50,7 @@ def up(
         str,
         typer.Option(
             metavar="ADDRESS",
-            help="Address that the servers bind to. They have no login: whoever reaches them can "
+            help="Address that the servers bind to. Without --login, whoever reaches them can "
             "start jobs as you.",
         ),
     ] = "127.0.0.1",
@@ -75,6 +76,16 @@ def up(
     no_worker: Annotated[
         bool, typer.Option("--no-worker", help="Run no flows here, only the servers.")
     ] = False,
+    login: Annotated[
+        bool,
+        typer.Option(
+            "--login",
+            envvar="WATERSHED_LOGIN",
+            show_envvar=False,
+            help="Both servers ask for a user name and a password, which are in DIR/login.txt: for "
+            "machines that others use, too.",
+        ),
+    ] = False,
 ) -> None:
     """Start the Prefect server, the MLflow server and a worker, and show their addresses.
 
@@ -84,21 +95,31 @@ def up(
     of the first.
 
     Exit codes: 0 stopped by Ctrl-C or SIGTERM, or up already; 1 a server has ended; 2 an option, a
-    port or a database cannot be used.
+    directory, a port or a database cannot be used.
     """
+    if external and login:
+        give_up(
+            "--external uses servers that are up already, whose login is what they ask for; "
+            "leave out --login (or WATERSHED_LOGIN)",
+            EXIT_CONFIGURATION,
+        )
     directory = runs_directory(data).resolve()
     console = make_console()
+    os.umask(UMASK)
     with stop_requests() as stops, ExitStack() as stack:
         try:
             directory.mkdir(parents=True, exist_ok=True)
+            refuse_shared(directory)
             is_ours = stack.enter_context(claimed(directory))
+        except ServicesError as error:
+            give_up(str(error), EXIT_CONFIGURATION)
         except OSError as error:
             give_up(
                 f"{directory} cannot be used: {error.strerror}; name another one with --data",
                 EXIT_FAILED,
             )
         if not is_ours:
-            _show_the_first(directory)
+            _show_the_first(directory, wants_login=login)
         try:
             _clear(directory, stops)
             if external:
@@ -112,12 +133,15 @@ def up(
                     os.environ,
                     has_worker=not no_worker,
                     database=database,
+                    has_login=login,
                 )
         except ServicesError as error:
             give_up(explain(error), EXIT_CONFIGURATION)
         except OSError as error:
             give_up(f"{error.filename}: {error.strerror}", EXIT_FAILED)
-        print_opened(console, plan.host)
+        if plan.login is not None:
+            print_login(console, directory, plan.login)
+        print_opened(console, plan.host, os.environ, has_login=plan.login is not None)
         with make_screen(console, str(directory)) as screen:
             went_well = Lifecycle(plan, stops, screen).run()
     typer.echo("All is stopped.")
@@ -144,7 +168,7 @@ def _clear(directory: Path, stops: Sized) -> None:
         leave(0)
 
 
-def _show_the_first(directory: Path) -> None:
+def _show_the_first(directory: Path, *, wants_login: bool) -> None:
     services: Services | None = find_services(directory)
     if services is None:
         give_up(f"another `up` begins or ends in {directory}; try again", EXIT_FAILED)
@@ -153,5 +177,10 @@ def _show_the_first(directory: Path) -> None:
         f"`watershed up` {phase} already in {directory}: process {services.pid} on "
         f"{services.host}, since {services.started.astimezone():%Y-%m-%d %H:%M:%S}."
     )
-    print_addresses(make_console(), services)
+    console = make_console()
+    print_addresses(console, services)
+    if services.has_login:
+        print_login(console, directory)
+    elif wants_login:
+        typer.echo("It has no login; to give it one, stop it, and start it with --login.")
     leave(0)

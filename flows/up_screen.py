@@ -3,12 +3,14 @@
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 from rich.console import Console
 from rich.text import Text
 
 from flows.console import duration
 from tasks.services.lifecycle import Screen
+from tasks.services.login import LOGIN_NAME, Login
 from tasks.services.state import Services
 from tasks.services.web import is_loopback
 
@@ -34,23 +36,59 @@ def print_addresses(console: Console, services: Services) -> None:
         console.print(line, soft_wrap=True)
 
 
-def print_opened(console: Console, host: str) -> None:
-    """Say what it means that the servers bind to more than the loopback interface.
+def print_login(console: Console, data: Path, login: Login | None = None) -> None:
+    """Say where the user name and the password of the servers are.
+
+    Args:
+        console: Where to.
+        data: The data directory.
+        login: What is shown as well, but on a terminal alone, not in a log file.
+    """
+    where = f"USER:PASSWORD of {data / LOGIN_NAME}; Prefect's page takes both as one, MLflow's each"
+    print_line(console, f"Login    {where}")
+    if login is not None and console.file.isatty():
+        print_line(console, f"         {login.pair}", "bold")
+
+
+def print_opened(
+    console: Console, host: str, environment: Mapping[str, str], *, has_login: bool
+) -> None:
+    """Say who can use the servers, unless that is who knows a password that nobody can listen to.
 
     Args:
         console: Where to.
         host: The address that they bind to; empty if they are not ours.
+        environment: Environment variables of this process.
+        has_login: Whether both ask for a user name and a password.
     """
-    if not host or is_loopback(host):
-        return
-    console.print(
-        Text(
-            f"Open to others ({host}): the servers have no login. Anybody who reaches them can "
-            "read and delete what is in them, and start jobs as you. Let a firewall, or a proxy "
-            "with a login, stand before them; or leave out --host, and use: ssh -L",
-            "yellow",
-        ),
-        soft_wrap=True,
+    if host and not (has_login and is_loopback(host)):
+        print_line(console, told_opened(host, environment, has_login=has_login), "yellow")
+
+
+def told_opened(host: str, environment: Mapping[str, str], *, has_login: bool) -> str:
+    """Return what it means who can reach the servers.
+
+    Args:
+        host: As for ``print_opened``.
+        environment: As for ``print_opened``.
+        has_login: As for ``print_opened``.
+    """
+    if has_login:
+        return (
+            f"Open to others ({host}) without encryption: the password can be read on the way. Let "
+            "a proxy with TLS stand before them; or leave out --host, and use: ssh -L"
+        )
+    which, can = "Neither server has", "start jobs as you, and read your files through MLflow"
+    if environment.get("PREFECT_SERVER_API_AUTH_STRING"):  # the user's own
+        which, can = "MLflow does not have", "read and write your files through it"
+    if is_loopback(host):
+        return (
+            f"{which} a login: other users of this machine can {can}. On a shared machine: "
+            "watershed up --login"
+        )
+    return (
+        f"Open to others ({host}). {which} a login: whoever reaches them can {can}. Use --login, "
+        "or a proxy with a login; or leave out --host, and use: ssh -L"
     )
 
 

@@ -12,8 +12,9 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 from typing import Literal
 
@@ -33,6 +34,7 @@ from models.texts import Tokenizer, text_source, tokenizer_of
 _FORMAT: Literal["watershed tokens 1"] = "watershed tokens 1"
 _HEADER_BYTES = 4096
 _CHARACTERS_AT_ONCE = 2**20
+_LOCKABLE = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 
 
@@ -169,6 +171,9 @@ def _is_whole(path: Path) -> bool:
 def _alone(lock: Path) -> Iterator[None]:
     """Hold a lock that goes with the process, however that ends.
 
+    Without locks, or with another user's that is closed to us, each process packs for itself; the
+    last one's equal file stays.
+
     Args:
         lock: File to lock; made if missing, and left there.
 
@@ -176,16 +181,32 @@ def _alone(lock: Path) -> Iterator[None]:
         Nothing.
 
     Raises:
-        OSError: The file cannot be made or locked, though locks exist here.
+        OSError: The file cannot be made or locked, though locks exist here; or it is a link.
     """
-    with lock.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX)
-        except OSError as error:
-            # Without locks each process packs for itself; the last one's equal file stays.
-            if error.errno not in _NO_LOCKS:
-                raise
+    with ExitStack() as stack:
+        with suppress(PermissionError):
+            file = stack.enter_context(_lockable(lock))
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX)
+            except OSError as error:
+                if error.errno not in _NO_LOCKS:
+                    raise
         yield
+
+
+def _lockable(path: Path) -> FileIO:
+    """Open a file to lock. Others may write to a shared cache: no link of theirs is followed.
+
+    Raises:
+        OSError: It cannot be opened; or it is a link.
+    """
+    try:
+        # Its user's umask says who shares it; nothing is ever written into it, nor cut off.
+        return FileIO(os.open(path, _LOCKABLE, 0o666), "r+")
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            error.strerror = f"{path.name} is a link, remove it"
+        raise
 
 
 def _write(path: Path, parts: Iterator[str], tokenizer: Tokenizer, data: Text) -> None:
@@ -194,7 +215,8 @@ def _write(path: Path, parts: Iterator[str], tokenizer: Tokenizer, data: Text) -
     dtype, count = _dtype(tokenizer.vocabulary), 0
     digest = hashlib.sha256(tokenizer.fingerprint.encode())
     try:
-        with temporary.open("wb") as file:
+        temporary.unlink(missing_ok=True)  # of a killed process; or a link that was put there
+        with temporary.open("xb") as file:
             file.write(bytes(_HEADER_BYTES))
             for texts in _together(parts):
                 left = None if data.max_tokens is None else data.max_tokens - count

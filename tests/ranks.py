@@ -35,6 +35,7 @@ class RankPool:
         self._give_up_s = give_up_s
         self._ends: list[multiprocessing.connection.Connection] = []
         self._processes: list[Any] = []
+        self._meeting: tempfile.TemporaryDirectory[str] | None = None
 
     def run(self, function: Callable[..., Any], *arguments: object) -> list[Any]:
         """Call a function on all ranks at once.
@@ -61,13 +62,16 @@ class RankPool:
         return [value for _, value in answers]
 
     def close(self) -> None:
-        """End the processes."""
+        """End the processes, and remove the file by which they met."""
         for process in self._processes:
             process.kill()
             process.join()
         for end in self._ends:
             end.close()
         self._processes, self._ends = [], []
+        if self._meeting is not None:
+            self._meeting.cleanup()
+            self._meeting = None
 
     def _answer(self, rank: int) -> tuple[bool, Any]:
         end, process = self._ends[rank], self._processes[rank]
@@ -86,7 +90,8 @@ class RankPool:
     def _start(self) -> None:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(_PRELOADED)
-        store = Path(tempfile.mkdtemp(prefix="watershed-ranks-")) / "store"
+        self._meeting = tempfile.TemporaryDirectory(prefix="watershed-ranks-")
+        store = Path(self._meeting.name) / "store"
         for rank in range(self.num_ranks):
             ours, theirs = context.Pipe()
             process = context.Process(

@@ -9,7 +9,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from tasks.runtime.errors import JobError
+from tasks.runtime.errors import JobError, Reason
 from tasks.runtime.fence import UNFENCED, Fence
 
 _KEPT = 2
@@ -116,14 +116,14 @@ def load_newest(directory: Path, config_hash: str) -> Checkpoint | None:
             continue
         if facts["config_hash"] != config_hash:
             raise JobError(
-                "checkpoint",
+                Reason.CHECKPOINT,
                 f"{path} is of configuration {facts['config_hash']}, the job is {config_hash}; "
                 "begin a new run",
             )
         return Checkpoint(tensors, facts)
     if found:
         raise JobError(
-            "checkpoint",
+            Reason.CHECKPOINT,
             f"none of the {len(found)} checkpoints in {directory} can be read; begin a new run",
         )
     return None

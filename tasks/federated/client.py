@@ -21,6 +21,7 @@ from tasks.federated.messages import ReturnHeader, read_model, write_return
 from tasks.federated.problem import Problem, build_problem
 from tasks.federated.published import MOST_BEHIND
 from tasks.runtime.attempt import slurm_job
+from tasks.runtime.errors import Reason
 from tasks.runtime.fence import Fence
 from tasks.runtime.output import say
 from tasks.runtime.records import ClientJobFile, Result
@@ -57,7 +58,7 @@ def work(directory: RunDirectory) -> Result:
         done = client.until_done(stop)
     if done.status == "failed":
         message = f"the server has failed: {done.message}"
-        return Result(status="failed", reason="server", message=message)
+        return Result(status="failed", reason=Reason.SERVER, message=message)
     return Result(status="finished")
 
 

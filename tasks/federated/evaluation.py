@@ -10,7 +10,7 @@ from torch import Tensor
 from models.datasets import Dataset
 from models.interface import Model
 from models.partition import Shards
-from tasks.runtime.metrics import Metric
+from tasks.runtime.metrics import TEST_PREFIX, Metric
 
 
 class Evaluator:
@@ -65,5 +65,5 @@ class Evaluator:
         measured |= {f"train/{name}": value for name, value in result.metrics.items()}
         if len(self._test_inputs):
             tested = self._model.metrics(params, self._test_inputs, self._test_targets)
-            measured |= {f"test/{name}": value for name, value in tested.items()}
+            measured |= {f"{TEST_PREFIX}{name}": value for name, value in tested.items()}
         return {str(name): value for name, value in measured.items()}

@@ -15,7 +15,7 @@ from models.interface import Model
 from models.partition import Shards, partition, single_samples
 from models.registry import build as build_model
 from tasks.federated.randomness import Stream, generator
-from tasks.runtime.errors import JobError
+from tasks.runtime.errors import JobError, Reason
 from tasks.runtime.output import say
 
 
@@ -53,7 +53,7 @@ def build_problem(experiment: FederatedExperiment) -> Problem:
     try:
         dataset, shards = _divided_data(experiment)
     except DataError as error:
-        raise JobError("data", str(error)) from error
+        raise JobError(Reason.DATA, str(error)) from error
     dataset = dataset.to(dtype, device)
     model = build_model(experiment.model, dataset, dtype=dtype, device=device)
     seeds = generator(experiment.seed, Stream.INITIAL_MODEL)
@@ -108,14 +108,14 @@ def memory_doubts(
     has = f"the {experiment.device} has {_gib(has_bytes)}"
     if kept > has_bytes:
         raise JobError(
-            "memory",
+            Reason.MEMORY,
             f"{experiment.algorithm.name} with {experiment.workers} workers keeps {_gib(kept)}, "
             f"{has}; use fewer workers, a smaller model, or an algorithm without memory (afa_cd)",
         )
     remedy = "use a larger algorithm.collect, a smaller arrivals.max_delay, or fewer workers"
     if kept + least > has_bytes:
         raise JobError(
-            "memory",
+            Reason.MEMORY,
             f"models in flight take {_gib(least)} or more, what is kept of the workers "
             f"{_gib(kept)} besides, {has}; {remedy}",
         )
@@ -149,5 +149,5 @@ def _divided_data(experiment: FederatedExperiment) -> tuple[Dataset, Shards]:
 
 def _device(experiment: FederatedExperiment) -> torch.device:
     if experiment.device == "cuda" and not torch.cuda.is_available():
-        raise JobError("device", "device: cuda, but this machine has no CUDA device; use cpu")
+        raise JobError(Reason.DEVICE, "device: cuda, but this machine has no CUDA device; use cpu")
     return torch.device(experiment.device)

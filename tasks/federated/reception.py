@@ -22,7 +22,7 @@ from tasks.federated.messages import Refusal, Refused, ReturnHeader, read_return
 from tasks.federated.published import PublishedModels
 from tasks.federated.refused_returns import RefusedReturns
 from tasks.federated.waiting_returns import Waiting, waiting_returns
-from tasks.runtime.errors import JobError
+from tasks.runtime.errors import JobError, Reason
 from tasks.runtime.fence import Fence
 from tasks.runtime.records import ReturnLine
 from tasks.runtime.returns import ReturnsLog
@@ -177,10 +177,10 @@ class Reception:
         try:
             _, delta = read_return(path, self._models.like)
         except (Refused, FileNotFoundError) as error:
-            raise JobError("returns", f"{path} cannot be used again: {error}") from error
+            raise JobError(Reason.RETURNS, f"{path} cannot be used again: {error}") from error
         if start is None:
             missing = self._spool.model(line.pulled)
-            raise JobError("returns", f"{missing} is gone, from which {path.name} started")
+            raise JobError(Reason.RETURNS, f"{missing} is gone, from which {path.name} started")
         self._remember(line)
         return Taken(line, end, start, delta)
 

@@ -26,7 +26,7 @@ from tasks.federated.messages import Refusal
 from tasks.federated.published import MOST_BEHIND, PublishedModels
 from tasks.federated.reception import Reception, Taken
 from tasks.federated.simulator import Totals, advance
-from tasks.runtime.errors import JobError
+from tasks.runtime.errors import JobError, Reason
 from tasks.runtime.fence import Fence
 from tasks.runtime.metrics import PARTITION_PREFIX, REFUSED_PREFIX, Metric
 from tasks.runtime.records import ReturnLine
@@ -169,7 +169,7 @@ class Server:
         if not self._log.num_bytes and published and published[-1] > 0:
             # Workers hold models, and have handed in returns, of a run that cannot be continued.
             raise JobError(
-                "returns",
+                Reason.RETURNS,
                 f"version {published[-1]} was published, but the log of the returns that it was "
                 "made of is gone; begin a new run",
             )
@@ -191,7 +191,7 @@ class Server:
         num_barren = self._reception.refused.num_barren
         if num_barren >= _MOST_BARREN_ROUNDS * self._collect:
             raise JobError(
-                "diverged",
+                Reason.DIVERGED,
                 f"{num_barren} returns in a row were not finite (up to round "
                 f"{version}); lower worker.lr, or set worker.clip_norm",
             )
@@ -297,6 +297,7 @@ def _arrivals_of(buffer: list[Taken]) -> Arrivals:
         num_steps=np.array([line.num_steps for line in lines], dtype=np.int64),
         sequence=np.array([line.sequence for line in lines], dtype=np.int64),
         pulled_at_s=np.array([line.pulled_at_s for line in lines]),
+        # Not the clients' own times, which decrease where clocks differ or returns wait; see there.
         returned_at_s=np.array([line.taken_at_s for line in lines]),
     )
 

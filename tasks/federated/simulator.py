@@ -22,7 +22,7 @@ from tasks.federated.algorithms.worker_memory import newest_returns, untouched_z
 from tasks.federated.arrivals.interface import ArrivalProcess, Arrivals
 from tasks.federated.checkpoint import Checkpoint
 from tasks.federated.local_training import LocalTrainer
-from tasks.runtime.errors import JobError
+from tasks.runtime.errors import JobError, Reason
 from tasks.runtime.metrics import Metric
 
 _MOST_BARREN_ROUNDS = 50
@@ -121,7 +121,7 @@ def advance(algorithm: ServerAlgorithm, state: ServerState, returns: Returns) ->
     following = algorithm.aggregate(state, returns)
     if not math.isfinite(float(following.model.abs().max())):
         raise JobError(
-            "diverged",
+            Reason.DIVERGED,
             f"the model overflowed at round {following.version}; lower algorithm.server_lr or "
             "worker.lr",
         )
@@ -247,7 +247,7 @@ class Simulator:
         self.totals.barren_rounds = 0 if len(kept) else self.totals.barren_rounds + 1
         if self.totals.barren_rounds >= _MOST_BARREN_ROUNDS:
             raise JobError(
-                "diverged",
+                Reason.DIVERGED,
                 f"no finite return in {_MOST_BARREN_ROUNDS} rounds (up to round "
                 f"{self.state.version}); lower worker.lr, or set worker.clip_norm",
             )

@@ -27,7 +27,7 @@ from tasks.federated.arrivals.recorder import TraceRecorder
 from tasks.federated.checkpoint import Checkpoint
 from tasks.federated.evaluation import Evaluator
 from tasks.federated.simulator import Totals
-from tasks.runtime.errors import JobError
+from tasks.runtime.errors import JobError, Reason
 from tasks.runtime.fence import Fence
 from tasks.runtime.journal import Journal, finite
 from tasks.runtime.metrics import Metric
@@ -271,4 +271,4 @@ def _open_journal(directory: RunDirectory, sequence: int, fence: Fence) -> Journ
     try:
         return Journal(directory.journal, sequence, fence)
     except ValueError as error:
-        raise JobError("journal", str(error)) from error
+        raise JobError(Reason.JOURNAL, str(error)) from error

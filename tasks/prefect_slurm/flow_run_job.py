@@ -15,7 +15,7 @@ from contextlib import suppress
 
 from tasks.prefect_slurm.environment import UnsafeFile, child_environment
 from tasks.prefect_slurm.records import MODULE, FlowRunJob, read_flow_run_job
-from tasks.runtime.errors import JobError
+from tasks.runtime.errors import JobError, Reason
 from tasks.runtime.job import run_from_command_line
 from tasks.runtime.records import Result
 from tasks.runtime.run_directory import RunDirectory
@@ -50,7 +50,7 @@ def _run(directory: RunDirectory) -> Result:
     try:
         environment = child_environment(os.environ, job)
     except UnsafeFile as error:
-        raise JobError("configuration", str(error)) from error
+        raise JobError(Reason.CONFIGURATION, str(error)) from error
     command = command_of(job)
     with stop_asked() as request:
         try:
@@ -59,7 +59,7 @@ def _run(directory: RunDirectory) -> Result:
             )
         except OSError as error:
             message = f"cannot run {shlex.join(command)}: {error}; set the pool's command or python"
-            raise JobError("configuration", message) from error
+            raise JobError(Reason.CONFIGURATION, message) from error
         code = _ended(process, request)
     if request.is_made and code:  # without one the flow run has come to its end all the same
         if job.continue_at_time_limit:
@@ -67,7 +67,7 @@ def _run(directory: RunDirectory) -> Result:
         return Result(status="interrupted", message="stopped; the flow run may go on in a new job")
     if code:
         message = f"the process of flow run {job.flow_run_name} ended with code {code}"
-        return Result(status="failed", reason="process", message=message)
+        return Result(status="failed", reason=Reason.PROCESS, message=message)
     return Result(status="finished")
 
 

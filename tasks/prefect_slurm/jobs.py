@@ -34,11 +34,10 @@ from tasks.slurm.ledger_file import LedgerFile, state_directory
 from tasks.slurm.plan import JobPlan
 from tasks.slurm.reconciler import Reconciler
 from tasks.slurm.sightings import Partition, Slurm
-from tasks.slurm.slurm_launcher import LEDGER_NAME
+from tasks.slurm.slurm_launcher import LEDGER_NAME, LOCK_NAME
 
 _log = logging.getLogger(__name__)
 
-_LOCK_NAME = "leader.lock"
 _LOOK_S = 0.1
 _NOT_SUBMITTED = {LedgerState.PLANNED, LedgerState.SUBMITTING}
 _PARTITIONS_S = 60.0
@@ -84,7 +83,7 @@ class FlowRunJobs:
         self._asked_s = -_PARTITIONS_S
 
     def _begin(self) -> Background:
-        self._leadership = Leadership(self.state_dir / _LOCK_NAME)
+        self._leadership = Leadership(self.state_dir / LOCK_NAME)
         file = LedgerFile(self.state_dir / LEDGER_NAME)
         reconciler = Reconciler(self._slurm, file, self._leadership, clock=self._clock)
         # It waits for no study: what there is to know is asked of the ledger.

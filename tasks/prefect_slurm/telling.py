@@ -9,6 +9,7 @@ from enum import StrEnum
 
 from prefect.client.schemas.objects import StateType
 
+from tasks.runtime.plain_text import plain
 from tasks.slurm.diagnosis import Diagnosis
 from tasks.slurm.entries import Entry, LedgerState
 from tasks.slurm.launcher import JobState
@@ -189,6 +190,5 @@ def shown_lines(text: str) -> list[str]:
     Args:
         text: The end of the output.
     """
-    lines = redact(text).splitlines()
-    printable = ("".join(c if c.isprintable() else " " for c in line) for line in lines)
-    return [line.rstrip()[:_LONGEST_LINE] for line in printable if line.strip()][-_MOST_LINES:]
+    lines = plain("\n".join(redact(text).splitlines())).expandtabs(1).split("\n")
+    return [line.rstrip()[:_LONGEST_LINE] for line in lines if line.strip()][-_MOST_LINES:]

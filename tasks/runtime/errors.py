@@ -1,6 +1,7 @@
 """Errors of the compute side."""
 
 import errno
+from enum import StrEnum
 from pathlib import Path
 
 _STORAGE_ERRNOS = {
@@ -12,15 +13,56 @@ _STORAGE_ERRNOS = {
 }
 
 
-RANK_LOST = "rank_lost"
-"""Reason of a training that has lost one of its ranks; itself it is sound."""
+class Reason(StrEnum):
+    """Why a job failed, as it stands in ``result.json``; what helps is in ``local_diagnosis``.
+
+    A file may have others: those of another version, and Slurm's (``FailureClass``) where the job
+    itself could not say.
+    """
+
+    ARRIVALS = "arrivals"
+    """The arrivals of the workers cannot be simulated as they are set."""
+    CHECKPOINT = "checkpoint"
+    """A checkpoint is damaged, of another experiment, or of an engine that this one cannot read."""
+    CONFIGURATION = "configuration"
+    """The job's input cannot be run, or a file of the run cannot be read."""
+    DATA = "data"
+    """The data are not there, or do not fit the experiment."""
+    DEVICE = "device"
+    """A GPU is wanted that is not there."""
+    DIVERGED = "diverged"
+    """The numbers are no longer finite."""
+    ENGINE = "engine"
+    """What the engine needs is not installed, or cannot be built."""
+    INTERNAL = "internal"
+    """An error that nobody expected."""
+    JOURNAL = "journal"
+    """``metrics.jsonl`` is shorter than the checkpoint says."""
+    KILLED = "killed"
+    """A signal has ended the process, which could not say why."""
+    MEMORY = "memory"
+    """There is too little of it, or it would not suffice."""
+    PROCESS = "process"
+    """The process of a Prefect flow run has ended with an error."""
+    RANKS = "ranks"
+    """The ranks were started otherwise than the training wants, or cannot reach each other."""
+    RANK_LOST = "rank_lost"
+    """A training has lost one of its ranks; itself it is sound."""
+    RETURNS = "returns"
+    """Returns of real workers that the server had taken are gone, or damaged."""
+    SERVER = "server"
+    """The server of this worker has failed."""
+    STORAGE = "storage"
+    """A file could not be written."""
+    TRACE = "trace"
+    """A trace of arrivals is faulty, or shorter than the checkpoint says."""
 
 
 class JobError(Exception):
     """A job cannot go on; the message is for the user and says what to do.
 
     Attributes:
-        reason: One word for the class of failure, such as ``storage`` or ``data``.
+        reason: A ``Reason``.
     """
 
     def __init__(self, reason: str, message: str) -> None:
@@ -46,7 +88,7 @@ class DamagedFileError(JobError, ValueError):
 
     def __init__(self, path: Path, fault: str, advice: str) -> None:
         self.path, self.fault, self.advice = path, fault, advice
-        super().__init__("configuration", f"{path} {fault}; {advice}")
+        super().__init__(Reason.CONFIGURATION, f"{path} {fault}; {advice}")
 
     def __reduce__(self) -> tuple[type["JobError"], tuple[str, str]]:
         return JobError, (self.reason, str(self))
@@ -66,7 +108,7 @@ def memory_error(error: BaseException) -> JobError | None:
     if not (is_ours or is_torch):
         return None
     return JobError(
-        "memory", "out of memory; use fewer workers, a smaller batch or a smaller model"
+        Reason.MEMORY, "out of memory; use fewer workers, a smaller batch or a smaller model"
     )
 
 
@@ -78,4 +120,6 @@ def storage_error(error: BaseException) -> JobError | None:
     if words is None:
         return None
     where = f" writing {error.filename}" if error.filename else ""
-    return JobError("storage", f"{words}{where}; free some, then continue with: watershed resume")
+    return JobError(
+        Reason.STORAGE, f"{words}{where}; free some, then continue with: watershed resume"
+    )

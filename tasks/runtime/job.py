@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tasks.runtime.atomic_files import as_json
 from tasks.runtime.attempt import Claimant, Refused, claim, write_exit
-from tasks.runtime.errors import DamagedFileError, JobError, memory_error, storage_error
+from tasks.runtime.errors import DamagedFileError, JobError, Reason, memory_error, storage_error
 from tasks.runtime.fence import Fence, Overtaken
 from tasks.runtime.records import Result
 from tasks.runtime.run_directory import RunDirectory
@@ -165,7 +165,7 @@ def explained(error: BaseException) -> Result:
         return Result(status="failed", reason=known.reason, message=str(known))
     traceback.print_exception(error)
     message = f"{type(error).__name__}: {error} (see stdout.log)"
-    return Result(status="failed", reason="internal", message=message)
+    return Result(status="failed", reason=Reason.INTERNAL, message=message)
 
 
 def earlier_result(directory: RunDirectory) -> Result | None:

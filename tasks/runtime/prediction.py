@@ -4,8 +4,6 @@ from pydantic import Field
 
 from configs.base import Record
 
-PREDICTION = "prediction.json"
-
 
 class Prediction(Record):
     """A train step of one training on one machine, predicted.

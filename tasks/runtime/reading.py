@@ -8,6 +8,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from tasks.runtime.errors import DamagedFileError
+from tasks.runtime.ownership import is_own
 
 _Model = TypeVar("_Model", bound=BaseModel)
 
@@ -46,7 +47,9 @@ def load_record(kind: type[_Model], path: Path) -> _Model:
 def directory_with(
     name: str, runs_dir: Path, read: Callable[[Path], Collection[str]], wanted: str
 ) -> Path | None:
-    """Find the directory below another one whose record names something.
+    """Find the directory of ours below another one whose record names something.
+
+    Those of other users are not looked at: a record says what it likes.
 
     Args:
         name: The record's file name.
@@ -62,12 +65,14 @@ def directory_with(
     """
     damage: DamagedFileError | None = None
     for path in runs_dir.glob(f"*/{name}"):
+        if not is_own(path.parent):
+            continue
         try:
             found = read(path.parent)
         except DamagedFileError as fault:
             damage = fault if _mentions(path, wanted) else damage
             continue
-        except OSError:  # being removed, or somebody else's
+        except OSError:  # being removed
             continue
         if wanted in found:
             return path.parent

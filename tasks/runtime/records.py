@@ -8,7 +8,7 @@ from configs.base import Record
 from configs.federated import FederatedExperiment
 from configs.study import Experiment
 from configs.training import TrainingExperiment
-from tasks.runtime.errors import JobError
+from tasks.runtime.errors import JobError, Reason
 
 
 class JobFile(Record):
@@ -44,7 +44,7 @@ class JobFile(Record):
 
     def _of_another_kind(self, wanted: str) -> JobError:
         message = f"job.json is of kind {self.experiment.kind}, this engine runs kind {wanted}; "
-        return JobError("configuration", f"{message}run it with: watershed run")
+        return JobError(Reason.CONFIGURATION, f"{message}run it with: watershed run")
 
 
 class ClientJobFile(Record):
@@ -102,7 +102,7 @@ class Result(Record):
     """``result.json``: how a run ended."""
 
     status: Status = Field(description="finished, failed (see reason) or interrupted (resumable).")
-    reason: str = Field(default="", description="One word for the class of failure.")
+    reason: str = Field(default="", description="One word for the class of failure, see Reason.")
     message: str = Field(default="", description="For the user: what happened, what to do.")
     steps: int = Field(default=0, ge=0, description="Rounds or train steps done.")
     metrics: dict[str, float] = Field(default={}, description="The last line's metrics.")

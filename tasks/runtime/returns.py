@@ -11,7 +11,7 @@ from types import TracebackType
 
 from pydantic import ValidationError
 
-from tasks.runtime.errors import JobError
+from tasks.runtime.errors import JobError, Reason
 from tasks.runtime.fence import UNFENCED, Fence
 from tasks.runtime.records import RETURN_LINE, ReturnLine
 
@@ -48,7 +48,7 @@ class ReturnsLog:
         """
         if offset > self.num_bytes:
             raise JobError(
-                "returns",
+                Reason.RETURNS,
                 f"{self._path} has {self.num_bytes} bytes, but the checkpoint was taken after "
                 f"{offset}: it was cut or replaced; begin a new run",
             )
@@ -56,7 +56,7 @@ class ReturnsLog:
             return list(read_returns(self._path, offset))
         except ValidationError as error:
             raise JobError(
-                "returns", f"{self._path} is damaged behind byte {offset}; begin a new run"
+                Reason.RETURNS, f"{self._path} is damaged behind byte {offset}; begin a new run"
             ) from error
 
     def append(self, lines: Sequence[ReturnLine]) -> None:

@@ -15,3 +15,7 @@ class BusyError(UnreachableError):
 
 class RefusedError(ServicesError):
     """A server answers, and refuses who asks (401, 403)."""
+
+
+class TokenMissingError(RefusedError):
+    """A server wants a token against forged requests (CSRF), or another one than it got."""

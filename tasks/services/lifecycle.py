@@ -180,6 +180,7 @@ class Lifecycle:
             pool=plan.pool,
             worker=plan.worker,
             is_external=not plan.own,
+            has_login=plan.login is not None,
             processes=tuple(served.kept() for served in self._served if not served.has_ended),
         )
         write_services(plan.data, services)

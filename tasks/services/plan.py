@@ -7,10 +7,12 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from configs.addresses import MLFLOW_UI_VARIABLE
 from configs.directories import RUNS_DIR_VARIABLE
 from tasks.services.database import VARIABLE, Databases
+from tasks.services.login import Login, mlflow_login
 from tasks.services.notes import notes_directory
 from tasks.services.web import Server, is_loopback, mlflow_server, prefect_server, unproxied
 
@@ -42,6 +44,9 @@ _SECRETS = (
     "MLFLOW_BACKEND_STORE_URI",
 )
 """What servers need, and flow runs and their jobs do not."""
+_CSRF = ("PREFECT_SERVER_CSRF_PROTECTION_ENABLED", "PREFECT_SERVER_API_CSRF_PROTECTION_ENABLED")
+_CORS = ("PREFECT_SERVER_CORS_ALLOWED_ORIGINS", "PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS")
+"""Each has two names; what the user says by either goes before what we say."""
 _PASSWORD = "PGPASSWORD"  # noqa: S105  a variable's name
 """Of whatever PostgreSQL the user means: that of our servers, or one that a flow asks."""
 _ANYWHERE = ("0.0.0.0", "::")  # noqa: S104  what a user may ask for
@@ -110,6 +115,7 @@ class Plan:
         serve: The worker; None for none.
         host: Address that servers of ours bind to; empty if they are not ours.
         database: URI of MLflow's database, without a password; for messages.
+        login: What servers of ours ask for; None for nothing, and for servers not ours.
     """
 
     data: Path
@@ -123,6 +129,7 @@ class Plan:
     serve: Service | None
     host: str
     database: str
+    login: Login | None = None
 
 
 def client_host(host: str) -> str:
@@ -170,6 +177,7 @@ def prefect_service(
     *,
     databases: Databases | None,
     environment: Mapping[str, str],
+    login: Login | None = None,
 ) -> Service:
     """Return the Prefect server.
 
@@ -180,6 +188,7 @@ def prefect_service(
         port: Port to bind to.
         databases: In PostgreSQL; None for SQLite in the data directory.
         environment: Environment variables of this process.
+        login: What it asks for; None for nothing, or what the user's variables say.
     """
     api = f"http://{client_host(host)}:{port}/api"
     own = {
@@ -188,20 +197,39 @@ def prefect_service(
         "PREFECT_UI_API_URL": environment.get("PREFECT_UI_API_URL")  # of a proxy, say
         or f"http://{public_host(host)}:{port}/api",
     }
+    own |= _against_pages(host, port, own["PREFECT_UI_API_URL"], environment)
     command = ["prefect", "server", "start", "--host", host, "--port", str(port)]
     if databases is None:
         command.insert(0, "tasks.services.sqlite_writers")
     else:
         own["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = databases.prefect
+    if login is not None:
+        own["PREFECT_SERVER_API_AUTH_STRING"] = login.pair
     return Service(
         name=PREFECT,
         command=(sys.executable, "-m", *command),
         environment=_without(environment, VARIABLE, *_OTHERS_PREFECT) | _QUIET | own,
         log=data / "logs" / "prefect.log",
-        server=prefect_server(api, environment),
+        server=prefect_server(api, _logged_in(environment, login)),
         health="/health",
         takes="10 to 40 s",
     )
+
+
+def _against_pages(
+    host: str, port: int, ui_api: str, environment: Mapping[str, str]
+) -> dict[str, str]:
+    """Keep pages of the web from using Prefect through the browser of who opens them.
+
+    Such a page can send requests, but read answers only if its origin is allowed (CORS); so it
+    cannot read the token without which the server changes nothing (CSRF). Either alone is not
+    enough: without a token, a request whose answer the page may not read would do its work.
+    """
+    parts = urlsplit(ui_api)
+    origins = [f"http://{name}:{port}" for name in _names(host)]
+    own = {_CSRF[0]: "true", _CORS[0]: ",".join([*origins, f"{parts.scheme}://{parts.netloc}"])}
+    said = {names[0] for names in (_CSRF, _CORS) if any(environment.get(name) for name in names)}
+    return _without(own, *said)
 
 
 def mlflow_service(
@@ -211,6 +239,7 @@ def mlflow_service(
     *,
     databases: Databases | None,
     environment: Mapping[str, str],
+    login: Login | None = None,
 ) -> Service:
     """Return the MLflow server.
 
@@ -224,6 +253,7 @@ def mlflow_service(
         port: Port to bind to.
         databases: In PostgreSQL; None for SQLite in the data directory.
         environment: Environment variables of this process.
+        login: What it asks for; None for nothing.
     """
     artifacts = str(data / "mlartifacts")
     own = {
@@ -237,25 +267,37 @@ def mlflow_service(
         own["MLFLOW_BACKEND_STORE_URI"] = databases.mlflow
     if not is_loopback(host) and not environment.get("MLFLOW_SERVER_ALLOWED_HOSTS"):
         own["MLFLOW_SERVER_ALLOWED_HOSTS"] = _allowed_hosts(host)
-    command = ("-m", "mlflow", "server", "--uvicorn-opts", "--no-access-log", "--workers", "1")
+    command = ["-m", "mlflow", "server", "--uvicorn-opts", "--no-access-log", "--workers", "1"]
+    if login is not None:
+        command += ["--app-name", "basic-auth"]
+        own |= mlflow_login(data, login)
     url = f"http://{client_host(host)}:{port}"
     return Service(
         name=MLFLOW,
         command=(sys.executable, *command, "--host", host, "--port", str(port)),
         environment=_without(environment, VARIABLE, "MLFLOW_TRACKING_URI") | _QUIET | own,
         log=data / MLFLOW_LOG,
-        server=mlflow_server(url, environment),
+        server=mlflow_server(url, _logged_in(environment, login)),
         health="/health",
         takes="5 to 20 s",
     )
 
 
+def _logged_in(environment: Mapping[str, str], login: Login | None) -> dict[str, str]:
+    return {**environment, **({} if login is None else login.of_clients())}
+
+
 def _allowed_hosts(host: str) -> str:
     """Names by which MLflow may be called; others are taken for an attack by name (rebinding)."""
-    names = dict.fromkeys(
-        ["localhost", "127.0.0.1", client_host(host), socket.gethostname(), socket.getfqdn()]
-    )
-    return ",".join(f"{name},{name}:*" for name in names)
+    return ",".join(f"{name},{name}:*" for name in _names(host))
+
+
+def _names(host: str) -> list[str]:
+    """What a server is called that binds to an address."""
+    names = ["localhost", "127.0.0.1", client_host(host)]
+    if not is_loopback(host):
+        names += [socket.gethostname(), socket.getfqdn()]
+    return list(dict.fromkeys(names))
 
 
 def client_environment(
@@ -266,6 +308,7 @@ def client_environment(
     is_external: bool,
     databases: Databases | None = None,
     mlflow_ui: str = "",
+    login: Login | None = None,
 ) -> dict[str, str]:
     """Return the environment of those who use the servers: the worker, and ``prefect deploy``.
 
@@ -280,6 +323,7 @@ def client_environment(
         databases: Of our servers, in PostgreSQL; None for SQLite, and for servers not ours.
         mlflow_ui: Where people open our MLflow, if that is not where flow runs reach it; what the
             user's WATERSHED_MLFLOW_UI says, of a proxy, say, goes before it.
+        login: What our servers ask for; None for nothing, or what the user's variables say.
     """
     own = {RUNS_DIR_VARIABLE: str(data), "PYTHONSAFEPATH": "1"}
     if is_external:
@@ -293,7 +337,8 @@ def client_environment(
     if shown := environment.get(MLFLOW_UI_VARIABLE) or mlflow_ui:
         own[MLFLOW_UI_VARIABLE] = shown
     password = () if databases is None else (_PASSWORD,)
-    kept = _without(environment, *_SECRETS, *_OTHERS_PREFECT, *password)
+    known = _logged_in(environment, login)
+    kept = _without(known, *_SECRETS, *_OTHERS_PREFECT, *password)
     return kept | _QUIET | own | unproxied(environment)
 
 

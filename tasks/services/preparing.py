@@ -7,6 +7,7 @@ from pathlib import Path
 from tasks.services.database import VARIABLE, Databases, check_databases, parse_database
 from tasks.services.deployments import chosen_names, deploy_command, write_deployments
 from tasks.services.errors import ServicesError
+from tasks.services.login import make_login
 from tasks.services.plan import (
     Addresses,
     Plan,
@@ -38,6 +39,7 @@ def prepare_own(
     *,
     has_worker: bool,
     database: str | None,
+    has_login: bool = False,
 ) -> Plan:
     """Plan servers of our own.
 
@@ -49,18 +51,21 @@ def prepare_own(
         environment: Environment variables of this process.
         has_worker: Whether flows are to run here.
         database: URL of PostgreSQL; None for SQLite.
+        has_login: Whether both servers are to ask for a user name and a password.
 
     Returns:
         The plan.
 
     Raises:
-        ServicesError: A port is in use; the databases cannot be used; this is no checkout.
+        ServicesError: A port is in use; the databases or the login cannot be used; this is no
+            checkout.
         OSError: The data directory cannot be written to.
     """
     directory = checkout()
     chosen = choose_port(host, ports[0], "--prefect-port")
     ports = (chosen, _other_port(host, ports[1], chosen))
     databases = _databases(database, environment)
+    login = make_login(data) if has_login else None
     addresses = own_addresses(client_host(host), *ports)
     public = own_addresses(public_host(host), *ports)
     client = client_environment(
@@ -70,23 +75,31 @@ def prepare_own(
         is_external=False,
         databases=databases,
         mlflow_ui=public.mlflow,
+        login=login,
     )
+    own = (
+        prefect_service(
+            data, host, ports[0], databases=databases, environment=environment, login=login
+        ),
+        mlflow_service(
+            data, host, ports[1], databases=databases, environment=environment, login=login
+        ),
+    )
+    known = {**environment, **(login.of_clients() if login else {})}
     worker = worker_name(socket.gethostname(), directory, data) if has_worker else ""
     return Plan(
         data=data,
         addresses=public,
         pool=pool,
         worker=worker,
-        prefect=prefect_server(addresses.prefect_api, environment),
-        mlflow=mlflow_server(addresses.mlflow, environment),
-        own=(
-            prefect_service(data, host, ports[0], databases=databases, environment=environment),
-            mlflow_service(data, host, ports[1], databases=databases, environment=environment),
-        ),
+        prefect=prefect_server(addresses.prefect_api, known),
+        mlflow=mlflow_server(addresses.mlflow, known),
+        own=own,
         deploy=_deploying(data, directory, pool, client),
         serve=worker_service(data, pool, worker, client) if worker else None,
         host=host,
         database=without_password(databases.mlflow) if databases else f"sqlite:///{data}/mlflow.db",
+        login=login,
     )
 
 

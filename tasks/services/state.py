@@ -62,6 +62,7 @@ class Services(BaseModel):
         pool: The work pool that the worker serves.
         worker: Name of the worker; empty if there is none.
         is_external: Whether the servers are not ours.
+        has_login: Whether servers of ours ask for the login of the data directory.
         processes: What has been started.
     """
 
@@ -78,6 +79,7 @@ class Services(BaseModel):
     pool: str
     worker: str
     is_external: bool
+    has_login: bool = False
     processes: tuple[KeptProcess, ...] = ()
 
     @property

@@ -6,13 +6,19 @@ import json
 import time
 import urllib.error
 import urllib.request
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
-from tasks.services.errors import BusyError, RefusedError, UnreachableError
+from tasks.services.errors import (
+    BusyError,
+    RefusedError,
+    TokenMissingError,
+    UnreachableError,
+)
 
 _TIMEOUT_S = 10.0
 _REFUSALS = (401, 403)
@@ -21,6 +27,9 @@ _BUSY = (408, 429, 502, 503)
 SQLite answers 503 at once where another of its connections has written meanwhile."""
 _PAUSES_S = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
 _LONGEST_WORDS = 300
+_CSRF = "CSRF"
+"""Named by the words with which Prefect refuses a request (403) whose token is missing or has
+expired (prefect/server/api/middleware.py)."""
 _LOCAL_HOSTS = "127.0.0.1,localhost"
 
 
@@ -39,6 +48,8 @@ class Server:
     url: str
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     pauses_s: tuple[float, ...] = _PAUSES_S
+    _token: dict[str, str] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """Headers against forged requests; none until the server asks for them."""
 
     def ask(
         self,
@@ -66,10 +77,10 @@ class Server:
         """
         for pause_s in self.pauses_s:
             try:
-                return self._ask_once(path, body, method, timeout_s)
+                return self._ask_with_token(path, body, method, timeout_s)
             except BusyError:
                 time.sleep(pause_s)
-        return self._ask_once(path, body, method, timeout_s)
+        return self._ask_with_token(path, body, method, timeout_s)
 
     def answers(self, path: str, timeout_s: float = 3.0) -> bool:
         """Say whether a request is answered well at once.
@@ -84,6 +95,20 @@ class Server:
             return False
         return True
 
+    def _ask_with_token(self, path: str, body: object, method: str | None, timeout_s: float) -> Any:  # noqa: ANN401  what JSON may be
+        """Ask as Prefect's own client does: with a token where the server wants one.
+
+        It has a token for each client, for an hour or as its administrator has set it.
+        """
+        try:
+            return self._ask_once(path, body, method, timeout_s)
+        except TokenMissingError:
+            client = str(uuid.uuid4())
+            answer = self._ask_once(f"/csrf-token?client={client}", None, None, timeout_s)
+        token = str(answer.get("token", "")) if isinstance(answer, dict) else ""
+        self._token.update({"Prefect-Csrf-Client": client, "Prefect-Csrf-Token": token})
+        return self._ask_once(path, body, method, timeout_s)
+
     def _ask_once(self, path: str, body: object, method: str | None, timeout_s: float) -> Any:  # noqa: ANN401  what JSON may be
         if not self.url.startswith(("http://", "https://")):
             raise UnreachableError(f"{self.name}: {self.url} is no address of http or https")
@@ -91,7 +116,7 @@ class Server:
             request = urllib.request.Request(  # noqa: S310  http or https, as was checked
                 self.url + path,
                 data=None if body is None else json.dumps(body).encode(),
-                headers={"Content-Type": "application/json", **self.headers},
+                headers={"Content-Type": "application/json", **self.headers, **self._token},
                 method=method,
             )
             with self._opener().open(request, timeout=timeout_s) as answer:
@@ -122,7 +147,7 @@ class Server:
         words = error.read(_LONGEST_WORDS).decode(errors="replace").strip()
         told = f"{self.name} at {self.url} answers {error.code} {error.reason}"
         if error.code in _REFUSALS:
-            return RefusedError(told)
+            return TokenMissingError(told) if _CSRF in words else RefusedError(told)
         kind = BusyError if error.code in _BUSY else UnreachableError
         return kind(f"{told}{': ' * bool(words)}{words}")
 

@@ -58,10 +58,6 @@ class Agenda:
                 return urgency
         return None
 
-    def next_s(self) -> float:
-        """Return the time of the next look."""
-        return min([self._regular_s, *(at_s for asked in self._asked_s.values() for at_s in asked)])
-
     def looked(self, now_s: float, rate: Rate, *, is_answered: bool) -> None:
         """Cross off what is done, and put down the next regular look, sooner without an answer."""
         if is_answered:

@@ -9,14 +9,15 @@ import signal
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from tasks.runtime.plain_text import plain
 from tasks.slurm.evidence import FIRST_SIGNAL_CODE, NOT_THERE
 from tasks.slurm.redaction import redact
+from tasks.slurm.sightings import OUTPUT_FAILED
 from tasks.slurm.states import FailureClass, SlurmState
 
 _GIB = 2**30
 _MOST_LINES = 20
 _LONGEST_LINE = 300
-_OUTPUT_FAILED = 53
 
 
 @dataclass(frozen=True)
@@ -117,8 +118,7 @@ def diagnose(case: Case) -> Diagnosis:
 def _shown(lines: tuple[str, ...]) -> tuple[str, ...]:
     """Return the last lines without secrets, control characters and overlong ends."""
     text = redact("\n".join(lines))
-    printable = ("".join(c if c.isprintable() else " " for c in line) for line in text.split("\n"))
-    cut = [line.rstrip()[:_LONGEST_LINE] for line in printable]
+    cut = [line.rstrip()[:_LONGEST_LINE] for line in plain(text).expandtabs(1).split("\n")]
     return tuple(line for line in cut if line)[-_MOST_LINES:]
 
 
@@ -192,7 +192,7 @@ def _node_failure(case: Case) -> _Words:
 
 def _launch_failure(case: Case) -> _Words:
     again = "then run: watershed retry --only launch"
-    if case.signal == _OUTPUT_FAILED:
+    if case.signal == OUTPUT_FAILED:
         return (
             "output file could not be opened",
             f"{_job(case)} ended at once (exit code 0:53): Slurm could not open its output file.",
@@ -354,7 +354,7 @@ def _after(case: Case) -> str:
 
 
 def _said(case: Case, who: str = "the program") -> str:
-    words = " ".join(redact(case.message).split())[:_LONGEST_LINE]
+    words = " ".join(plain(redact(case.message)).split())[:_LONGEST_LINE]
     return f' {who[0].upper()}{who[1:]} says: "{words}".' if words else ""
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from tasks.runtime.plain_text import plain
 from tasks.runtime.records import Result
 from tasks.runtime.run_directory import RunDirectory
 from tasks.slurm.diagnosis import Diagnosis
@@ -76,7 +77,7 @@ def explain(run: RunDirectory) -> Explained:
         state=result.status if result else "no result yet",
         category=failure if has_failed else "",
         submissions=tuple(submissions),
-        message=redact(result.message) if result else "",
+        message=plain(redact(result.message)) if result else "",
         local=local,
         outputs=tuple(
             (path, last_lines(path)) for path in (slurm_output_of(run), run.stdout) if path.exists()
@@ -133,13 +134,13 @@ def in_short(explained: Explained, result: Result | None, longest: int = 300) ->
     """
     words = explained.local.summary + ": " if explained.local else ""
     words += result.message if result else ""
-    text = " ".join(redact(words).split()) or "it left no word"
+    text = " ".join(plain(redact(words)).split()) or "it left no word"
     text = text if len(text) <= longest else f"{text[: longest - 1]}…"
     return f"[{explained.category}] {text}" if explained.category else text
 
 
 def last_lines(path: Path, number: int = _LAST_LINES) -> tuple[str, ...]:
-    """Read the last lines of an output, without secrets.
+    """Read the last lines of an output, without secrets and control characters.
 
     Args:
         path: The file.
@@ -154,7 +155,7 @@ def last_lines(path: Path, number: int = _LAST_LINES) -> tuple[str, ...]:
         text = file.read(_MOST_READ).decode(errors="replace")
     # Before it is cut into lines: a key is several.
     lines = redact(text).splitlines()[1 if start else 0 :]
-    return tuple(lines[-number:])
+    return tuple(plain(line) for line in lines[-number:])
 
 
 def ledgers() -> Iterator[Ledger]:

@@ -13,7 +13,7 @@ from tasks.slurm.errors import SlurmError
 from tasks.slurm.evidence import Found
 from tasks.slurm.judgement import DONE, Action, Told, Verdict, judge, told_of
 from tasks.slurm.launcher import JobState
-from tasks.slurm.sightings import Accounted, Queued
+from tasks.slurm.sightings import HELD_AFTER_REQUEUE, Accounted, Queued
 from tasks.slurm.states import Evidence, FailureClass, SlurmState
 from tasks.slurm.watching import News
 
@@ -27,7 +27,6 @@ _START_AFTER_S = 15.0
 _RESTART_AFTER_S = 3.0
 """A job that was requeued in good order: started within a second on the same node, slurmd refuses
 it as already killed (seen in 10 of 18 starts below a second, in none of 24 from one second on)."""
-_HELD_AFTER_REQUEUE = "BeginTime"
 
 
 class Follower:
@@ -116,7 +115,7 @@ class Follower:
             and not line.state.is_final
             and line.state == entry.slurm_state
             and line.restarts == entry.restarts
-            and line.reason == entry.reason != _HELD_AFTER_REQUEUE
+            and line.reason == entry.reason != HELD_AFTER_REQUEUE
             and entry.run_dir not in self._stirred
             and not any((kind, entry.run_dir, entry.name) in self._since_s for kind in _KINDS)
         )
@@ -202,7 +201,7 @@ class Follower:
         is_held = (
             line is not None
             and line.state is SlurmState.PENDING
-            and line.reason == _HELD_AFTER_REQUEUE
+            and line.reason == HELD_AFTER_REQUEUE
             and line.restarts > 0
         )
         if not is_held or line is None:

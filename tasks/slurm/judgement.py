@@ -23,20 +23,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from tasks.runtime.errors import RANK_LOST
+from tasks.runtime.errors import Reason
 from tasks.runtime.signs import EXIT_ALREADY_RUNNING
 from tasks.slurm.evidence import FIRST_SIGNAL_CODE, LIMIT_WARNING, NOT_THERE, NOTHING, Found
 from tasks.slurm.launcher import JobState
-from tasks.slurm.sightings import Accounted, Queued
+from tasks.slurm.sightings import HELD_AFTER_REQUEUE, OUTPUT_FAILED, Accounted, Queued
 from tasks.slurm.states import Evidence, FailureClass, SlurmState
 
 _SIGKILL, _SIGTERM = 9, 15
-_OUTPUT_FAILED = 53
-"""Slurm's 0:53: the output file of the batch script could not be opened."""
 _NEAR_LIMIT = 0.8
 """Slurm samples memory every some seconds (JobAcctGatherFrequency): a peak is told too low."""
 _RAISED_SIGNAL = re.compile(r"RaisedSignal:(\d+)")
-_HELD_AFTER_REQUEUE = "BeginTime"
 _NON_ZERO = "NonZeroExitCode"
 
 
@@ -159,6 +156,8 @@ _QUEUED: _Row = dict.fromkeys(Evidence, WAIT) | {_E.ALIVE: RUN} | dict.fromkeys(
 # Held until somebody releases it; what has finished need not wait for that.
 _HELD: _Row = dict.fromkeys(Evidence, WAIT) | {_E.ALIVE: RUN, _E.FINISHED: WAIT_CANCEL}
 _ON_NODES: _Row = dict.fromkeys(Evidence, RUN) | dict.fromkeys((*_LOOK, _E.REQUEUED), RUN_LOOK)
+# KILLED=APP decides nothing, here and below: ``_cause`` goes by the signal, and lost ranks have a
+# rule of their own. It is what most signals mean, for the table in the document.
 _WITHOUT_CAUSE: _Row = _over(LOST, NONE=LAUNCH, REQUEUED=TIME, STUCK=TIME, KILLED=APP)
 
 TABLE: Mapping[SlurmState, _Row] = {
@@ -270,7 +269,7 @@ def judge(
     elif verdict == APP and found.evidence is Evidence.FAILED:
         if is_not_there(told, found):
             return LAUNCH
-        return OOM if found.result is not None and found.result.reason == "memory" else APP
+        return OOM if found.result is not None and found.result.reason == Reason.MEMORY else APP
     if wish_cancel:
         return USER
     if told.state is SlurmState.CANCELLED:
@@ -299,7 +298,7 @@ _SAY_NO_CAUSE = {_S.COMPLETED, _S.FAILED, _S.REVOKED, _S.ABSENT}
 def _has_lost_a_rank(found: Found) -> bool:
     """Whether the engine, or what is left of it, says that a rank was lost."""
     is_over = found.evidence in {Evidence.FAILED, Evidence.KILLED}
-    return is_over and found.result is not None and found.result.reason == RANK_LOST
+    return is_over and found.result is not None and found.result.reason == Reason.RANK_LOST
 
 
 def _over_ranks(told: Told, memory_bytes: int | None) -> Verdict:
@@ -330,7 +329,7 @@ def _is_anothers(told: Told, found: Found) -> bool:
 def _to_do(verdict: Verdict, told: Told, found: Found, *, wish_cancel: bool) -> Verdict:
     if wish_cancel:
         return replace(verdict, action=Action.CANCEL)
-    is_held = told.state is SlurmState.PENDING and told.reason == _HELD_AFTER_REQUEUE
+    is_held = told.state is SlurmState.PENDING and told.reason == HELD_AFTER_REQUEUE
     if is_held and found.exit is not None:
         is_done = found.evidence is Evidence.FINISHED
         return replace(verdict, action=Action.CANCEL if is_done else Action.START_NOW)
@@ -339,7 +338,7 @@ def _to_do(verdict: Verdict, told: Told, found: Found, *, wish_cancel: bool) -> 
 
 def _cause(verdict: Verdict, told: Told, found: Found, memory_bytes: int | None) -> Verdict:
     """Find what ended a job of which Slurm says only that it ended."""
-    if told.signal == _OUTPUT_FAILED:
+    if told.signal == OUTPUT_FAILED:
         return LAUNCH
     if verdict == LAUNCH and _has_script_failed(told):
         return APP

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from tasks.runtime.atomic_files import write_json
-from tasks.runtime.errors import DamagedFileError
+from tasks.runtime.errors import DamagedFileError, Reason
 from tasks.runtime.job import (
     EXIT_ALREADY_RUNNING,
     EXIT_FAILED,
@@ -265,7 +265,7 @@ def _write_result(entry: _Job, state: JobState, code: int | None, cause: str) ->
     result = STOPPED
     if state is not JobState.INTERRUPTED:
         message = f"the job {cause}; see {directory.stdout}, continue with: watershed resume"
-        result = Result(status="failed", reason="killed", message=message)
+        result = Result(status="failed", reason=Reason.KILLED, message=message)
     write_result(directory, result)
     with contextlib.suppress(OSError):  # the disk may be full; the state stands without the file
         attempt = directory.attempt(entry.num_attempts + 1)

@@ -63,11 +63,6 @@ class JobPlan(Record):
         """
         return _digest([self.module, str(self.run_dir)])
 
-    @property
-    def plan_hash(self) -> str:
-        """First 12 hexadecimal digits of the SHA-256 of the plan's canonical JSON."""
-        return _digest(self.model_dump(mode="json"))
-
 
 class Batch(Record):
     """Jobs that one call of sbatch submits; all share module, resources, code and environment."""

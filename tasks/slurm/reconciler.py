@@ -33,8 +33,8 @@ _STEP_ON_NETWORK_S = 1.0
 _TRY_TO_LEAD_S = 2.0
 _TRY_ON_NETWORK_S = 5.0
 """How often one that does not lead asks for the lock."""
-_ATTEND_EVERY_S = 1.0
-_RECKON_EVERY_S = 1.0
+_WATCH_EVERY_S = 1.0
+_UPDATE_RATE_EVERY_S = 1.0
 _ASK_BUCKET_EVERY_S = 1.0
 
 
@@ -79,10 +79,10 @@ class Reconciler:
         self._submitter = Submitter(desk)
         self._costing = Costing(desk)
         self._renewed_s = self._clock.steady()
-        self._reckoned_s = self._attended_s = -math.inf
+        self._rate_updated_s = self._watched_s = -math.inf
         self._version = self._num_changes = -1
         self._may_pay_s = 0.0
-        self._pass_s = -math.inf
+        self._next_pass_s = -math.inf
         self._is_outdated = True
 
     def step(self) -> float:
@@ -110,11 +110,11 @@ class Reconciler:
             return self._step_s
         num_changes = self._ledger.num_changes()
         pause_s = self._submitter.submit_next()
-        self._pass_s = now_s + pause_s
+        self._next_pass_s = now_s + pause_s
         if pause_s == 0 or self._ledger.num_changes() != num_changes:
             self._is_outdated = True
-        if self._is_outdated and now_s - self._attended_s >= _ATTEND_EVERY_S:
-            self._attend()
+        if self._is_outdated and now_s - self._watched_s >= _WATCH_EVERY_S:
+            self._watch_followed()
         self._costing.write_some()
         return min(pause_s, self._step_s)
 
@@ -133,12 +133,13 @@ class Reconciler:
         """Whether the ledger is to be gone through: over a network only if something is new."""
         version, num_changes = self._ledger.version(), self._ledger.num_changes()
         is_new = version != self._version or num_changes != self._num_changes
-        if self._is_on_network and not is_new and not self._is_outdated and now_s < self._pass_s:
+        is_idle = not is_new and not self._is_outdated and now_s < self._next_pass_s
+        if self._is_on_network and is_idle:
             return False
         self._num_changes = num_changes
-        if version != self._version or now_s - self._reckoned_s >= _RECKON_EVERY_S:
+        if version != self._version or now_s - self._rate_updated_s >= _UPDATE_RATE_EVERY_S:
             self._version = version  # before the first call for a new study is paid
-            self._reckon()
+            self._update_rate()
         return True
 
     def _look_if_due(self) -> None:
@@ -171,22 +172,22 @@ class Reconciler:
         finished = self._follower.follow(entries, listing)
         self._canceller.cancel(listing, [*excess, *finished])
         if self._is_outdated or self._ledger.num_changes() != num_changes:
-            self._attend()
+            self._watch_followed()
 
-    def _attend(self) -> None:
+    def _watch_followed(self) -> None:
         """Watch the run directories of all jobs that Slurm has, or may have."""
-        self._attended_s = self._clock.steady()
+        self._watched_s = self._clock.steady()
         self._desk.watch.set(self._ledger.followed())
         self._is_outdated = False
 
-    def _reckon(self) -> None:
+    def _update_rate(self) -> None:
         """Keep to the narrowest limits of all studies that have jobs."""
         if launchers := self._ledger.launchers():
             self._calls.rate = Rate(
                 capacity=min(one.call_burst for one in launchers),
                 per_minute=min(one.calls_per_minute for one in launchers),
             )
-        self._reckoned_s = self._clock.steady()
+        self._rate_updated_s = self._clock.steady()
 
     def resign(self) -> None:
         """Lead no more; jobs go on, and the next leader follows them."""

@@ -7,6 +7,11 @@ from typing import Protocol
 
 from tasks.slurm.states import SlurmState
 
+HELD_AFTER_REQUEUE = "BeginTime"
+"""Slurm's reason while it holds a job that it has queued again, or one with ``--begin``."""
+OUTPUT_FAILED = 53
+"""Slurm's 0:53, a signal: the output file of the batch script could not be opened."""
+
 
 @dataclass(frozen=True)
 class Queued:

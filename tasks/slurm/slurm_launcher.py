@@ -24,7 +24,7 @@ from tasks.slurm.sightings import Slurm
 _log = logging.getLogger(__name__)
 
 LEDGER_NAME = "ledger.sqlite"
-_LOCK_NAME = "leader.lock"
+LOCK_NAME = "leader.lock"
 _COSTS_WITHIN_S = 30.0
 """The accounting of a busy cluster lags; with 10 s, costs were missing on a loaded machine."""
 _POLL_S = 0.1
@@ -77,7 +77,7 @@ class SlurmLauncher:
         state_dir = state_dir or state_directory(cli.cluster())
         path = state_dir / LEDGER_NAME
         self._ledger = Ledger(LedgerFile(path))
-        self._leadership = Leadership(state_dir / _LOCK_NAME)
+        self._leadership = Leadership(state_dir / LOCK_NAME)
         reconciler = Reconciler(cli, LedgerFile(path), self._leadership, clock=self._clock)
         self._background = Background(reconciler, self._leadership, self._ledger, self._study_dir)
 

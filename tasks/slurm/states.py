@@ -2,6 +2,8 @@
 
 from enum import StrEnum
 
+from tasks.runtime.errors import Reason
+
 
 class SlurmState(StrEnum):
     """A job's state in ``squeue`` and ``sacct`` (Slurm 22.05 to 24.11), and two of our own."""
@@ -104,7 +106,7 @@ class FailureClass(StrEnum):
     DEADLINE = "deadline"
     APPLICATION_ERROR = "application"
     SUBMIT_REFUSED = "refused"
-    RANK_LOST = "rank_lost"
+    RANK_LOST = Reason.RANK_LOST.value
     """A training has lost one of its ranks, and says so."""
     LOST = "lost"
     """Slurm knows nothing of a job that it had accepted, and the node has left no exit."""

@@ -3,6 +3,7 @@
 import re
 
 from tasks.slurm.diagnosis import Diagnosis
+from tasks.slurm.sightings import HELD_AFTER_REQUEUE
 
 PATIENCE = "Nothing has to be done."
 """What helps where waiting does."""
@@ -12,7 +13,7 @@ _REASONS = (
     ("Priority", "other jobs come first", PATIENCE),
     ("Resources", "it is among the next, as soon as nodes are free", PATIENCE),
     (
-        "BeginTime",
+        HELD_AFTER_REQUEUE,
         "it was queued again, after which Slurm holds a job for two minutes, or --begin was asked "
         "for",
         PATIENCE,

@@ -6,14 +6,22 @@ import fcntl
 import getpass
 import os
 import socket
+import stat
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from io import FileIO
 from pathlib import Path
 
+from tasks.runtime.plain_text import plain
+
 _NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS}
-_LONGEST_NAME = 4096
+_LONGEST_NAME = 400
+_SAFELY = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+"""Of every open: no link is followed, and nobody's named pipe is waited for."""
+_PATIENCE_S = (0.0, 0.05, 0.2, 0.5)
+"""Waits before each try, for who makes or removes the file in that instant."""
 
 
 @contextmanager
@@ -22,7 +30,9 @@ def night_lock(runs_dir: Path, study: str, flow_run: str) -> Iterator[str]:
 
     It goes with its process, however that ends. Two hosts exclude each other where the file system
     has locks for all of them; where it has none, nobody is excluded. So do two users who share the
-    directory: whoever made the file lets all others lock it.
+    directory: who may write into it by its group may write the file, who may as anybody may read
+    it, which is enough for a lock but on NFS. What another user may have planted under the
+    name, a link or a pipe, is neither followed nor written.
 
     Args:
         runs_dir: Directory of all runs; made if absent.
@@ -33,21 +43,23 @@ def night_lock(runs_dir: Path, study: str, flow_run: str) -> Iterator[str]:
         Who holds it, in words; empty if the caller does now.
 
     Raises:
-        OSError: The file cannot be opened.
+        OSError: The file cannot be used; the error names it, and says why.
     """
     runs_dir.mkdir(parents=True, exist_ok=True)
-    with _opened(runs_dir / f".nightly-{study}.lock") as lock:
+    path = runs_dir / f".nightly-{study}.lock"
+    with _opened(path) as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            yield os.pread(lock.fileno(), _LONGEST_NAME, 0).decode(errors="replace").strip() or (
-                "another process, which has not told its name"
-            )
+            yield _told(lock) or "another process, which has not told its name"
             return
         except OSError as error:
+            if error.errno == errno.EBADF:  # NFS, and a file that we may only read
+                why = "on NFS only who may write it can lock it"
+                raise OSError(error.errno, why, str(path)) from error
             if error.errno not in _NO_LOCKS:
                 raise
-        with contextlib.suppress(OSError):  # a file that only another user may write
+        with contextlib.suppress(OSError):  # a file that may only be read, a full disk
             _tell(lock, flow_run)
         yield ""
 
@@ -55,26 +67,92 @@ def night_lock(runs_dir: Path, study: str, flow_run: str) -> Iterator[str]:
 def _opened(path: Path) -> FileIO:
     """Open a lock file for whoever asks; made if absent.
 
-    Where everybody may write to a directory, the kernel lets nobody create what is there already
-    and another one's (``fs.protected_regular``), so it is opened without that first.
+    Raises:
+        PermissionError: It is closed to us.
+        OSError: It cannot be opened, or is no file of its own.
+    """
+    for wait_s in _PATIENCE_S:
+        time.sleep(wait_s)
+        try:
+            return _existing(path)
+        except FileNotFoundError:
+            with contextlib.suppress(FileExistsError):  # another one's, made in this instant
+                return _made(path)
+        except PermissionError:  # or not yet: see ``_made``
+            if wait_s == _PATIENCE_S[-1]:
+                raise
+    raise OSError(errno.EAGAIN, "it comes and goes", str(path))
+
+
+def _existing(path: Path) -> FileIO:
+    """Open a file that is there; for reading if that is all that is allowed.
 
     Raises:
-        OSError: It cannot be opened.
+        FileNotFoundError: It is not, or not any more.
+        OSError: It cannot be opened, or is a link or no file.
     """
     try:
-        return _open(path, os.O_RDWR)
-    except FileNotFoundError:
-        file = _open(path, os.O_RDWR | os.O_CREAT)
-        with contextlib.suppress(OSError):  # another one's, made in this instant
-            os.fchmod(file.fileno(), 0o666)
-        return file
+        file = _open(path, os.O_RDWR)
     except PermissionError:
-        return _open(path, os.O_RDONLY)  # enough for a lock, but on NFS
+        file = _open(path, os.O_RDONLY)
+    try:
+        _check(file, path)
+    except OSError:
+        file.close()
+        raise
+    return file
+
+
+def _check(file: FileIO, path: Path) -> None:
+    """Refuse a file that has another name, too: it could be any file of ours.
+
+    Its only name is asked for at once with what it is, so that no moment between the two is left.
+
+    Raises:
+        FileNotFoundError: The file is gone, or another one.
+        OSError: It is no file, or has several names.
+    """
+    named, found = path.lstat(), os.fstat(file.fileno())
+    if not os.path.samestat(named, found):
+        raise FileNotFoundError(errno.ENOENT, "it has been replaced", str(path))
+    if not stat.S_ISREG(named.st_mode):
+        raise OSError(errno.EINVAL, "it is no regular file", str(path))
+    if named.st_nlink != 1:
+        raise OSError(errno.EMLINK, "it is a link to another file", str(path))
+
+
+def _made(path: Path) -> FileIO:
+    """Make the file, for those who may make files beside it.
+
+    Raises:
+        FileExistsError: Somebody else has.
+        OSError: It cannot be made.
+    """
+    file = _open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+    around, mode = path.parent.stat(), 0o600
+    with contextlib.suppress(OSError):  # a group that we are not in
+        os.fchown(file.fileno(), -1, around.st_gid)
+        mode |= 0o060 if around.st_mode & stat.S_IWGRP else 0
+    mode |= 0o044 if around.st_mode & stat.S_IWOTH else 0
+    with contextlib.suppress(OSError):  # a file system without modes
+        os.fchmod(file.fileno(), mode)
+    return file
 
 
 def _open(path: Path, flags: int) -> FileIO:
     mode = "r+" if flags & os.O_RDWR else "r"
-    return FileIO(os.open(path, flags | os.O_CLOEXEC, 0o666), mode)
+    try:
+        return FileIO(os.open(path, flags | _SAFELY, 0o600), mode)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            error.strerror = "it is a link"
+        raise
+
+
+def _told(lock: FileIO) -> str:
+    """Return the name that the holder has told, as it may be shown."""
+    text = os.pread(lock.fileno(), _LONGEST_NAME, 0).decode(errors="replace")
+    return " ".join(plain(text).split())
 
 
 def _tell(lock: FileIO, flow_run: str) -> None:

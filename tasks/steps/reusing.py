@@ -14,6 +14,7 @@ from configs.launchers import SlurmLauncherConfig
 from configs.study import Study
 from tasks.runtime.atomic_files import write_atomically, write_json
 from tasks.runtime.errors import DamagedFileError
+from tasks.runtime.ownership import is_own
 from tasks.runtime.reading import load_record
 from tasks.runtime.records import Exit, Reused
 from tasks.runtime.run_directory import RunDirectory
@@ -103,7 +104,7 @@ def _has_begun(run: RunDirectory) -> bool:
 
 
 class Finished:
-    """The finished points of the other studies in a directory of runs.
+    """The finished points of the other studies in a directory of runs, but those of other users.
 
     Args:
         directory: The study's directory; its neighbours are looked at.
@@ -136,6 +137,8 @@ class Finished:
         for study in own.parent.glob("*/study.json"):
             directory = StudyDirectory(study.parent)
             if directory.path == own or directory.path.name.startswith("."):
+                continue
+            if not is_own(directory.path):
                 continue
             for run in directory.points():
                 try:

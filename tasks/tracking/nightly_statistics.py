@@ -37,7 +37,7 @@ _ROUNDING = 1e-9
 _LEAST_SURE = 0.5
 """Below this confidence, a change that is seen as small may as well be a large one."""
 
-_LEFT_OUT = 1.07
+_WIDENED_BY = 1.07
 """Widens s: nights that were worse are no reference later, so the others differ by less than nights
 do, false alarms being among them. Without it 6 % of nights had a mark instead of 5 % (simulated
 sequences of nights without any change, K = 10)."""
@@ -289,7 +289,7 @@ def _standard_error(
     drawn_tonight = deviations[rng.integers(0, num_nights, num_resamples)]
     own_repeats = rng.integers(0, num_repeats, (num_resamples, num_repeats))
     drawn_tonight = drawn_tonight + own[own_repeats].mean(axis=1)
-    return _LEFT_OUT * float(np.std(drawn_tonight - references, ddof=1))
+    return _WIDENED_BY * float(np.std(drawn_tonight - references, ddof=1))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -10,7 +10,7 @@ from functools import partial
 from pydantic import ValidationError
 
 from configs.calibration import Calibration
-from tasks.runtime.errors import JobError
+from tasks.runtime.errors import JobError, Reason
 from tasks.runtime.job import run_from_command_line
 from tasks.runtime.records import Result
 from tasks.runtime.run_directory import RunDirectory
@@ -51,7 +51,9 @@ def work(directory: RunDirectory) -> Result:
     try:
         calibration = Calibration.model_validate_json(directory.job.read_bytes())
     except ValidationError as error:
-        raise JobError("configuration", f"{directory.job} is no calibration: {error}") from error
+        raise JobError(
+            Reason.CONFIGURATION, f"{directory.job} is no calibration: {error}"
+        ) from error
 
     def load() -> RankWork:
         from tasks.zero.calibrate import measure  # noqa: PLC0415  imports torch

@@ -6,7 +6,8 @@ rank 0 writes last, with the size of every file. All ranks write into one hidden
 a disk has lost some of it nevertheless, the sizes tell, and the one before is taken.
 
 Only rank 0 looks and moves; what it found, or what went wrong, it tells the others. They have to
-see the same file system.
+see the same file system. What ranks tell each other is JSON, and a path in it leads nowhere but
+into the run directory: DCP's index, which is read from there, is a pickle.
 """
 
 import contextlib
@@ -15,21 +16,20 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar, cast
 
 import torch.distributed as dist
 from pydantic import BaseModel, ConfigDict, Field
 
 from tasks.runtime.atomic_files import sync_directory
-from tasks.runtime.errors import JobError
+from tasks.runtime.errors import JobError, Reason
 from tasks.runtime.fence import Fence, Overtaken
 from tasks.runtime.run_directory import RunDirectory
 from tasks.zero.background import Background
 from tasks.zero.interface import PendingSave
+from tasks.zero.messages import Failure, broadcast, gather
 
 _KEPT = 2
 _FACTS = "facts.json"
-_T = TypeVar("_T")
 
 Fact = int | float | str
 
@@ -61,6 +61,24 @@ class Found:
     facts: Mapping[str, Fact]
 
 
+class _Answer(BaseModel):
+    """What rank 0 tells the others, or every rank all.
+
+    Attributes:
+        path: What it found or made, from the run directory; None if there is none.
+        step: Of the checkpoint that it found.
+        facts: Of the same.
+        failure: What went wrong instead; None if it went well.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    path: str | None = None
+    step: int = 0
+    facts: dict[str, Fact] = Field(default_factory=dict)
+    failure: Failure | None = None
+
+
 class Checkpoints:
     """The checkpoints of one run. Every method but ``poll`` is called by all ranks at once.
 
@@ -88,6 +106,7 @@ class Checkpoints:
         config_hash: str,
         identity: str,
     ) -> None:
+        self._directory = directory.path
         self._parent = directory.checkpoints
         self._fence = fence
         self._group = group
@@ -103,10 +122,13 @@ class Checkpoints:
             The same on all ranks; None if there is none at all.
 
         Raises:
-            JobError: It is of another training, or none of several is whole.
+            JobError: It is of another training, or none of several is whole; or no rank of ours
+                has answered.
             OSError: The checkpoints cannot be listed.
         """
-        return self._from_first(self._find)
+        answer = self._from_first(self._find)
+        path = self._path_in(answer)
+        return None if path is None else Found(path, answer.step, answer.facts)
 
     def begin(
         self, step: int, facts: Mapping[str, Fact], save: Callable[[Path], PendingSave]
@@ -125,11 +147,12 @@ class Checkpoints:
             Overtaken: There is a newer attempt.
             OSError: This one cannot be begun, or the one before could not be written. Earlier ones
                 are untouched.
+            JobError: No rank of ours has answered, now or for the one before.
             RuntimeError: A rank is lost.
         """
         self.finish()
         path = self._parent / f"step-{step:010d}"
-        staged = self._from_first(lambda: self._make(path))
+        staged = self._path_in(self._from_first(lambda: self._make(path)))
         if staged is None:
             return
         try:
@@ -153,6 +176,7 @@ class Checkpoints:
         Raises:
             Overtaken: There is a newer attempt.
             OSError: The checkpoint could not be written; earlier ones are untouched.
+            JobError: No rank of ours has answered.
             RuntimeError: A rank is lost.
         """
         if self._running is not None and self._running.is_done():
@@ -164,31 +188,51 @@ class Checkpoints:
         Raises:
             Overtaken: There is a newer attempt.
             OSError: It could not be written; earlier ones are untouched. All ranks raise it.
+            JobError: No rank of ours has answered.
             RuntimeError: A rank is lost.
         """
         running, self._running = self._running, None
         if running is not None:
             running.result()
 
-    def _from_first(self, call: Callable[[], _T]) -> _T:
+    def _from_first(self, call: Callable[[], _Answer]) -> _Answer:
         """Let rank 0 do something; all return what it returned.
 
         Raises:
-            Exception: What it raised.
+            JobError: It has raised it, or no rank of ours has answered.
+            OSError: It has raised it.
+            Overtaken: It has raised it.
         """
-        answer: list[object] = [None, None]
+        answer, own = _Answer(), None
         if self._is_first:
             try:
-                answer[0] = call()
+                answer = call()
             except (JobError, OSError, Overtaken) as error:
-                answer[1] = error
-        dist.broadcast_object_list(answer, group_src=0, group=self._group)
-        value, failure = answer
-        if isinstance(failure, BaseException):
-            raise failure
-        return cast("_T", value)
+                answer, own = _Answer(failure=Failure.of(error)), error
+        answer = broadcast(answer, self._group)
+        if own is not None:
+            raise own
+        if answer.failure is not None:
+            answer.failure.again()
+        return answer
 
-    def _find(self) -> Found | None:
+    def _told(self, path: Path) -> str:
+        return str(path.relative_to(self._directory))
+
+    def _path_in(self, answer: _Answer) -> Path | None:
+        """Return the path in an answer.
+
+        Raises:
+            JobError: It leads out of the run directory, from where no rank of ours has it.
+        """
+        if answer.path is None:
+            return None
+        path = Path(answer.path)
+        if path.is_absolute() or ".." in path.parts:
+            raise JobError(Reason.RANKS, f"a rank has sent {path} as a path in {self._directory}")
+        return self._directory / path
+
+    def _find(self) -> _Answer:
         """Find the newest whole checkpoint.
 
         Raises:
@@ -201,31 +245,31 @@ class Checkpoints:
                 continue
             if known.identity != self._identity:
                 raise JobError(
-                    "checkpoint",
+                    Reason.CHECKPOINT,
                     f"{path} is of configuration {known.config_hash}, which trains another model, "
                     f"or on other data, or otherwise; the job is {self._config_hash}; begin a new "
                     "run",
                 )
-            return Found(path, known.step, known.facts)
+            return _Answer(path=self._told(path), step=known.step, facts=known.facts)
         if paths:
             raise JobError(
-                "checkpoint",
+                Reason.CHECKPOINT,
                 f"none of the {len(paths)} checkpoints in {self._parent} can be read; "
                 "begin a new run",
             )
-        return None
+        return _Answer()
 
-    def _make(self, path: Path) -> Path | None:
-        """Make the directory that all ranks write into; None if the checkpoint is there, whole.
+    def _make(self, path: Path) -> _Answer:
+        """Make the directory that all ranks write into; none if the checkpoint is there, whole.
 
         To write it again would look like progress to who asks whether an attempt made any.
         """
         if _facts_of_whole(path) is not None:
-            return None
+            return _Answer()
         self._parent.mkdir(exist_ok=True)
         for left_over in self._parent.glob(".step-*"):
             shutil.rmtree(left_over, ignore_errors=True)
-        return self._fence.make_directory(path)
+        return _Answer(path=self._told(self._fence.make_directory(path)))
 
     def _complete(
         self, pending: PendingSave | OSError, staged: Path, path: Path, known: Facts
@@ -255,17 +299,17 @@ class Checkpoints:
                 pending.wait()
             except OSError as error:
                 failure = error
-        failures: list[OSError | None] = [None] * dist.get_world_size(self._group)
-        dist.all_gather_object(failures, failure, group=self._group)
-        for failure in failures:
-            if failure is not None:
-                raise failure
+        own = _Answer(failure=None if failure is None else Failure.of(failure))
+        for answer in gather(own, self._group):
+            if answer.failure is not None:
+                answer.failure.again()
 
-    def _give_up(self, staged: Path) -> None:
+    def _give_up(self, staged: Path) -> _Answer:
         shutil.rmtree(staged, ignore_errors=True)  # a full disk needs the room
         self._fence.check()  # the directory may have been taken away
+        return _Answer()
 
-    def _place(self, staged: Path, path: Path, known: Facts) -> None:
+    def _place(self, staged: Path, path: Path, known: Facts) -> _Answer:
         files = {}
         for written in sorted(staged.rglob("*")):
             if written.is_dir():
@@ -281,6 +325,7 @@ class Checkpoints:
         self._fence.place_directory(staged, path)
         with contextlib.suppress(OSError):  # this one is safe; the next one will try again
             self._remove_older()
+        return _Answer()
 
     def _remove_older(self) -> None:
         paths = self._newest_first()

@@ -304,7 +304,8 @@ class Fabric:
         With error feedback either rank keeps what it has lost.
 
         Args:
-            values: This rank's, shape (L / degree,), contiguous.
+            values: This rank's, shape (L / degree,), contiguous; float32 or float64, in which they
+                are added.
             degree: Of the shard; its replicas are the ranks with the same shard.
             inside: The format if they are all in one node; ``full`` is the type of ``values``.
             across: The format if they are not.
@@ -330,7 +331,7 @@ class Fabric:
                 padded[: target.numel()] = target
             rows_Kn = padded.view(route.num_ranks, length)
             encode = _encoding(coder, errors, f"{key}/scattered")
-            piece = self._sum(route, coder, rows_Kn, _type_to_add_in(target.dtype), encode)
+            piece = self._sum(route, coder, rows_Kn, target.dtype, encode)
             payload_Kb = _rows_of_bytes(route.num_ranks, coder, target.device)
             encode = _encoding(coder, errors, f"{key}/gathered")
             route.gather(encode(piece.view(1, -1)), payload_Kb)
@@ -430,7 +431,3 @@ def _rows_of_bytes(num_rows: int, coder: Coder, device: torch.device) -> Tensor:
 def _encoding(coder: Coder, errors: ErrorFeedback | None, key: str) -> _Encode:
     """Return what brings rows into a format: with the errors of a key, if there is feedback."""
     return coder.encode if errors is None else partial(errors.encode, key, coder)
-
-
-def _type_to_add_in(dtype: torch.dtype) -> torch.dtype:
-    return torch.promote_types(dtype, torch.float32)

@@ -38,7 +38,7 @@ from tasks.zero.costs.timeline import (
     step_times,
     total_s,
 )
-from tasks.zero.costs.units import StageUnit, item_sizes, stage_units, unit_sizes
+from tasks.zero.costs.units import StageUnit, element_bytes, stage_units, unit_sizes
 from tasks.zero.traffic import Move, Moves, expected_bytes
 
 _TERA = 1e12
@@ -140,7 +140,7 @@ def _moves(experiment: TrainingExperiment) -> Moves:
         experiment.transport,
         experiment.topology,
         experiment.ranks,
-        item_sizes(experiment),
+        element_bytes(experiment),
         gathers_stop=experiment.engine == "ours",
     )
 
@@ -191,7 +191,7 @@ def _prediction(experiment: TrainingExperiment, times: Times) -> Prediction:
             experiment.transport,
             topology,
             num_ranks=experiment.ranks,
-            items=item_sizes(experiment),
+            items=element_bytes(experiment),
             accumulation=experiment.accumulation,
         ),
         memory_bytes={

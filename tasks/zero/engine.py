@@ -20,6 +20,7 @@ from torch import distributed as dist
 from configs.gpt import is_frozen
 from configs.sharding import Partition
 from configs.training import TrainingExperiment
+from configs.training_memory import MOST_LEAVING
 from models.gpt import GptStages, initial_weights, loss_of
 from tasks.runtime.output import say
 from tasks.zero.collectives import Fabric
@@ -36,8 +37,6 @@ _CLIP_EPSILON = 1e-6
 """As torch.nn.utils.clip_grad_norm_ has it."""
 _ERRORS = "errors/"
 """Names of errors of quantization begin so, in a checkpoint."""
-_MOST_LEAVING = 2
-"""Gradients on their way at a time, of all units together: each holds a unit's whole vector."""
 DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -302,7 +301,7 @@ class Engine:
             gradients = self._gradients[unit]
             gradients.leave()
             self._leaving.append(gradients)
-            if len(self._leaving) > _MOST_LEAVING:
+            if len(self._leaving) > MOST_LEAVING:
                 self._leaving.popleft().wait_for_oldest()
             if is_last:
                 gradients.begin_sync()

@@ -4,6 +4,8 @@ from torch import distributed as dist
 
 _WORDS_OF_GLOO = ("gloo/transport", "gloo/rendezvous")
 """gloo raises a plain RuntimeError that names its own source file, which others quote."""
+_WORDS_OF_A_FILE = ("Timeout waiting for key", "Wait timeout")
+"""So does a store in a file, which begins with these."""
 _PLACE = "] "
 _MOST_CHARACTERS = 200
 
@@ -23,7 +25,8 @@ def lost_peer(error: BaseException) -> str | None:
     cause: BaseException | None = error
     while cause is not None:
         is_gloo = any(word in str(cause) for word in _WORDS_OF_GLOO)
-        if is_gloo or isinstance(cause, dist.DistError):
+        is_store = isinstance(cause, RuntimeError) and str(cause).startswith(_WORDS_OF_A_FILE)
+        if is_gloo or is_store or isinstance(cause, dist.DistError):
             first_line = next(iter(str(cause).splitlines()), type(cause).__name__)
             said = first_line.partition(_PLACE)[2] or first_line  # without its source file
             return said.partition(". ")[0][:_MOST_CHARACTERS]  # without its advice

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from configs.training import TrainingExperiment
-from tasks.runtime.errors import JobError
+from tasks.runtime.errors import JobError, Reason
 
 _OURS = ("WATERSHED_RANK", "WATERSHED_RANKS", "WATERSHED_LOCAL_RANK", "WATERSHED_NODE")
 _SLURMS = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", "SLURM_NODEID")
@@ -54,7 +54,9 @@ class Identity:
         bad = [name for name, value in values.items() if not value.isdecimal()]
         if bad:
             found = ", ".join(f"{name}={values[name]!r}" for name in bad)
-            raise JobError("ranks", f"{found}; set all of {', '.join(names)} to numbers, or none")
+            raise JobError(
+                Reason.RANKS, f"{found}; set all of {', '.join(names)} to numbers, or none"
+            )
         rank, num_ranks, local_rank, node = (int(value) for value in values.values())
         return cls(rank, num_ranks, local_rank, node)
 
@@ -96,7 +98,7 @@ def check_identity(identity: Identity, experiment: TrainingExperiment) -> None:
     wanted, found = experiment.ranks, identity.num_ranks
     if found != wanted:
         raise JobError(
-            "ranks",
+            Reason.RANKS,
             f"{found} tasks were started, but experiment.ranks is {wanted}; set launcher.nodes "
             f"times launcher.tasks_per_node to {wanted}, or experiment.ranks to {found}",
         )
@@ -105,7 +107,7 @@ def check_identity(identity: Identity, experiment: TrainingExperiment) -> None:
         topology = experiment.topology
         per_node = topology.node_ranks(wanted)
         raise JobError(
-            "ranks",
+            Reason.RANKS,
             f"rank {identity.rank} is number {identity.local_rank} on node {identity.node}, but on "
             f"{topology.name}, with {per_node} ranks a node, it would be number "
             f"{expected.local_rank} on node {expected.node}; set launcher.tasks_per_node to "

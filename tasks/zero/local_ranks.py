@@ -13,6 +13,7 @@ import os
 import signal
 import socket
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,13 +22,14 @@ from enum import StrEnum
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkProcess
 
-from tasks.runtime.errors import RANK_LOST
+from tasks.runtime.errors import Reason
 from tasks.runtime.fence import Overtaken
 from tasks.runtime.job import EXIT_FAILED, explained
 from tasks.runtime.records import Result
 from tasks.runtime.stopping import Interrupted, StopRequest, stoppable
 from tasks.zero.errors import lost_peer
 from tasks.zero.identity import Identity
+from tasks.zero.rendezvous import MEETING
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 _LOOK_S = 0.2
@@ -132,17 +134,19 @@ def run_ranks(
         rank's.
 
     Raises:
-        OSError: A process cannot be made.
+        OSError: A process cannot be made, or no temporary directory.
     """
     ranks: list[_Rank] = []
-    try:
-        with _held_back():
-            ranks.extend(_start(identity, work) for identity in identities)
-        ends = _supervise(ranks, stop, aborts_after_s)
-    finally:
-        for rank in ranks:
-            rank.process.kill()
-            rank.process.join()
+    # Here, as a rank that is killed removes nothing.
+    with tempfile.TemporaryDirectory(prefix="watershed-", ignore_cleanup_errors=True) as meeting:
+        try:
+            with _held_back():
+                ranks.extend(_start(identity, work, meeting) for identity in identities)
+            ends = _supervise(ranks, stop, aborts_after_s)
+        finally:
+            for rank in ranks:
+                rank.process.kill()
+                rank.process.join()
     return _explaining(ends)
 
 
@@ -220,22 +224,24 @@ def lost(words: str) -> Result:
         words: Which, and how.
     """
     message = f"{words}; continue from the newest checkpoint with: watershed resume"
-    return Result(status="failed", reason=RANK_LOST, message=message)
+    return Result(status="failed", reason=Reason.RANK_LOST, message=message)
 
 
-def _start(identity: Identity, work: Work) -> _Rank:
+def _start(identity: Identity, work: Work, meeting: str) -> _Rank:
     context = multiprocessing.get_context("fork")
     ours, theirs = context.Pipe(duplex=False)
     name = f"rank {identity.rank}"
-    process = context.Process(target=_be, args=(identity, work, theirs, os.getpid()), name=name)
+    arguments = (identity, work, theirs, os.getpid(), meeting)
+    process = context.Process(target=_be, args=arguments, name=name)
     process.start()
     theirs.close()
     return _Rank(identity, process, ours)
 
 
-def _be(identity: Identity, work: Work, end: Connection, parent: int) -> None:
+def _be(identity: Identity, work: Work, end: Connection, parent: int, meeting: str) -> None:
     """Be a rank; the process ends here, whatever its threads still wait for."""
     _die_with(parent)
+    os.environ[MEETING] = meeting
     try:
         with stoppable():
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)

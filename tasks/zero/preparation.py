@@ -10,7 +10,7 @@ from configs.training import TrainingExperiment
 from configs.training_checks import too_few_gpus
 from models.errors import DataError
 from models.tokens import Batches, TokenFile, check_vocabulary, default_cache_dir, pack
-from tasks.runtime.errors import JobError
+from tasks.runtime.errors import JobError, Reason
 from tasks.runtime.output import say
 from tasks.zero.identity import Identity
 
@@ -33,13 +33,13 @@ def device_of(experiment: TrainingExperiment, identity: Identity) -> torch.devic
     if experiment.device == "cpu" or (experiment.device == "auto" and num_gpus == 0):
         return torch.device("cpu")
     if identity.num_local is not None and num_gpus < identity.num_local:
-        raise JobError("device", too_few_gpus(num_gpus, identity.num_local))
+        raise JobError(Reason.DEVICE, too_few_gpus(num_gpus, identity.num_local))
     # Where each task of srun sees a GPU of its own alone, that is number 0.
     sees_its_own = identity.num_local is None and num_gpus == 1
     per_node = experiment.topology.node_ranks(experiment.ranks)
     if not sees_its_own and num_gpus < per_node:
         message = f"{num_gpus} GPUs are seen on node {identity.node}, for {per_node} ranks; "
-        raise JobError("device", f"{message}ask Slurm for more, or set device: cpu")
+        raise JobError(Reason.DEVICE, f"{message}ask Slurm for more, or set device: cpu")
     number = 0 if sees_its_own else identity.local_rank
     device = torch.device("cuda", number)
     torch.cuda.set_device(device)
@@ -61,7 +61,7 @@ def pack_tokens(experiment: TrainingExperiment) -> Path:
     try:
         return pack(experiment.data, default_cache_dir())
     except DataError as error:
-        raise JobError("data", str(error)) from error
+        raise JobError(Reason.DATA, str(error)) from error
 
 
 def open_batches(experiment: TrainingExperiment) -> tuple[Batches, str]:
@@ -85,7 +85,7 @@ def open_batches(experiment: TrainingExperiment) -> tuple[Batches, str]:
             validation_fraction=experiment.data.validation_fraction,
         )
     except DataError as error:
-        raise JobError("data", str(error)) from error
+        raise JobError(Reason.DATA, str(error)) from error
     return batches, file.fingerprint
 
 

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from configs.training import TrainingExperiment
-from tasks.runtime.errors import JobError
+from tasks.runtime.errors import JobError, Reason
 from tasks.runtime.fence import Fence
 from tasks.runtime.records import Result
 from tasks.runtime.run_directory import RunDirectory
@@ -56,7 +56,7 @@ def run_as_ranks(
         check_identity(identity, experiment)
         if not fence.attempt and identity.num_ranks > 1:
             message = "ranks were started one by one, and not by job.sh; run: sbatch job.sh"
-            raise JobError("ranks", message)
+            raise JobError(Reason.RANKS, message)
     identities = ranks_here(experiment) if identity is None else [identity]
     _share_cores(len(identities))
     rank_work = load()

@@ -1,16 +1,28 @@
-"""How ranks find each other: rank 0 says in the run directory where it listens.
+"""How ranks find each other: rank 0 says in the run directory where they meet.
 
-No port is guessed and no list of hosts is parsed. Rank 0 listens on a port that the system gives
-it, and writes the address into the directory of the attempt, which is another one each time that
-the job is started; the others look until it is there. All nodes see the run directory.
+Ranks of one machine meet in a file that only their user can open, and their sockets listen on the
+loopback interface alone. A port would be open to every user of the machine, on loopback, too; who
+joins there as a rank can send the pickles that PyTorch's distributed checkpoint reads.
+
+Ranks of several nodes meet on a port of rank 0. No port is guessed and no list of hosts is parsed:
+rank 0 listens on a port that the system gives it. PyTorch's store, gloo, NCCL and the distributed
+checkpoint ask nobody who he is: such a training trusts all who reach its nodes' ports. The sign
+tells another job that has got the port by chance, and keeps nobody out.
+
+Where they meet stands in the directory of the attempt, which is another one each time that the job
+is started; the others look until it is there. All nodes see the run directory.
 """
 
+import contextlib
 import fcntl
 import json
 import os
 import secrets
 import socket
+import stat
 import struct
+import sys
+import tempfile
 import time
 from collections.abc import Mapping
 from datetime import timedelta
@@ -18,22 +30,29 @@ from pathlib import Path
 
 import torch
 from torch import distributed as dist
-from torch.distributed import TCPStore  # type: ignore[attr-defined]  # not in its __all__
+from torch.distributed import (  # type: ignore[attr-defined]  # not in its __all__
+    FileStore,
+    Store,
+    TCPStore,
+)
 
 from tasks.runtime.atomic_files import as_json, replacement
-from tasks.runtime.errors import JobError
+from tasks.runtime.errors import JobError, Reason
 from tasks.zero.identity import Identity
 
 RENDEZVOUS = "rendezvous.json"
 INTERFACE = "WATERSHED_INTERFACE"
 """Variable with the name of the network interface by which nodes reach each other."""
+MEETING = "WATERSHED_MEETING"
+"""Variable with the directory in which rank 0 makes its own; who starts the ranks removes it."""
 
 _LIBRARIES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
 
 _LOOPBACK = "127.0.0.1"
 _SIGN = "sign"
 _POLL_S = 0.05
-_SIOCGIFADDR = 0x8915  # of Linux: the IPv4 address of an interface
+_SIOCGIFADDR = 0xC0206921 if sys.platform == "darwin" else 0x8915  # IPv4 address of an interface
+_OF_OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 
 def join(
@@ -49,18 +68,33 @@ def join(
         timeout_s: How long a rank waits for another one in a collective.
 
     Raises:
-        JobError: The network interface that was asked for has no address.
-        DistError: The ranks do not come together.
+        JobError: The network interface that is needed has no address, or the ranks of a machine
+            have no place to meet.
+        OSError: That place cannot be made.
+        DistStoreError: The ranks do not come together in time.
+        RuntimeError: They do not come together for another reason.
     """
     timeout = timedelta(seconds=timeout_s)
-    if interface := os.environ.get(INTERFACE):
+    # A topology may pretend nodes where all ranks were started by one process.
+    is_one_machine = is_one_node or identity.num_local == identity.num_ranks
+    if interface := loopback_interface() if is_one_machine else os.environ.get(INTERFACE):
         for name in _LIBRARIES:
             os.environ.setdefault(name, interface)
-    if identity.rank == 0:
-        address = _LOOPBACK if is_one_node else own_address(os.environ)
-        store = open_store(attempt, address, timeout)
-    else:
+    if identity.rank != 0:
         store = find_store(attempt, timeout)
+    elif is_one_machine:
+        store = open_private_store(attempt, timeout)
+    else:
+        store = open_store(attempt, own_address(os.environ), timeout)
+    try:
+        _make_group(identity, store, device, timeout)
+    except RuntimeError as error:
+        if "imeout" in str(error) and not isinstance(error, dist.DistError):
+            raise dist.DistStoreError(str(error)) from error  # as a store on a port has it
+        raise
+
+
+def _make_group(identity: Identity, store: Store, device: torch.device, timeout: timedelta) -> None:
     dist.init_process_group(
         "nccl" if device.type == "cuda" else "gloo",
         store=store,
@@ -69,6 +103,37 @@ def join(
         timeout=timeout,
         device_id=device if device.type == "cuda" else None,
     )
+
+
+def open_private_store(attempt: Path, timeout: timedelta) -> FileStore:
+    """Make a file that only this user can open, and say where.
+
+    Not in the run directory, whose file system may have no locks (Lustre), but in ``TMPDIR``.
+
+    Args:
+        attempt: Directory of the attempt.
+        timeout: How long a rank waits for what another one is to put there.
+
+    Returns:
+        The store.
+
+    Raises:
+        JobError: Files cannot be locked there.
+        OSError: It cannot be made, or said.
+    """
+    directory = Path(tempfile.mkdtemp(prefix="watershed-", dir=os.environ.get(MEETING)))
+    path = directory / "store"
+    with path.open("xb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as error:
+            raise JobError(
+                Reason.RANKS,
+                f"files in {directory.parent} cannot be locked ({error.strerror}); set TMPDIR to a "
+                "directory on a disk of this machine",
+            ) from error
+    _say(attempt, {"file": str(path)})
+    return _file_store(path, timeout)
 
 
 def open_store(attempt: Path, address: str, timeout: timedelta) -> TCPStore:
@@ -89,13 +154,12 @@ def open_store(attempt: Path, address: str, timeout: timedelta) -> TCPStore:
     store = TCPStore(address, 0, is_master=True, timeout=timeout, wait_for_workers=False)
     sign = secrets.token_hex(16)
     store.set(_SIGN, sign)
-    with replacement(attempt / RENDEZVOUS, is_durable=False) as path:
-        path.write_bytes(as_json({"address": address, "port": store.port, "sign": sign}))
+    _say(attempt, {"address": address, "port": store.port, "sign": sign})
     return store
 
 
-def find_store(attempt: Path, timeout: timedelta) -> TCPStore:
-    """Wait until rank 0 says where it listens, and connect.
+def find_store(attempt: Path, timeout: timedelta) -> Store:
+    """Wait until rank 0 says where the ranks meet, and go there.
 
     It is waited for as long as it takes: rank 0 may have text to pack first, and who supervises it
     ends us, too, if it dies.
@@ -108,6 +172,7 @@ def find_store(attempt: Path, timeout: timedelta) -> TCPStore:
         The store.
 
     Raises:
+        JobError: It is a file that this rank does not see, or that others than its user may reach.
         DistNetworkError: A stranger listens there by now.
         DistError: Nobody does.
     """
@@ -115,11 +180,68 @@ def find_store(attempt: Path, timeout: timedelta) -> TCPStore:
     while RENDEZVOUS not in os.listdir(attempt):  # noqa: PTH208  names are enough
         time.sleep(_POLL_S)
     place = json.loads((attempt / RENDEZVOUS).read_bytes())
+    if "file" in place:
+        return _file_store(_checked(Path(place["file"])), timeout)
     store = TCPStore(place["address"], place["port"], is_master=False, timeout=timeout)
     if store.get(_SIGN).decode() != place["sign"]:
         where = f"{place['address']}:{place['port']}"
         raise dist.DistNetworkError(f"another job listens on {where}; rank 0 has gone")
     return store
+
+
+def _say(attempt: Path, place: Mapping[str, object]) -> None:
+    with replacement(attempt / RENDEZVOUS, is_durable=False) as path:
+        path.write_bytes(as_json(place))
+
+
+def _file_store(path: Path, timeout: timedelta) -> FileStore:
+    store = FileStore(str(path))
+    store.set_timeout(timeout)
+    return store
+
+
+def _checked(path: Path) -> Path:
+    """Return the path of a file in a directory that is this user's alone.
+
+    Rank 0 may be gone and its directory removed: of that name it could be anybody's by now.
+
+    Raises:
+        JobError: It is not there, or in a directory that others can reach.
+    """
+    try:
+        directory = path.parent.lstat()
+        is_there = path.exists()
+    except OSError:
+        is_there = False
+    if not is_there:
+        raise JobError(
+            Reason.RANKS,
+            f"{path}, where rank 0 waits, is not there for this rank; if rank 0 is alive, set "
+            "TMPDIR to a directory that all ranks of this machine see",
+        )
+    if directory.st_uid != os.geteuid() or directory.st_mode & _OF_OTHERS:
+        raise JobError(
+            Reason.RANKS, f"{path.parent} is another user's, or open to others; start again"
+        )
+    return path
+
+
+def loopback_interface() -> str:
+    """Return the name of the interface that only this machine reaches, such as ``lo``.
+
+    Raises:
+        JobError: There is none.
+    """
+    known = [name for _, name in socket.if_nameindex()]
+    for name in known:
+        with contextlib.suppress(OSError):  # one without an IPv4 address
+            if _ipv4_of(name) == _LOOPBACK:
+                return name
+    raise JobError(
+        Reason.RANKS,
+        f"no network interface of {', '.join(known)} has the address {_LOOPBACK}, by which ranks "
+        "of one machine talk; bring the loopback interface up (see: ip address)",
+    )
 
 
 def own_address(variables: Mapping[str, str]) -> str:
@@ -148,7 +270,7 @@ def own_address(variables: Mapping[str, str]) -> str:
             continue
         return name
     raise JobError(
-        "ranks",
+        Reason.RANKS,
         f"the network does not know {' or '.join(names)}; set {INTERFACE} to the network interface "
         "by which the nodes reach each other (see: ip address)",
     )
@@ -156,11 +278,20 @@ def own_address(variables: Mapping[str, str]) -> str:
 
 def _address_of(interface: str, variable: str) -> str:
     name = interface.split(",", maxsplit=1)[0]
+    try:
+        return _ipv4_of(name)
+    except OSError as error:
+        known = ", ".join(name for _, name in socket.if_nameindex())
+        message = f"{variable}={interface}: {error.strerror}; this machine has {known}"
+        raise JobError(Reason.RANKS, message) from error
+
+
+def _ipv4_of(interface: str) -> str:
+    """Ask the system for the address of an interface.
+
+    Raises:
+        OSError: It has none.
+    """
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            answer = fcntl.ioctl(probe, _SIOCGIFADDR, struct.pack("256s", name.encode()[:15]))
-        except OSError as error:
-            known = ", ".join(name for _, name in socket.if_nameindex())
-            message = f"{variable}={interface}: {error.strerror}; this machine has {known}"
-            raise JobError("ranks", message) from error
-    return socket.inet_ntoa(answer[20:24])
+        asked = struct.pack("256s", interface.encode()[:15])
+        return socket.inet_ntoa(fcntl.ioctl(probe, _SIOCGIFADDR, asked)[20:24])

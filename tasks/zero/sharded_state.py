@@ -2,7 +2,9 @@
 
 The files are those of PyTorch's distributed checkpoint (DCP): one of data for each rank, and an
 index, ``.metadata``, of which interval of which tensor stands where. The index is a pickle, and who
-reads a pickle runs what it says: only what lies in our own run directory is ever read.
+reads a pickle runs what it says: only what lies in our own run directory is ever read. While they
+plan a save, DCP's ranks send each other pickles, too (its collectives of objects), which nothing
+guards but that no stranger joins, see ``rendezvous``; loading asks no other rank.
 
 A state is a flat mapping of names to ``FlatSlice``, ``DTensor``, tensors that are the same on all
 ranks, and JSON values.
@@ -37,7 +39,7 @@ from torch.distributed.checkpoint.storage import WriteResult
 from torch.distributed.tensor import DTensor
 from torch.futures import Future
 
-from tasks.runtime.errors import JobError
+from tasks.runtime.errors import JobError, Reason
 from tasks.zero.background import Background
 from tasks.zero.flat_slices import FlatSlice
 
@@ -156,7 +158,7 @@ def load_state(directory: Path, state: MutableMapping[str, object]) -> None:
         if isinstance(failure, JobError | OSError):
             raise failure from error
         raise JobError(
-            "checkpoint",  # without torch's words, which advise to read it as an unsafe pickle
+            Reason.CHECKPOINT,  # without torch's words, which advise to read it as an unsafe pickle
             f"{directory} cannot be read ({type(failure).__name__}); remove it, and the one before "
             "is taken",
         ) from error
@@ -267,7 +269,7 @@ class _LoadPlanner(DefaultLoadPlanner):
         if faults:
             more = f" and {len(faults) - _MOST_FAULTS} more" if len(faults) > _MOST_FAULTS else ""
             raise JobError(
-                "checkpoint",
+                Reason.CHECKPOINT,
                 f"{self._directory} is of another model: {'; '.join(faults[:_MOST_FAULTS])}{more}; "
                 "continue with the model, the engine and the types it was saved with, or begin a "
                 "new run",

@@ -45,8 +45,8 @@ class UnitSize:
 
 
 @dataclass(frozen=True)
-class ItemSizes:
-    """Bytes an element.
+class ElementBytes:
+    """Bytes an element, as what moves and what stays counts them.
 
     Attributes:
         weights: At rest, and of the gradient that a backward pass makes.
@@ -66,7 +66,7 @@ def expected_bytes(
     topology: Topology,
     *,
     num_ranks: int,
-    items: ItemSizes,
+    items: ElementBytes,
     accumulation: int,
     rank: int = 0,
 ) -> dict[str, int]:
@@ -101,7 +101,7 @@ def state_bytes(
     topology: Topology,
     *,
     num_ranks: int,
-    items: ItemSizes,
+    items: ElementBytes,
 ) -> int:
     """Return the bytes of the model states that a rank keeps.
 
@@ -190,7 +190,7 @@ class Moves:
     transport: Transport
     topology: Topology
     num_ranks: int
-    items: ItemSizes
+    items: ElementBytes
     rank: int = 0
     gathers_stop: bool = True
     kept_wire: Wire | None = None

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch import distributed as dist
 
 from models.tokens import Batches
-from tasks.runtime.errors import JobError
+from tasks.runtime.errors import JobError, Reason
 from tasks.runtime.fence import Fence
 from tasks.runtime.journal import Journal
 from tasks.runtime.metrics import Metric
@@ -117,7 +117,6 @@ class _Run:
             backend="gloo", timeout=timedelta(seconds=self._experiment.timeout_s)
         )
         self._progress = Progress()
-        self._first_step = 0
         self._began = time.monotonic()
 
     def to_the_end(self, checkpoints: Checkpoints, found: Found | None) -> Result:
@@ -137,7 +136,7 @@ class _Run:
             checkpoints.finish()
             message = str(error)
             return self._result().model_copy(
-                update={"status": "failed", "reason": "diverged", "message": message}
+                update={"status": "failed", "reason": Reason.DIVERGED, "message": message}
             )
         finally:
             if journal is not None:
@@ -147,7 +146,6 @@ class _Run:
     def _continue_from(self, found: Found) -> None:
         self._engine.load(found.path)
         self._progress = Progress.of_facts(found.step, found.facts)
-        self._first_step = found.step
         self._say(f"continues from train step {found.step}")
 
     def _open_journal(self) -> Journal | None:
@@ -161,7 +159,7 @@ class _Run:
         try:
             return Journal(self._directory.journal, self._progress.lines, self._fence)
         except ValueError as error:
-            raise JobError("journal", str(error)) from error
+            raise JobError(Reason.JOURNAL, str(error)) from error
 
     def _steps(self, journal: Journal | None, checkpoints: Checkpoints, stop: StopRequest) -> None:
         """Do all train steps that are left.

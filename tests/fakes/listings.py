@@ -78,7 +78,7 @@ def _accounting_row(run: Incarnation, slurm_job: str, seen_s: float, now_s: floa
     return {
         "JobID": slurm_job,
         "State": f"{state} by 1000" if state == "CANCELLED" else state,
-        "ExitCode": f"{run.exit_code}:{run.signal}" if is_over else "0:0",
+        "ExitCode": f"{_folded(run.exit_code)}:{run.signal}" if is_over else "0:0",
         "Partition": request.partition,
         "NodeList": ",".join(run.nodes) if started_s is not None else "None assigned",
         "NNodes": str(request.nodes),
@@ -94,6 +94,11 @@ def _accounting_row(run: Incarnation, slurm_job: str, seen_s: float, now_s: floa
         "ConsumedEnergyRaw": "0",
         "JobName": request.name,
     }
+
+
+def _folded(exit_code: int) -> int:
+    """Return a code as sacct tells it: it takes 128 off a shell's 128 + signal (143 is 15)."""
+    return exit_code - 128 if exit_code >= 128 else exit_code
 
 
 def _duration(seconds: float) -> str:

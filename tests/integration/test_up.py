@@ -11,9 +11,11 @@ import socket
 import sqlite3
 import tempfile
 import time
+import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
+from email.message import Message
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ import pytest
 from tasks.services.processes import all_processes, command_of, descendants, has_variable
 from tests.fakes.served import FakeCluster
 from tests.integration.postgres_server import PASSWORD, PostgresServer, is_installed
-from tests.integration.up_process import RUN_S, STOP_S, Up, start_up, stop_up, watershed
+from tests.integration.up_process import EXPERIMENT, RUN_S, STOP_S, Up, start_up, stop_up, watershed
 
 _ROUNDS = 2_000
 """Of a job that has something to do still when it is found."""
@@ -106,6 +108,45 @@ def test_a_study_from_the_browser_runs_in_the_data_directory(up: Up) -> None:
     shown = watershed("show", "middle", "--runs-dir", up.data)
     assert f"\nCompare in MLflow {up.state['mlflow']}/#/experiments/" in shown.stdout
     assert f"\nPrefect           {up.state['prefect_ui']}/runs/flow-run/{run['id']}" in shown.stdout
+
+
+@pytest.mark.slow
+def test_a_page_of_the_web_can_neither_change_anything_nor_read_a_token(up: Up) -> None:
+    """Even as a form sends it, which no browser asks about before; while our own commands can."""
+    api = up.state["prefect_api"]
+    page = {"Origin": "http://page.example"}
+    ours = {"Origin": up.state["prefect_ui"]}
+    form = page | {"Content-Type": "text/plain"}
+
+    refused, _ = _answer(f"{api}/work_pools/", form, b'{"name": "theirs", "type": "process"}')
+    _, read_by_page = _answer(f"{api}/csrf-token?client=page", page)
+    _, read_by_ours = _answer(f"{api}/csrf-token?client=ours", ours)
+    foreign, _ = _answer(f"{up.state['mlflow']}/api/2.0/mlflow/experiments/create", form, b"{}")
+
+    assert (refused, foreign) == (403, 403)
+    assert "access-control-allow-origin" not in read_by_page
+    assert read_by_ours["access-control-allow-origin"] == up.state["prefect_ui"]
+    up.ask("/work_pools/", {"name": "ours", "type": "process"})
+    pools = {one["name"] for one in up.ask("/work_pools/filter", {})}
+    assert "ours" in pools
+    assert "theirs" not in pools
+
+
+def _answer(
+    url: str, headers: Mapping[str, str], body: bytes | None = None
+) -> tuple[int, dict[str, str]]:
+    """Status and headers of the answer to a request as a browser sends it."""
+    request = urllib.request.Request(url, body, dict(headers))  # noqa: S310  our own server
+    try:
+        with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310  our own server
+            return answer.status, _lower(answer.headers)
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, _lower(error.headers)
+
+
+def _lower(headers: Message) -> dict[str, str]:
+    return {name.lower(): text for name, text in headers.items()}
 
 
 @pytest.mark.slow
@@ -261,6 +302,54 @@ def test_killed_with_kill_9_it_leaves_nothing_and_the_next_goes_on(
     assert run["run_count"] == 2
     assert len(list(again.data.glob("middle-*"))) == 1
     assert code == 0
+
+
+@pytest.mark.slow
+def test_with_a_login_others_are_kept_out_and_all_works(tmp_path_factory: Any) -> None:
+    """Flow runs of the worker and of a command, MLflow; and nothing is readable by others."""
+    directory = tmp_path_factory.mktemp("up-login")
+    up = start_up(directory, WATERSHED_LOGIN="1")
+    login = up.login
+    assert login is not None
+    try:
+        stranger = [
+            _answer(url, {})[0]
+            for url in (
+                f"{up.state['prefect_api']}/work_pools/watershed",
+                f"{up.state['prefect_api']}/csrf-token?client=stranger",
+                f"{up.state['mlflow']}/api/2.0/mlflow/experiments/search?max_results=1",
+                f"{up.state['mlflow']}/",
+            )
+        ]
+        run = up.wait_for(up.start_study(), "COMPLETED", "FAILED", "CRASHED")
+        readable = [path for path in (up.data, *up.data.rglob("*")) if _is_readable(path)]
+        study = directory / "typed.yaml"
+        study.write_text(json.dumps({"name": "typed", "experiment": EXPERIMENT}))
+        typed = watershed("run", study, "--runs-dir", up.data)
+        found = up.ask_mlflow("/api/2.0/mlflow/experiments/search?max_results=9")
+        deployed = watershed("deploy", "--data", up.data, "--name", "plan-training")
+        second = watershed("up", "--data", up.data)
+        commands = " ".join(map(command_of, descendants(up.process.pid)))
+    finally:
+        stop_up(up)
+
+    assert stranger == [401] * 4
+    assert run["state_type"] == "COMPLETED", f"{run['state']}\n{up.log('worker')}"
+    assert typed.returncode == 0, typed.stdout + typed.stderr
+    assert {"middle", "typed"} <= {one["name"] for one in found["experiments"]}
+    assert deployed.returncode == 0, deployed.stdout + deployed.stderr
+    assert f"of {up.data}/login.txt" in second.stdout
+    shown = f"{up.output}{second.stdout}{typed.stdout}{typed.stderr}{commands}"
+    assert login.password not in shown
+    files = [path for path in up.data.rglob("*") if path.is_file()]
+    with_password = [path for path in files if login.password.encode() in path.read_bytes()]
+    assert with_password == [up.data / "login.txt"]
+    assert readable == []
+
+
+def _is_readable(path: Path) -> bool:
+    """Whether others can do anything with a path; a file of SQLite may have gone meanwhile."""
+    return path.exists() and path.stat().st_mode & 0o077 != 0
 
 
 @pytest.mark.slow

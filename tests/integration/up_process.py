@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from tasks.services.errors import UnreachableError
-from tests.cluster.prefect_server import ask_prefect
+from tasks.services.login import Login, find_login
+from tasks.services.web import mlflow_server, prefect_server
 
 _WATERSHED = Path(sys.executable).with_name("watershed")
 _START_S = 400.0
@@ -61,9 +62,20 @@ class Up:
         state: dict[str, Any] = json.loads((self.data / "services.json").read_text())
         return state
 
+    @property
+    def login(self) -> Login | None:
+        """What its servers ask for; None if they ask for nothing."""
+        return find_login(self.data)
+
     def ask(self, path: str, body: object = None) -> Any:
         """Ask its Prefect server."""
-        return ask_prefect(self.state["prefect_api"], path, body)
+        known = self.login.of_clients() if self.login else {}
+        return prefect_server(self.state["prefect_api"], known).ask(path, body, timeout_s=60)
+
+    def ask_mlflow(self, path: str) -> Any:
+        """Ask its MLflow server."""
+        known = self.login.of_clients() if self.login else {}
+        return mlflow_server(self.state["mlflow"], known).ask(path, timeout_s=60)
 
     def start_study(self, launcher: Mapping[str, Any] | None = None, **changes: Any) -> str:
         """Do what "Run" in the browser does; return the id of the flow run."""
@@ -103,7 +115,12 @@ def start_up(directory: Path, *options: str, **own: str) -> Up:
     command += ["--prefect-port", "0", "--mlflow-port", "0"]
     with (directory / "up.log").open("wb") as log:
         process = subprocess.Popen(
-            [*command, *options], env=user_environment(**own), stdout=log, stderr=log, cwd=directory
+            [*command, *options],
+            env=user_environment(**own),
+            stdout=log,
+            stderr=log,
+            cwd=directory,
+            umask=0o022,  # as most users have it
         )
     up = Up(data, process)
     deadline = time.monotonic() + _START_S

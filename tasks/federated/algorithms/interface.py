@@ -24,7 +24,8 @@ class Returns:
             takes the place of K where an algorithm averages those of momentum or FedProx.
         num_steps: K, shape (m,), int64, at least 1.
         delay: t - mu, in rounds, shape (m,), int64; 0 for the newest model.
-        returned_at_s: Virtual time of each return, shape (m,), float64.
+        returned_at_s: Virtual time of each return, shape (m,), float64, not decreasing; of real
+            workers when the server took it, see ``Arrivals``.
         control: SCAFFOLD's changes of the control variates, shape (m, P), else None.
     """
 

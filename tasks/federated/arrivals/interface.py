@@ -26,7 +26,10 @@ class Arrivals:
         sequence: How many returns that worker had made before, dropped ones included, shape (m,);
             with the worker's id it names a return once and for all, and keys its random draws.
         pulled_at_s: Virtual time of each pull, shape (m,).
-        returned_at_s: Virtual time of each return, shape (m,), not decreasing.
+        returned_at_s: Virtual time of each return, shape (m,), not decreasing. Of real workers it
+            is when the server took it (``ReturnLine.taken_at_s``), s since the run began: when they
+            say that they returned is by clocks of their own, and a return may lie in the spool
+            while later ones are taken.
         released: Versions that, after this buffer, no worker in flight holds any more and none can
             pull again. Each version is released once at most.
         num_dropped: Returns that were older than the maximum delay, and dropped.

@@ -9,7 +9,7 @@ from tasks.federated.arrivals.interface import Floats, Ints
 from tasks.federated.arrivals.rounds import RoundArrivals
 from tasks.federated.local_steps import StepLaw
 from tasks.federated.randomness import Stream, generator
-from tasks.runtime.errors import JobError
+from tasks.runtime.errors import JobError, Reason
 
 _MOST_ROUNDS_WAITED = 10_000
 
@@ -43,7 +43,7 @@ class MarkovArrivals(RoundArrivals):
                 self._made_in[(version + 1) % len(self._made_in)] = self._round
                 return self._draws(version).choice(present, self._collect, replace=False)
         raise JobError(
-            "arrivals",
+            Reason.ARRIVALS,
             f"fewer than collect={self._collect} workers were on in each of "
             f"{_MOST_ROUNDS_WAITED} virtual rounds (after {version} updates); lower "
             "algorithm.collect, raise arrivals.turn_on or lower arrivals.turn_off",

@@ -6,7 +6,7 @@ from types import TracebackType
 
 from configs.trace import COLUMNS
 from tasks.federated.arrivals.interface import Arrivals
-from tasks.runtime.errors import JobError
+from tasks.runtime.errors import JobError, Reason
 from tasks.runtime.fence import UNFENCED, Fence
 
 _FLUSH_BYTES = 1 << 16
@@ -46,7 +46,7 @@ class TraceRecorder:
         found = path.stat().st_size if path.exists() else 0
         if found < num_bytes:
             raise JobError(
-                "trace",
+                Reason.TRACE,
                 f"{path} has {found} bytes, but the checkpoint was taken after {num_bytes}; begin "
                 "a new run",
             )

@@ -30,7 +30,7 @@ from tasks.federated.arrivals.rounds import (
 )
 from tasks.federated.arrivals.synchronous import SynchronousArrivals
 from tasks.federated.service import ServiceTimes
-from tasks.runtime.errors import JobError
+from tasks.runtime.errors import JobError, Reason
 
 
 def build(
@@ -76,10 +76,10 @@ def build(
             try:
                 return ReplayedArrivals(read_buffers(config, experiment), draw_steps)
             except TraceError as error:
-                raise JobError("trace", str(error)) from error
+                raise JobError(Reason.TRACE, str(error)) from error
         case Slurm():
             raise JobError(
-                "arrivals",
+                Reason.ARRIVALS,
                 "arrivals slurm cannot be simulated: their workers are jobs of a cluster, with a "
                 "server job; use launcher: slurm, or arrivals event_driven, or the trace of a run",
             )

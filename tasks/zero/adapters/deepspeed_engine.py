@@ -30,7 +30,7 @@ from configs.base import raise_faults
 from configs.engines import engine_faults
 from configs.training import TrainingExperiment
 from models.gpt import GptStages
-from tasks.runtime.errors import JobError
+from tasks.runtime.errors import JobError, Reason
 from tasks.zero.adapters.deepspeed_config import deepspeed_config
 from tasks.zero.adapters.plain_model import (
     batch_loss,
@@ -137,13 +137,13 @@ class DeepSpeedEngine:
         """
         if not (directory / _TAG).is_dir():
             message = f"{directory} is no checkpoint of DeepSpeed; use the engine that wrote it"
-            raise JobError("checkpoint", message)
+            raise JobError(Reason.CHECKPOINT, message)
         saved = len(list((directory / _TAG).glob("*_optim_states.pt")))
         if saved not in {0, dist.get_world_size()}:
             message = (
                 f"{directory} was saved by {saved} ranks of DeepSpeed, which can only load it "
             )
-            raise JobError("checkpoint", f"{message}with as many, not {dist.get_world_size()}")
+            raise JobError(Reason.CHECKPOINT, f"{message}with as many, not {dist.get_world_size()}")
         self._engine.load_checkpoint(str(directory), tag=_TAG)
 
     def full_weights(self) -> Iterator[tuple[str, Tensor]]:
@@ -212,7 +212,7 @@ def _imported(experiment: TrainingExperiment, device: torch.device) -> ModuleTyp
         builders.QuantizerBuilder = TorchQuantizerBuilder
     elif _is_quantized(experiment) and not builders.QuantizerBuilder().is_compatible():
         raise JobError(
-            "engine",
+            Reason.ENGINE,
             "DeepSpeed's quantizer op cannot be built here: it needs nvcc of torch's CUDA version "
             "on PATH; set transport to full, or use engine ours",
         )

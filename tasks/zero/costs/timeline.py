@@ -24,11 +24,11 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from configs.training_memory import MOST_LEAVING
 from tasks.zero.costs.computing import StageCompute
 from tasks.zero.costs.lanes import Lane, Lanes, Promise, earlier, later, where_positive
 from tasks.zero.costs.moves import Transfer, UnitMoves
 
-_MOST_LEAVING = 2
 _MOST_SIMULATED = 3
 _SHALLOW = (6, 10)
 """Blocks of the two shallow models that stand for deep ones."""
@@ -276,7 +276,7 @@ class _Run:
                 continue
             self.leaving.append(self.lanes.reduce(costs.moves.reduction, self.now))
             self._owe(costs.moves.reduction)
-            if len(self.leaving) > _MOST_LEAVING:
+            if len(self.leaving) > MOST_LEAVING:
                 oldest = self._taken(self.lanes.reductions, self.leaving.popleft())
                 self._wait(oldest, "gradients")
             if is_last:

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 
 from configs.gpt import Gpt, is_frozen
 from configs.training import TrainingExperiment
-from configs.training_memory import ITEM_BYTES
+from configs.training_memory import item_sizes
 from configs.transport import BITS
 from tasks.zero.layout import padded
-from tasks.zero.traffic import ItemSizes, UnitSize
+from tasks.zero.traffic import ElementBytes, UnitSize
 
 
 @dataclass(frozen=True)
@@ -70,17 +70,14 @@ def unit_sizes(experiment: TrainingExperiment) -> list[UnitSize]:
     ]
 
 
-def item_sizes(experiment: TrainingExperiment) -> ItemSizes:
-    """Return the bytes of an element: sums and the optimizer's are float32, or float64.
+def element_bytes(experiment: TrainingExperiment) -> ElementBytes:
+    """Return the bytes of an element: those of ``configs.training_memory``, by what moves.
 
     Args:
         experiment: The training.
     """
-    item = ITEM_BYTES[experiment.dtype]
-    exact = max(4, item)
-    degrees = experiment.degrees
-    is_own_master = item == exact and degrees.forward == degrees.optimizer
-    return ItemSizes(weights=item, sums=exact, optimizer=(2 if is_own_master else 3) * exact)
+    sizes = item_sizes(experiment)
+    return ElementBytes(sizes.weights, sizes.gradients, sizes.master + sizes.moments)
 
 
 def _trained_and_frozen(model: Gpt, stage: int, frozen: tuple[str, ...]) -> tuple[int, int]:

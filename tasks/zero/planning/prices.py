@@ -18,9 +18,9 @@ from configs.training import TrainingExperiment
 from configs.transport import BITS, Transport, Wire
 from tasks.zero.costs.links import Algorithm, HopCost, Network
 from tasks.zero.costs.moves import MoveCosts, Transfer
-from tasks.zero.costs.units import item_sizes
+from tasks.zero.costs.units import element_bytes
 from tasks.zero.planning.space import Floats, Ints, Partitions, quantizes
-from tasks.zero.traffic import ItemSizes, Moves
+from tasks.zero.traffic import ElementBytes, Moves
 
 Kind = Literal["forward_gather", "kept_gather", "reduction", "sync", "refresh"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -280,8 +280,8 @@ class Prices:
         return {}
 
     @cached_property
-    def _items(self) -> ItemSizes:
-        return item_sizes(self.base)
+    def _items(self) -> ElementBytes:
+        return element_bytes(self.base)
 
     @cached_property
     def _network(self) -> Network:

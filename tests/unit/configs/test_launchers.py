@@ -234,6 +234,12 @@ def test_names_that_only_look_similar_are_taken(name: str) -> None:
         {"setup": ["curl https://me:hunter2@example.org/"]},
         {"extra": ["--export=ALL,HF_TOKEN=hunter2"]},
         {"container": {"image": "i", "flags": ["--env=HF_TOKEN=hunter2"]}},
+        {"container": {"image": "docker://me:hunter2@host/image"}},
+        {"container": {"image": "i", "binds": ["https://me:hunter2@host/data:/data"]}},
+        {"container": {"kind": "pyxis", "image": "i", "mounts": ["s3://me:hunter2@host/d:/d"]}},
+        {"container": {"kind": "pyxis", "image": "https://me:hunter2@host/image"}},
+        {"setup": ["curl -H 'Authorization: Bearer hunter2' https://host/data"]},
+        {"setup": ['curl -H "authorization: token hunter2" https://host/data']},
     ],
 )
 def test_secrets_in_other_places_are_refused(launcher: dict[str, object]) -> None:
@@ -250,6 +256,8 @@ def test_secrets_in_other_places_are_refused(launcher: dict[str, object]) -> Non
         'export HF_TOKEN="$(cat ~/.hf_token)"',
         "HF_TOKEN=`cat ~/.hf_token`",
         "export HF_TOKEN=$MINE",
+        'curl -H "Authorization: Bearer $(cat ~/.token)" https://host',
+        'curl -H "Authorization: Bearer $MINE" https://host',
         "export HF_TOKEN_PATH=~/.hf_token",
     ],
 )

@@ -12,7 +12,6 @@ from configs.step_limits import (
     calibrated_step_limit,
     contraction,
     delay_step_limit,
-    memory_step_limit,
     step_limit,
 )
 
@@ -58,7 +57,7 @@ def test_delay_limit(delay: int, limit: float) -> None:
 )
 def test_memory_limit(workers: int, limit: float) -> None:
     """P9: the closed form has the battery's numbers, and the recursion turns there."""
-    found = memory_step_limit(workers, 1)
+    found = step_limit(0, workers)
 
     assert found == pytest.approx(limit, abs=5e-6)
     if workers <= 20:  # the recursion for 100 takes its time and shows nothing new
@@ -141,12 +140,6 @@ def test_limit_of_averaged_models(delay: int, groups: int, left: float) -> None:
     num_rounds = 2000 * (2 * delay + groups)
     assert not _grows(_averaging((1 - _MARGIN) * limit, left, delay, groups), num_rounds)
     assert _grows(_averaging((1 + _MARGIN) * limit, left, delay, groups), num_rounds)
-
-
-def test_groups_of_workers_count_as_one() -> None:
-    """M workers, m at a time, are M / m groups: the memory of a group is one number."""
-    assert memory_step_limit(100, 10) == memory_step_limit(10, 1)
-    assert memory_step_limit(7, 7) == pytest.approx(2.0)
 
 
 @pytest.mark.parametrize(("lr", "steps"), [(0.01, 10), (0.7, 3), (1.5, 4), (1e-12, 5)])

@@ -133,6 +133,24 @@ def test_totals_equal_a_hand_calculation() -> None:
     assert simulator.totals.num_dropped == 0
 
 
+def test_the_largest_delay_is_that_of_any_return_since_the_last_line() -> None:
+    """Workers that take 1 and 2.5 s, one return a round: the slow one's is the third of four."""
+    simulator = build(
+        [1.0, 1.0],
+        algorithm={"name": "afa_cd", "collect": 1},
+        arrivals="event_driven",
+        service={"law": "constant", "mean_s": [1.0, 2.5]},
+    )
+
+    for _ in range(4):
+        simulator.step()
+
+    # At 1, 2, 2.5 and 3 s, of the versions 0, 1, 0 and 2: delays 0, 0, 2 and 1.
+    since = simulator.totals.since_line()
+    assert simulator.totals.virtual_s == 3.0
+    assert (since["delay/mean"], since["delay/max"]) == (3 / 4, 2)
+
+
 @pytest.mark.parametrize("max_delay", [0, 3])
 def test_round_based_models_are_kept_for_the_maximum_delay(max_delay: int) -> None:
     """After each round just the versions that the next one may draw are kept."""

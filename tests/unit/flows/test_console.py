@@ -1,12 +1,16 @@
 """What a running study looks like."""
 
 import io
+import re
+import sys
 from dataclasses import replace
 
 import pytest
 from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
-from flows.console import duration, render, show_lines, show_live
+from flows.console import duration, make_console, render, show_lines, show_live
 from tasks.steps.progress import PointProgress, Snapshot
 
 POINTS = [
@@ -158,3 +162,24 @@ def test_a_log_file_gets_a_line_for_each_change() -> None:
         "0:09  failed       mifa: round 30, no data",
         "0:30  56 % done; 4 points: 1 waiting, 1 running, 1 finished, 1 failed, about 1:05 left",
     ]
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_no_text_commands_the_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *, is_terminal: bool
+) -> None:
+    """In a line, in a cell of a table, in a live drawing; our own colours stay."""
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: is_terminal)
+    console = make_console()
+    table = Table("run")
+    table.add_row(Text("cell\x1b]0;owned\x07", "red"))
+
+    console.print(Text("line\x1b[2J", "bold"))
+    console.print(table)
+
+    text = capsys.readouterr().out
+    assert "line [2J" in text
+    assert "cell ]0;owne" in text
+    assert not re.findall(r"\x1b\[2J|\x1b\]0|\x07", text)
+    assert ("\x1b[1mline" in text) == is_terminal

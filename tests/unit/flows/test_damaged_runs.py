@@ -246,27 +246,61 @@ def test_a_comparison_leaves_it_out_and_says_so(
     assert captured.err.splitlines()[1].startswith(f"{path} is empty")
 
 
-@pytest.mark.parametrize(
-    "command", ["show", "resume", "why", "retry", "cancel", "logs", "adopt", "compare", "register"]
-)
-def test_no_command_ends_with_an_internal_error(
+def _of_another_version(study: StudyDirectory) -> None:
+    study.study.write_text('{"name": "fake", "future": 1}')
+
+
+@pytest.mark.parametrize("command", ["show", "resume", "retry", "cancel", "adopt"])
+def test_a_study_of_another_version_is_named(
     command: str, study: StudyDirectory, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A study of another version: its file is named, and the exit code is not 0."""
-    study.study.write_text('{"name": "fake", "future": 1}')
-    arguments = {"compare": [NAME, NAME], "register": [NAME, "--name", "x"], "logs": [NAME, "1"]}
+    """By the commands that need the study's file: in one line, with the exit code 2."""
+    _of_another_version(study)
 
-    code = main([command, *arguments.get(command, [NAME])])
+    code = main([command, NAME])
 
     captured = capsys.readouterr()
-    assert "internal error" not in captured.err
-    if command in {"why", "logs", "compare"}:  # the points alone are read
-        assert code == 0 if command == "logs" else code in {0, 1}
-    elif command == "register":
-        assert code == 2
-    else:
-        assert code == 2
-        assert f"{study.study} lacks the field 'experiment'" in captured.err
+    assert code == 2
+    assert captured.out == ""
+    assert captured.err.startswith(f"{study.study} lacks the field 'experiment'")
+    assert len(captured.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["why", NAME], "seed=3  failed\nno data\n"),
+        (["logs", NAME, "1"], "what it said\n"),
+        (["compare", NAME, NAME], "3 finished, 1 failed"),
+    ],
+)
+def test_what_needs_the_points_alone_does_not_need_the_study(
+    arguments: list[str], words: str, study: StudyDirectory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They do their work beside a study of another version, and are silent about its file."""
+    study.points()[1].stdout.write_text("what it said\n")
+    _of_another_version(study)
+
+    code = main(arguments)
+
+    captured = capsys.readouterr()
+    assert code == 0
+    assert words in captured.out
+    assert captured.err == ""
+
+
+def test_a_study_of_another_version_is_not_registered_as_a_whole(
+    study: StudyDirectory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nor is any other: a model is one point's, which is asked for."""
+    _of_another_version(study)
+
+    code = main(["register", NAME, "--name", "x"])
+
+    captured = capsys.readouterr()
+    assert code == 2
+    assert captured.err.startswith(f"{NAME} has 4 points; name one as {NAME}/POINT: 000-seed-0, ")
+    assert len(captured.err.splitlines()) == 1
 
 
 def test_one_point_of_another_version_is_told(

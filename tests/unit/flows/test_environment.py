@@ -102,6 +102,35 @@ def test_servers_that_are_up_are_used(up: Path, tmp_path: Path) -> None:
     assert told_servers(tmp_path / "others", user) == ""
 
 
+@pytest.mark.parametrize(
+    ("own", "prefect", "mlflow"),
+    [
+        ({}, True, True),
+        ({"PREFECT_API_AUTH_STRING": "of:elsewhere"}, True, True),
+        ({"PREFECT_API_URL": "http://127.0.0.1:4242/api"}, True, True),
+        ({"PREFECT_API_URL": "http://site/api"}, False, True),
+        ({"MLFLOW_TRACKING_URI": "http://site"}, True, False),
+    ],
+)
+def test_the_login_of_up_goes_to_its_servers_alone(
+    up: Path, tmp_path: Path, own: dict[str, str], *, prefect: bool, mlflow: bool
+) -> None:
+    """Whoever uses one of a site's gives it no password of ours."""
+    (up / "login.txt").touch(0o600)
+    (up / "login.txt").write_text("watershed:secret\n")
+    user = {"HOME": str(tmp_path), **own}
+
+    without = flow_environment(up, user)
+    text = (up / "services.json").read_text()
+    (up / "services.json").write_text(text.replace('"has_login": false', '"has_login": true'))
+    environment = flow_environment(up, user)
+
+    assert "secret" not in " ".join(without.values())
+    assert (environment.get("PREFECT_API_AUTH_STRING") == "watershed:secret") is prefect
+    assert (environment.get("MLFLOW_TRACKING_USERNAME") == "watershed") is mlflow
+    assert (environment.get("MLFLOW_TRACKING_PASSWORD") == "secret") is mlflow
+
+
 def test_what_the_user_says_goes_before_what_is_up(up: Path, tmp_path: Path) -> None:
     """Each variable for itself."""
     user = {"HOME": str(tmp_path), "PREFECT_API_URL": "http://site/api"}

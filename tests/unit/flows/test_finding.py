@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -162,3 +163,68 @@ def test_of_several_failed_runs_none_is_retried(
         f"  watershed retry {tmp_path}/s-20260102-000000",
     ]
     assert captured.out == "Nothing to retry: no point has failed for oom\n"
+
+
+_OTHER = 54_321
+_only_root = pytest.mark.skipif(os.getuid() != 0, reason="only root can be two users")
+
+
+@pytest.fixture
+def planted(tmp_path: Path) -> Path:
+    """A run of ours with a failed point; beside it a newer one and one of a bare name, foreign."""
+    study = Study.model_validate({"name": "digits", "experiment": {"data": "digits"}})
+    own = create_study_directory(study, tmp_path, datetime(2026, 1, 1, tzinfo=UTC))
+    write_result(own.points()[0], Result(status="failed", reason="data", message="no data"))
+    for name in ("digits-29991231-235959", "digits", "other"):
+        shutil.copytree(own.path, tmp_path / name)
+        os.chown(tmp_path / name, _OTHER, _OTHER)
+    return tmp_path
+
+
+@_only_root
+def test_a_run_of_another_user_is_never_the_newest(
+    planted: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor the one of a study's name; not in the directory of runs, and not in the current one."""
+    typed = [None, "digits", "digits-20260101-000000"]
+
+    found = [find_study(name, planted).path.name for name in typed]
+    monkeypatch.chdir(planted)
+    found += [find_study("digits", Path()).path.name]
+
+    assert found == ["digits-20260101-000000"] * 4
+    assert [run.path.name for run in known_runs(planted)] == ["digits-20260101-000000"]
+
+
+@_only_root
+def test_a_run_of_another_user_is_shown_by_its_path_alone(
+    planted: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its bare name is refused with the command that shows it."""
+    by_name = main(["show", "other", "--runs-dir", str(planted)])
+    told = capsys.readouterr().err
+    by_path = main(["show", str(planted / "other")])
+
+    assert (by_name, by_path) == (2, 0)
+    assert told == (
+        f"{planted}/other belongs to user {_OTHER}; to look at it, write its path: watershed show "
+        f"{planted}/other\n"
+    )
+
+
+@_only_root
+@pytest.mark.usefixtures("quiet")
+@pytest.mark.parametrize("command", ["resume", "retry", "cancel", "adopt"])
+def test_nothing_is_done_with_a_run_of_another_user(
+    planted: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    """Its checkpoint is a pickle: who loads it runs what it says."""
+    path = planted / "digits-29991231-235959"
+
+    code = main([command, str(path)])
+
+    assert code == 2
+    assert capsys.readouterr().err == (
+        f"{path} belongs to user {_OTHER}: what lies there could run commands as you; look at it "
+        "with watershed show, or begin a run of your own with: watershed run\n"
+    )

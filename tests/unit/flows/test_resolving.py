@@ -1,5 +1,6 @@
 """From what a flow was given to a study: what is refused before anything is made."""
 
+import os
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -66,3 +67,15 @@ def test_a_server_that_is_away_has_cancelled_nothing(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(points, "state_of", lambda _: None)
 
     assert not points._is_cancelled()
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can be two users")
+def test_a_directory_of_another_user_is_a_fault(tmp_path: Path) -> None:
+    """What lies there could run commands as the worker's user."""
+    study = Study.model_validate(_STUDY)
+    directory = create_study_directory(study, tmp_path, datetime.now(UTC))
+    os.chown(directory.path, 54_321, 54_321)
+
+    (fault,) = resolved(study, study_dir=directory.path)
+
+    assert str(fault).startswith(f"study_dir: {directory.path} belongs to user 54321: what lies ")

@@ -1,11 +1,22 @@
 """What a study came to, on the terminal."""
 
 import io
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from flows.summary import table_of, warnings_of
+from configs.study import Study
+from flows.command_line import main
+from flows.console import PlainConsole
+from flows.jobs import print_why
+from flows.summary import print_run, print_summary, table_of, warnings_of
+from tasks.runtime.atomic_files import write_json
+from tasks.runtime.records import Exit, Result, Started
+from tasks.slurm.results import write_result
+from tasks.steps.creation import create_study_directory
 from tasks.steps.flow_record import FlowRecord
 from tasks.tracking.rows import Row
 from tasks.tracking.training_rows import TrainingMeasures
@@ -117,3 +128,57 @@ def test_what_mlflow_lacks_is_a_warning() -> None:
 
     assert warning.startswith("MLflow has not got everything: no answer. The runs are complete")
     assert "watershed resume" in warning
+
+
+def test_the_output_of_a_point_is_shown_without_secrets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its last lines, its message and what a study tells of it; nothing commands the terminal."""
+    monkeypatch.setenv("WATERSHED_STATE_DIR", str(tmp_path / "state"))
+    study = Study.model_validate({"name": "s", "experiment": {"data": "digits"}})
+    directory = create_study_directory(study, tmp_path, datetime(2026, 1, 1, tzinfo=UTC))
+    run = directory.points()[0]
+    told = "at https://me:hunter2@host \x1b]52;c;eA==\x07gone"
+    write_result(run, Result(status="failed", reason="data", message=told))
+    attempt = run.attempt(1)
+    attempt.mkdir(parents=True)
+    started = Started(pid=1, host="here", timestamp_ms=1)
+    write_json(attempt / "started.json", started.model_dump())
+    write_json(attempt / "exit.json", Exit(code=1, timestamp_ms=1000).model_dump())
+    run.stdout.write_text(f"begun\npassword=hunter2\n\x1b[2J\x1b]0;owned\x07{told}\n")
+    written = io.StringIO()
+    console = PlainConsole(file=written, width=200, color_system=None)
+
+    print_run(console, run)
+    print_summary(console, directory)
+    print_why(console, run)
+
+    text = written.getvalue()
+    assert text.count("begun") == 2
+    assert text.count("https://***@host") == 5
+    assert "hunter2" not in text
+    assert "\x1b" not in text
+    assert "\x07" not in text
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_logs_command_no_terminal(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    *,
+    is_terminal: bool,
+) -> None:
+    """A line that was to be written over stays; into a file goes what is there."""
+    monkeypatch.setenv("WATERSHED_STATE_DIR", str(tmp_path / "state"))
+    study = Study.model_validate({"name": "s", "experiment": {"data": "digits"}})
+    directory = create_study_directory(study, tmp_path, datetime(2026, 1, 1, tzinfo=UTC))
+    run = directory.points()[0]
+    told = "hidden\rshown\x1b]0;owned\x07\r\n"
+    run.stdout.write_bytes(told.encode())
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: is_terminal)
+
+    code = main(["logs", str(run.path)])
+
+    assert code == 0
+    assert capsys.readouterr().out == ("hidden\nshown ]0;owned \n" if is_terminal else told)

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from flows.up_screen import make_screen, print_line, print_opened
+from flows.up_screen import make_screen, print_line, print_login, print_opened
+from tasks.services.login import Login
 from tasks.services.state import Services
 
 _SERVICES = Services(
@@ -86,14 +87,54 @@ def test_a_reader_that_is_gone_is_no_reason_to_end(
             pipe.close()
 
 
-def test_opening_the_servers_is_told_with_what_it_means() -> None:
-    """Nothing is said of the loopback interface, and of servers that are not ours."""
+@pytest.mark.parametrize(
+    ("host", "own", "told"),
+    [
+        ("127.0.0.1", {}, "Neither server has a login: other users of this machine can start jobs"),
+        ("0.0.0.0", {}, "Open to others (0.0.0.0). Neither server has a login: whoever"),  # noqa: S104
+        (
+            "127.0.0.1",
+            {"PREFECT_SERVER_API_AUTH_STRING": "me:secret"},
+            "MLflow does not have a login: other users of this machine can read and write your",
+        ),
+    ],
+)
+def test_servers_without_a_login_are_told_with_what_it_means(
+    host: str, own: dict[str, str], told: str
+) -> None:
+    """In one line, with what to do."""
+    console = _file()
+
+    print_opened(console, host, own, has_login=False)
+
+    (line,) = _written(console)
+    assert line.startswith(told)
+    assert "--login" in line
+    assert "secret" not in line
+
+
+def test_servers_with_a_login_need_no_warning_but_of_who_listens() -> None:
+    """Nothing is said of servers that are not ours, either."""
     opened, closed = _file(), _file()
 
-    print_opened(opened, "0.0.0.0")  # noqa: S104
-    print_opened(closed, "127.0.0.1")
-    print_opened(closed, "")
+    print_opened(opened, "0.0.0.0", {}, has_login=True)  # noqa: S104
+    print_opened(closed, "127.0.0.1", {}, has_login=True)
+    print_opened(closed, "", {}, has_login=False)
 
-    assert "have no login" in " ".join(_written(opened))
-    assert "start jobs as you" in " ".join(_written(opened))
+    assert "the password can be read on the way" in " ".join(_written(opened))
     assert _written(closed) == []
+
+
+def test_a_password_is_shown_on_a_terminal_alone() -> None:
+    """What is in a log file, others may be given to read."""
+    login, file = Login("me", "secret"), _file()
+    leader, follower = os.openpty()
+    with os.fdopen(follower, "w") as terminal:
+        print_login(Console(file=terminal, width=200), Path("/data"), login)
+    print_login(file, Path("/data"), login)
+
+    with os.fdopen(leader, "rb") as screen:
+        shown = screen.read1().decode()
+    assert "me:secret" in shown
+    (line,) = _written(file)
+    assert line.startswith("Login    USER:PASSWORD of /data/login.txt")

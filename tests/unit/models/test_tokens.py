@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import os
 from pathlib import Path
 
 import numpy as np
@@ -464,3 +465,68 @@ def test_tokens_beyond_the_vocabulary_are_noticed() -> None:
 
     with pytest.raises(DatasetError, match="holds token 300 of a vocabulary of 256"):
         batches.step(0, 0, 1, 1, 1)
+
+
+def test_a_planted_link_is_not_followed(tmp_path: Path, cache: Path) -> None:
+    """Neither in place of the lock nor of the file that is being written."""
+    data = write_text(tmp_path / "a.txt", "some text")
+    private = tmp_path / "private"
+    private.write_text("precious")
+    packed = pack(data, cache)
+    packed.unlink()
+    lock = packed.with_suffix(".lock")
+    lock.unlink()
+
+    lock.symlink_to(private)
+    with pytest.raises(DatasetError, match=r"\.lock is a link, remove it; set WATERSHED_CACHE to"):
+        pack(data, cache)
+    lock.unlink()
+    packed.with_name(f".{packed.name}.{os.uname().nodename}.{os.getpid()}").symlink_to(private)
+    pack(data, cache)
+
+    assert private.read_text() == "precious"
+    assert TokenFile.open(packed).tokens.tobytes() != b""
+
+
+def test_the_lock_cuts_no_file_off(tmp_path: Path, cache: Path) -> None:
+    """It may have another name, of a private file."""
+    data = write_text(tmp_path / "a.txt", "some text")
+    private = tmp_path / "private"
+    private.write_text("precious")
+    packed = pack(data, cache)
+    packed.unlink()
+    packed.with_suffix(".lock").unlink()
+    packed.with_suffix(".lock").hardlink_to(private)
+
+    pack(data, cache)
+
+    assert private.read_text() == "precious"
+
+
+def _pack_as_another_user(data: Text, cache: Path) -> None:
+    os.setuid(54_321)
+    pack(data, cache)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can be two users")
+def test_another_users_lock_that_is_closed_holds_nobody_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one of a job of Slurm, with umask 077: the other user packs, too."""
+    monkeypatch.chdir(tmp_path)  # the way there is closed to that user
+    tmp_path.chmod(0o755)
+    cache = Path("cache")
+    data = write_text(Path("a.txt"), "some text")
+    packed = pack(data, cache)
+    packed.unlink()
+    packed.with_suffix(".lock").chmod(0o600)
+    cache.chmod(0o777)
+
+    process = multiprocessing.get_context("fork").Process(
+        target=_pack_as_another_user, args=(data, cache)
+    )
+    process.start()
+    process.join()
+
+    assert process.exitcode == 0
+    assert packed.stat().st_uid == 54_321

@@ -45,7 +45,6 @@ class JobWorld:
         self.runs_dir = path / "runs"
         self.slurm = FakeSlurm(0)
         self.jobs = self.restarted()
-        self._is_led = is_led
         if not is_led:
             self.jobs.close()
         self.ledger = LeaderLedger(LedgerFile(path / "state" / LEDGER_NAME))

@@ -135,6 +135,35 @@ def test_a_proxy_before_the_servers_has_names_of_its_own() -> None:
     assert mlflow.environment["MLFLOW_SERVER_ALLOWED_HOSTS"] == "lab"
 
 
+def test_pages_of_the_web_cannot_use_prefect() -> None:
+    """It wants tokens, and lets its own pages alone read them, by each name that it has."""
+    shown = {"PREFECT_UI_API_URL": "https://lab/prefect/api"}
+    local = prefect_service(_DATA, "127.0.0.1", 4200, databases=None, environment={})
+    proxied = prefect_service(_DATA, "0.0.0.0", 4200, databases=None, environment=shown)  # noqa: S104
+
+    origins = local.environment["PREFECT_SERVER_CORS_ALLOWED_ORIGINS"].split(",")
+    proxied_origins = proxied.environment["PREFECT_SERVER_CORS_ALLOWED_ORIGINS"].split(",")
+    assert local.environment["PREFECT_SERVER_CSRF_PROTECTION_ENABLED"] == "true"
+    assert set(origins) == {"http://localhost:4200", "http://127.0.0.1:4200"}
+    assert {"https://lab", f"http://{socket.gethostname()}:4200"} < set(proxied_origins)
+
+
+@pytest.mark.parametrize("infix", ["", "API_"])
+def test_what_a_user_says_of_pages_goes_before(infix: str) -> None:
+    """By either of the two names that Prefect knows, each for itself."""
+    csrf = f"PREFECT_SERVER_{infix}CSRF_PROTECTION_ENABLED"
+    cors = f"PREFECT_SERVER_{infix}CORS_ALLOWED_ORIGINS"
+    said = {csrf: "false", cors: "https://lab"}
+
+    prefect = prefect_service(_DATA, "127.0.0.1", 4200, databases=None, environment=said)
+    one = prefect_service(_DATA, "127.0.0.1", 1, databases=None, environment={csrf: "false"})
+
+    kinds = ("_CSRF_PROTECTION_", "_CORS_")
+    found = {k: v for k, v in prefect.environment.items() if any(kind in k for kind in kinds)}
+    assert found == said
+    assert "PREFECT_SERVER_CORS_ALLOWED_ORIGINS" in one.environment
+
+
 @pytest.mark.parametrize(
     ("host", "expected"),
     [("0.0.0.0", "127.0.0.1"), ("::", "[::1]"), ("10.0.0.1", "10.0.0.1"), ("host", "host")],  # noqa: S104

@@ -216,6 +216,35 @@ def test_a_pool_is_made_once_and_keeps_its_type(site: Site) -> None:
         ensure_process_pool(prefect, "p")
 
 
+def test_a_server_that_wants_tokens_gets_one_and_another_when_it_has_expired(site: Site) -> None:
+    """Fetched once, with the password, and sent from then on; a busy server is asked again."""
+    site.answers["/work_pools/filter"] = (200, [])
+    site.token = "first"  # noqa: S105
+    prefect = prefect_server(site.url, {"PREFECT_API_AUTH_STRING": "a:b"})
+    prefect = replace(prefect, pauses_s=(0.01, 0.01))
+
+    answers = [prefect.ask("/work_pools/filter", {}) for _ in range(2)]
+    site.token, site.busy = "second", [503]
+    answers.append(prefect.ask("/work_pools/filter", {}))
+
+    assert answers == [[], [], []]
+    fetched = [login for method, path, _, login in site.asked if "csrf-token" in path]
+    assert fetched == ["Basic YTpi"] * 2
+    assert "second" not in repr(prefect)
+
+
+def test_a_server_that_refuses_its_own_token_is_told(site: Site) -> None:
+    """A proxy that drops the headers, say: no endless loop."""
+    site.answers["/work_pools/filter"] = (403, {"detail": "Missing CSRF token."})
+    site.token = "x"  # noqa: S105
+    prefect = prefect_server(site.url, {})
+
+    with pytest.raises(RefusedError, match="answers 403"):
+        prefect.ask("/work_pools/filter", {})
+
+    assert len(site.asked) == 3
+
+
 @pytest.mark.parametrize(
     ("host", "expected"),
     [("127.0.0.1", True), ("localhost", True), ("[::1]", True), ("0.0.0.0", False), ("a", False)],  # noqa: S104

@@ -84,7 +84,11 @@ def test_the_accounting_is_late(write: Write) -> None:
     [
         (Work(exit_code=3), SlurmState.FAILED, 3, 0),
         (Work(signal=9), SlurmState.FAILED, 0, 9),
-        (Work(exit_code=137, ends_as=SlurmState.OUT_OF_MEMORY), SlurmState.OUT_OF_MEMORY, 137, 0),
+        # Of codes from 128 on sacct tells the signal in them.
+        (Work(exit_code=143), SlurmState.FAILED, 15, 0),
+        (Work(exit_code=128), SlurmState.FAILED, 0, 0),
+        (Work(exit_code=127), SlurmState.FAILED, 127, 0),
+        (Work(exit_code=137, ends_as=SlurmState.OUT_OF_MEMORY), SlurmState.OUT_OF_MEMORY, 9, 0),
         (Work(), SlurmState.COMPLETED, 0, 0),
     ],
 )
@@ -241,7 +245,7 @@ def test_a_warned_job_saves_and_is_queued_again(write: Write) -> None:
     assert held.state is SlurmState.PENDING
     assert (only(cli.queue()).state, only(cli.queue()).restarts) == (SlurmState.RUNNING, 1)
     before, after = cli.accounting([job])
-    assert (before.state, before.exit_code) == (SlurmState.REQUEUED, 143)
+    assert (before.state, before.exit_code) == (SlurmState.REQUEUED, 15)
     assert 600 - 150 <= before.elapsed_s <= 600 - 120 + 1
     assert after.state is SlurmState.RUNNING
 

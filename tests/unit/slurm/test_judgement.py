@@ -167,6 +167,13 @@ def test_what_the_engine_says_of_itself_goes_first(state: SlurmState) -> None:
     assert verdict == Verdict(JobState.FAILED, FailureClass.APPLICATION_ERROR)
 
 
+def test_a_process_killed_for_memory_goes_before_what_the_engine_says() -> None:
+    """The exception: a data loader that was killed is an error to the engine, and no bug of it."""
+    verdict = judge(tell(SlurmState.OUT_OF_MEMORY), find(Evidence.FAILED))
+
+    assert verdict == Verdict(JobState.FAILED, FailureClass.OUT_OF_MEMORY)
+
+
 @pytest.mark.parametrize(
     ("state", "failure"),
     [
@@ -227,6 +234,17 @@ def test_why_a_rank_was_lost_slurm_knows_best(state: SlurmState, failure: Failur
             tell(SlurmState.FAILED, exit_code=137, max_rss_bytes=int(15.5 * GIB)),
             find(Evidence.SILENT),
             FailureClass.OUT_OF_MEMORY,
+        ),
+        # From four fifths of the limit on a peak is near it, as Slurm samples it too rarely.
+        (
+            tell(SlurmState.FAILED, signal=9, max_rss_bytes=13 * GIB),
+            find(Evidence.ALIVE),
+            FailureClass.OUT_OF_MEMORY,
+        ),
+        (
+            tell(SlurmState.FAILED, signal=9, max_rss_bytes=int(12.5 * GIB)),
+            find(Evidence.ALIVE),
+            FailureClass.LOST,
         ),
         # The same far from the limit, or with no number: nobody knows.
         (

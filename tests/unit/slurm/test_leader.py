@@ -24,7 +24,7 @@ from tasks.slurm.leader import Leadership
 leadership = Leadership(Path(sys.argv[1]))
 print(leadership.acquire(), flush=True)
 if len(sys.argv) > 2:
-    run_command(["sleep", sys.argv[2]], 60, inherited=leadership.descriptors)
+    run_command(["sh", "-c", sys.argv[2]], 60, inherited=leadership.descriptors)
 time.sleep(60)
 """
 
@@ -49,13 +49,12 @@ def _kill(process: "subprocess.Popen[str]") -> None:
     process.communicate()
 
 
-def _until(condition: Callable[[], object]) -> float:
-    """Wait for a condition, and return how long that took; 20 s are more than any needs."""
+def _until(condition: Callable[[], object]) -> None:
+    """Wait for a condition; 20 s are more than any needs."""
     begun_s = time.monotonic()
     while not condition():
         assert time.monotonic() - begun_s < 20, "it did not come to that"
         time.sleep(0.02)
-    return time.monotonic() - begun_s
 
 
 def test_there_is_one_leader(path: Path) -> None:
@@ -83,16 +82,19 @@ def test_a_killed_leader_leads_no_more(path: Path) -> None:
 
 def test_a_command_of_a_killed_leader_is_waited_for(path: Path) -> None:
     """While an sbatch is on its way nobody else leads, though who started it is dead."""
-    process = _lead(path, "1.5")
-    time.sleep(0.3)  # until the command runs; if it did not yet, the test would fail below
+    begun, answered = path.with_name("begun"), path.with_name("answered")
+    # It ends when it is told to, or, should the test fail, after a minute.
+    wait = f"for _ in $(seq 1200); do [ -e '{answered}' ] && exit; sleep 0.05; done"
+    process = _lead(path, f"touch '{begun}'; {wait}")
+    _until(begun.exists)
     successor = Leadership(path)
 
     _kill(process)
     is_early = successor.acquire()
-    waited_s = _until(successor.acquire)
+    answered.touch()
+    _until(successor.acquire)
 
     assert not is_early
-    assert waited_s > 0.5
 
 
 def test_a_resigned_leader_does_not_wait_for_its_commands(path: Path) -> None:

@@ -24,8 +24,11 @@ from tasks.slurm.doubts import Doubts
 from tasks.slurm.entries import Entry, LedgerState
 from tasks.slurm.evidence import NOTHING
 from tasks.slurm.judgement import Told, judge
+from tasks.slurm.leader import Leadership
 from tasks.slurm.leader_ledger import LeaderLedger
+from tasks.slurm.ledger_file import LedgerFile
 from tasks.slurm.plan import SERVER_MODULE
+from tasks.slurm.reconciler import Reconciler
 from tasks.slurm.results import slurm_output
 from tasks.slurm.sightings import Queued
 from tasks.slurm.states import SlurmState
@@ -244,6 +247,36 @@ def test_an_array_in_doubt_is_adopted_as_a_whole(tmp_path: Path) -> None:
     _submit(world, "a", "b", "c")
 
     assert [entry.slurm_job for entry in world.entries()] == ["1_0", "1_1", "1_2"]
+
+
+def test_a_submission_in_doubt_is_found_by_a_clock_that_runs_ahead(tmp_path: Path) -> None:
+    """The accounting's times are the cluster's: up to ten minutes behind, it is not made again."""
+    world = World(
+        tmp_path,
+        faults=Faults(accept_then_timeout=1.0),
+        timing=Timing(min_job_age=2.0),
+        size=Size(num_nodes=1, cpus=1),
+        work=lambda _: DAY,
+    )
+    world.slurm.submit_other("blocker")
+    world.slurm.advance(5.0)
+    world.register([world.plan("a")])
+    world.reconciler = Reconciler(
+        SlurmCli(world.slurm.run),
+        LedgerFile(tmp_path / "state" / "ledger.sqlite"),
+        Leadership(tmp_path / "state" / "leader.lock"),
+        clock=Clock(unix=lambda: world.now_s + 590.0, steady=lambda: world.now_s),
+        file_now=lambda _: world.now_s,
+    )
+    # Gone from the queue before anybody looks, and without a file of its own.
+    world.slurm.controller.at(
+        world.now_s + 20.0, lambda: world.slurm.controller.cancel([_run_of(world, "a")])
+    )
+
+    world.run(world.are_over, 100)
+
+    assert world.states() == [LedgerState.INTERRUPTED]
+    assert world.slurm.num_calls("sbatch") == 1
 
 
 def test_a_submission_that_slurm_never_got_is_made_again(tmp_path: Path) -> None:
@@ -589,7 +622,12 @@ def test_a_lost_node_is_avoided(tmp_path: Path) -> None:
 
 def test_a_job_that_lost_its_node_is_not_started_at_once(tmp_path: Path) -> None:
     """Slurm holds it for 121 s; that is taken back, but only after 15 s and a dead heart."""
-    world = World(tmp_path, size=Size(num_nodes=2), work=lambda _: DAY)
+    world = World(
+        tmp_path,
+        size=Size(num_nodes=2),
+        work=lambda _: DAY,
+        timing=Timing(dead_after=(28.0, 28.0)),  # with 15 s more, its heart may still beat
+    )
     _submit(world, "a")
     world.slurm.controller.fail_node("node01")
     failed_s = world.now_s

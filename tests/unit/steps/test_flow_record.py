@@ -1,5 +1,7 @@
 """The record of a flow run."""
 
+import os
+from datetime import date
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from tasks.steps.flow_record import (
     read_flow_record,
     write_flow_record,
 )
+from tasks.tracking.nightly_record import NightRecord, directory_of_night, write_night
 
 
 def test_the_record_of_a_flow_is_read_back(tmp_path: Path) -> None:
@@ -69,3 +72,20 @@ def test_the_password_of_a_store_stands_in_no_record(tmp_path: Path) -> None:
     text = flow_record_path(tmp_path).read_text()
     assert "s3cret" not in text
     assert "http://***@mlflow.site:5000" in text
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can be two users")
+def test_a_flow_run_is_not_led_into_another_users_directory(tmp_path: Path) -> None:
+    """Whoever knows its id can write a record of it, of a flow and of a night."""
+    planted = tmp_path / "planted"
+    planted.mkdir()
+    begin_flow_record(planted, "one", "sqlite:///x")
+    night = NightRecord(night=date(2026, 1, 1), time_zone="UTC", flow_run_id="one")
+    write_night(planted, night)
+    before = [find("one", tmp_path) for find in (directory_of, directory_of_night)]
+
+    os.chown(planted, 54_321, 54_321)
+
+    assert before == [planted] * 2
+    assert directory_of("one", tmp_path) is None
+    assert directory_of_night("one", tmp_path) is None

@@ -1,5 +1,6 @@
 """What an earlier study has finished is taken over, and nothing else."""
 
+import os
 import shutil
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -245,3 +246,13 @@ def test_a_machine_without_links_is_measured_only() -> None:
     assert "watershed calibrate" in measured.notes[0]
     assert predicted.notes == []
     assert "topology.device.rates" in [fault.path for fault in predicted.faults]
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can be two users")
+def test_points_of_another_user_are_not_taken_over(tmp_path: Path) -> None:
+    """He may have written any result into them."""
+    earlier, later = _create(tmp_path), _create(tmp_path, 1)
+    _finish(earlier.points()[0])
+    os.chown(earlier.path, 54_321, 54_321)
+
+    assert take_over(later.points()[0], Finished(later)) is None

@@ -6,7 +6,7 @@ from datetime import date, timedelta
 import numpy as np
 import pytest
 
-from tasks.tracking.nightly_comparison import NEW_LEVEL_NIGHTS, PointComparison, compare_points
+from tasks.tracking.nightly_comparison import PointComparison, compare_points
 from tasks.tracking.nightly_history import History, PastNight, PastRun
 from tasks.tracking.nightly_points import PointGroup, Repeat
 from tasks.tracking.nightly_statistics import Rule, Verdict
@@ -98,7 +98,8 @@ def _share(compared: Sequence[PointComparison], verdict: Verdict) -> float:
     return sum(one.result.verdict is verdict for one in compared) / len(compared)
 
 
-@pytest.mark.parametrize("improved", range(1, NEW_LEVEL_NIGHTS))
+# docs/nightly.md promises *better* for four nights: the last of them has three before it.
+@pytest.mark.parametrize("improved", [1, 2, 3])
 def test_an_improvement_is_told_until_it_is_the_reference(
     branches: _Branches, improved: int
 ) -> None:
@@ -106,9 +107,7 @@ def test_an_improvement_is_told_until_it_is_the_reference(
     assert _share(branches[improved, 0.9], Verdict.BETTER) >= 0.9
 
 
-@pytest.mark.parametrize(
-    ("improved", "found"), [(NEW_LEVEL_NIGHTS, 0.6), (NEW_LEVEL_NIGHTS + 2, 0.9), (9, 0.95)]
-)
+@pytest.mark.parametrize(("improved", "found"), [(4, 0.6), (6, 0.9), (9, 0.95)])
 def test_an_improvement_that_is_lost_again_is_a_regression(
     branches: _Branches, improved: int, found: float
 ) -> None:

@@ -194,6 +194,61 @@ def test_many_points_need_more_certainty() -> None:
     assert among.noticeable > 2 * alone.noticeable
 
 
+@pytest.mark.parametrize(
+    ("tonight", "nights", "expected"),
+    [
+        # Nights 10 % apart, variance log(1.1)^2 / 2: tonight's own, and half of it for their mean.
+        ([1.0], [[1.0], [1.1]], math.sqrt(1.5 / 2) * math.log(1.1)),
+        # Equal nights. Repeats of the earlier ones are off by -+4 %, in turn, around what each seed
+        # does: 4 deviations, one degree of freedom, variance 4 log(1.04)^2, of the mean of four of
+        # them log(1.04)^2. Tonight's two are off by -+3 %: variance 2 log(1.03)^2, half for a mean.
+        (
+            [1.03, 2 / 1.03],
+            [[1.04, 2 / 1.04], [1 / 1.04, 2 * 1.04]],
+            math.hypot(math.log(1.04), math.log(1.03)),
+        ),
+    ],
+)
+def test_the_standard_error_equals_a_hand_calculation(
+    tonight: list[float], nights: list[list[float]], expected: float
+) -> None:
+    """Of two nights, where the median is the mean; widened by 7 %, as nights that were worse go.
+
+    The evidence for the 7 % are the simulated sequences of ``_WIDENED_BY``: to tell 6 % of marked
+    nights from 5 % takes ten thousands of them, more than a test may.
+    """
+    one = _one(tonight, nights, num_resamples=50_000)
+
+    assert one.low is not None
+    assert one.high is not None
+    # The interval's half is s times Student's quantile of one degree of freedom, 12.706. The error
+    # of a standard deviation of 50,000 draws is 0.3 % at most.
+    assert math.log(one.high / one.low) / 2 / 12.706 == pytest.approx(1.07 * expected, rel=0.015)
+
+
+@pytest.mark.parametrize("least_effect", [0.0, 0.2])
+@pytest.mark.parametrize("num_points", [1, 9])
+def test_what_would_be_noticed_is_noticed(num_points: int, least_effect: float) -> None:
+    """A change just above ``noticeable`` is marked, either way; one just below it is not.
+
+    Also among nine comparisons, and where the least effect is above the noise.
+    """
+    nights = [[100.0], [101.0], [99.5], [100.5], [99.0]]
+    still = [Sample([100.0], nights, higher_is_better=True)] * (num_points - 1)
+    rule = Rule(least_effect=least_effect)
+
+    def marked(factor: float) -> Comparison:
+        return compare([Sample([100.0 * factor], nights, higher_is_better=True), *still], rule)[0]
+
+    noticeable = marked(1.0).noticeable
+
+    assert noticeable is not None
+    above, below = 1 + 1.001 * noticeable, 1 + 0.999 * noticeable
+    assert marked(above).verdict == Verdict.BETTER
+    assert marked(1 / above).verdict == Verdict.WORSE
+    assert {marked(below).verdict, marked(1 / below).verdict}.isdisjoint(_MARKS)
+
+
 # --- properties -----------------------------------------------------------------------------------
 
 _VALUE = st.floats(0.5, 2.0)

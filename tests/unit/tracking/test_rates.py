@@ -85,6 +85,22 @@ def test_intervals_cover_the_true_exponent(num: int, every: int, correlation: fl
     assert np.median(widths) < 2.5
 
 
+def test_the_correlation_of_few_batches_is_corrected_for_its_bias() -> None:
+    """Neighbours of 0.9: 96 % of the intervals cover, against 86 % with the plain estimate."""
+    rounds = np.arange(0, 1000, 10)
+    truth = _power_law(-0.5, rounds)
+    covered = []
+    for replica in range(200):
+        rng = np.random.default_rng([replica, 100])
+
+        fit = fit_rate(rounds, truth * _noise(100, correlation=0.9, sigma=0.5, rng=rng))
+
+        assert fit is not None
+        covered.append(fit.low <= -0.5 <= fit.high)
+    # Of 200 replicas, 3.6 standard errors below the one, and 2.0 above the other.
+    assert np.mean(covered) >= 0.91
+
+
 @pytest.mark.parametrize("start", [1.0, 3.0])
 def test_a_run_at_its_floor_has_the_exponent_zero(start: float) -> None:
     """Wherever it began: a run that descended before the last decade descends no more."""

@@ -135,6 +135,12 @@ def test_interference_is_computing_that_is_lost() -> None:
     assert slower.bytes_per_s == pytest.approx(5e8)
 
 
+def test_interference_below_a_fiftieth_is_noise() -> None:
+    """What is less than 2 % cannot be told from none; what is more counts as it is."""
+    assert Beside(work_s=1.0, lost_s=0.019).share == 0
+    assert Beside(work_s=1.0, lost_s=0.021).share == 0.021
+
+
 def test_a_collective_of_several_messages_has_the_latency_of_each() -> None:
     """Seven messages of a ring are divided by seven; sent at once, by what they cost the device."""
     line = Line(7e-3, 1e9)
@@ -359,23 +365,30 @@ def test_a_time_ends_when_the_last_rank_is_done(ranks: Any) -> None:
 
     assert found[0] == found[1]
     alone, both, beside = found[0]
-    assert 0.002 < alone < 0.008  # of rank 0, which sleeps for 2 ms, while rank 1 is silent
-    assert both > 0.008
+    # Of rank 0, which sleeps for 2 ms, while rank 1 is silent; on a busy machine it is late.
+    assert 0.002 < alone < 0.04
+    assert both > 0.04
     assert beside > 0.008
 
 
 def measure_sleeps(rank: int, num_ranks: int) -> tuple[float, float, float]:
-    """Return the time of rank 0 alone, of both, and of both beside computing; rank 1 takes 8 ms."""
+    """Return the time of rank 0 alone, of both, and of both beside computing.
+
+    Rank 0 takes 2 ms; rank 1 takes 40 ms, and 8 ms of what is done beside computing.
+    """
     del num_ranks
     clock = Clock(torch.device("cpu"), 0.01)
 
     def sleep() -> None:
+        time.sleep(0.002 if rank == 0 else 0.04)
+
+    def sleep_less() -> None:
         time.sleep(0.002 if rank == 0 else 0.008)
 
     return (
-        clock.mean_s(sleep, takes_part=rank == 0),
+        min(clock.mean_s(sleep, takes_part=rank == 0) for _ in range(3)),
         clock.mean_s(sleep),
-        clock.beside(lambda: [sleep], lambda: time.sleep(0.001)).work_s,
+        clock.beside(lambda: [sleep_less], lambda: time.sleep(0.001)).work_s,
     )
 
 

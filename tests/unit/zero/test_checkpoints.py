@@ -2,6 +2,8 @@
 
 import errno
 import os
+import pickle
+import re
 import resource
 import signal
 import time
@@ -12,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
+from pydantic import BaseModel
 
 from tasks.runtime.attempt import Claimant, claim
 from tasks.runtime.errors import JobError
@@ -20,6 +23,7 @@ from tasks.runtime.run_directory import RunDirectory
 from tasks.zero.checkpoints import Checkpoints, Fact, Found
 from tasks.zero.flat_slices import FlatSlice
 from tasks.zero.interface import PendingSave
+from tasks.zero.messages import broadcast
 from tasks.zero.sharded_state import begin_save, load_state
 from tests.ranks import RankPool, RanksFailedError
 
@@ -398,6 +402,73 @@ def test_a_failure_of_one_rank_is_told_by_us(
     assert ranks(4).run(fail_to_copy, str(tmp_path)) == [errno.EDQUOT] * 4
 
     assert names(tmp_path) == []
+
+
+class Trap:
+    """Something whose pickle makes a directory in whatever process reads it."""
+
+    def __init__(self, made: Path) -> None:
+        self._made = made
+
+    def __reduce__(self) -> tuple[Callable[[str], None], tuple[str]]:
+        return os.mkdir, (str(self._made),)
+
+
+def send_a_pickle(rank: int, num_ranks: int, run_dir: str) -> str:
+    """Save as rank 0, with a stranger as rank 1, who sends a trap; return what rank 0 raises."""
+    checkpoints = World(rank, num_ranks, run_dir).checkpoints
+    checkpoints.begin(10, {}, lambda _: Held(None, lambda: rank == 0))  # a stranger waits for ever
+    if rank == 1:
+        trap = pickle.dumps(Trap(Path(run_dir) / "made"))
+        length = torch.tensor([len(trap)])
+        group = vars(checkpoints)["_group"]
+        dist.all_gather([length.clone() for _ in range(num_ranks)], length, group=group)
+        data = torch.frombuffer(bytearray(trap), dtype=torch.uint8)
+        dist.all_gather([data.clone() for _ in range(num_ranks)], data, group=group)
+        return ""
+    with pytest.raises(JobError) as raised:
+        checkpoints.finish()
+    return str(raised.value)
+
+
+def test_a_pickle_in_place_of_a_message_is_not_run(
+    ranks: Callable[[int], RankPool], tmp_path: Path
+) -> None:
+    """Whoever has joined in place of a rank is told as no rank; nothing takes its name."""
+    said = ranks(2).run(send_a_pickle, str(tmp_path))[0]
+
+    assert re.match(
+        r"a rank has sent \d+ bytes that are no answer as JSON; it has another ver", said
+    )
+    assert not (tmp_path / "made").exists()
+    assert all(name.startswith(".") for name in names(tmp_path))
+
+
+class Lie(BaseModel):
+    """What a stranger tells as rank 0."""
+
+    path: str
+
+
+def hear_a_lie(rank: int, num_ranks: int, run_dir: str, path: str) -> str:
+    """Look for the newest checkpoint, with a stranger as rank 0; return what rank 1 raises."""
+    checkpoints = World(rank, num_ranks, run_dir).checkpoints
+    if rank == 0:
+        broadcast(Lie(path=path), vars(checkpoints)["_group"])
+        return ""
+    with pytest.raises(JobError) as raised:
+        checkpoints.newest()
+    return str(raised.value)
+
+
+@pytest.mark.parametrize("path", ["/tmp/theirs", "checkpoints/../../theirs"])  # noqa: S108
+def test_no_checkpoint_outside_of_the_run_directory_is_believed_in(
+    ranks: Callable[[int], RankPool], tmp_path: Path, path: str
+) -> None:
+    """Its index is a pickle."""
+    said = ranks(2).run(hear_a_lie, str(tmp_path), path)[1]
+
+    assert said == f"a rank has sent {path} as a path in {tmp_path}"
 
 
 def save_in_vain(rank: int, num_ranks: int, run_dir: str) -> int | None:

@@ -83,6 +83,14 @@ def test_gloo_exchanges_send_all_at_once() -> None:
     assert mixed == pytest.approx(10e-6 + 6e-6 + S * 24 / 32 / 12.5e9)
 
 
+def test_each_message_costs_the_device_what_its_link_does_not_do_itself() -> None:
+    """Three messages at once, each half of 10 us of its own time: 15 us, and it computes less."""
+    hop = network(algorithm="direct", interference=0.5).hop(8, 32, S, "direct")
+
+    assert hop.seconds == pytest.approx(15e-6 + S / 12.5e9, rel=1e-9)
+    assert hop.lost_s == pytest.approx(15e-6 + 0.5 * S / 12.5e9, rel=1e-9)
+
+
 def test_a_recursive_gather_passes_on() -> None:
     """3 pieces over the network, then 12 in the node, then 16 in the package; log2 n messages."""
     hop = network(algorithm="recursive").hop(1, 32, S * 31 / 32)

@@ -21,7 +21,7 @@ from models.gpt import GptStages
 from tasks.zero.cost_model import CostError, move_costs, predict, step_costs
 from tasks.zero.costs.moves import Transfer, UnitMoves
 from tasks.zero.costs.timeline import StepCosts, deep_step_times, device_s, step_times, total_s
-from tasks.zero.costs.units import item_sizes, stage_units, unit_sizes
+from tasks.zero.costs.units import element_bytes, stage_units, unit_sizes
 from tasks.zero.traffic import expected_bytes
 from tasks.zero.units import units_of_stage
 from tests.ranks import RankPool
@@ -118,7 +118,7 @@ def test_the_parts_add_up_and_the_bytes_are_those_of_the_traffic(
         experiment.transport,
         experiment.topology,
         num_ranks=experiment.ranks,
-        items=item_sizes(experiment),
+        items=element_bytes(experiment),
         accumulation=experiment.accumulation,
     )
     assert prediction.peak_bytes == predicted_memory(experiment).total

@@ -13,7 +13,7 @@ from configs.training import TrainingExperiment
 from models.gpt import build_gpt
 from tasks.zero.layout import padded
 from tasks.zero.sharded_state import load_state
-from tasks.zero.traffic import ItemSizes, UnitSize, expected_bytes, state_bytes
+from tasks.zero.traffic import ElementBytes, UnitSize, expected_bytes, state_bytes
 from tests.ranks import RankPool
 from tests.unit.zero.engine_runs import (
     TINY,
@@ -29,8 +29,8 @@ from tests.unit.zero.engine_runs import (
 Ranks = Callable[[int], RankPool]
 
 BURSTING = TINY | {"init_std": 1e9}  # scores of 1e36, and their products above float32's largest
-BFLOAT16 = ItemSizes(weights=2, sums=4, optimizer=12)
-FLOAT64 = ItemSizes(weights=8, sums=8, optimizer=24)
+BFLOAT16 = ElementBytes(weights=2, sums=4, optimizer=12)
+FLOAT64 = ElementBytes(weights=8, sums=8, optimizer=24)
 SWITCHED: dict[str, dict[str, object]] = {
     "reusing": {"weights": "int8", "reuse_secondary": True},
     "feedback": {"gradients": "int4", "sync": "int4", "error_feedback": True},

@@ -21,7 +21,7 @@ from tasks.zero.costs.units import unit_sizes
 from tasks.zero.engine import DTYPES, Engine
 from tasks.zero.engines import build_engine
 from tasks.zero.sharded_state import load_state, saved_tensors
-from tasks.zero.traffic import ItemSizes, Moves
+from tasks.zero.traffic import ElementBytes, Moves
 from tests.ranks import RankPool
 from tests.unit.zero.engine_runs import (
     CPU,
@@ -243,7 +243,7 @@ def made_groups(rank: int, num_ranks: int, experiment: TrainingExperiment) -> in
 def test_only_groups_that_move_something_are_made(ranks: Ranks, row: str) -> None:
     """Those of the closed form's hops, in each lane, and one of all ranks for scalars."""
     experiment = tiny(partition=row)
-    items = ItemSizes(weights=8, sums=8, optimizer=24)
+    items = ElementBytes(weights=8, sums=8, optimizer=24)
     moves = Moves(experiment.degrees, Transport(), experiment.topology, 8, items)
     gathers = (moves.forward_gather, moves.kept_gather, moves.refresh)
     reductions = (moves.reduction, moves.sync, moves.all_reduction)

@@ -52,6 +52,20 @@ def test_errors_are_forgotten_in_time() -> None:
     assert torch.equal(gradient, before)
 
 
+def test_errors_are_forgotten_at_the_first_of_every_few_steps() -> None:
+    """Of seven steps with a reset every three, 0, 3 and 6 begin without an error."""
+    errors = _feedback(3)
+    gradient = torch.randn(2, 64, generator=torch.Generator().manual_seed(7))
+    plain = CODER.encode(gradient)
+
+    is_plain = []
+    for step in range(7):
+        errors.begin_step(step)
+        is_plain.append(torch.equal(errors.encode("block", CODER, gradient), plain))
+
+    assert is_plain == [True, False, False, True, False, False, True]
+
+
 def test_each_key_has_errors_of_its_own() -> None:
     """What another gradient lost is not added."""
     errors = _feedback(1000)

@@ -1,10 +1,14 @@
 """Ranks as children: what their parent makes of their ends."""
 
+import contextlib
+import json
 import multiprocessing
 import os
 import signal
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from datetime import timedelta
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -18,14 +22,15 @@ from tasks.runtime.fence import Overtaken
 from tasks.runtime.records import Result
 from tasks.runtime.stopping import Interrupted, StopRequest, stop_asked
 from tasks.zero.errors import lost_peer
-from tasks.zero.identity import Identity, all_ranks
+from tasks.zero.identity import Identity, all_ranks, ranks_here
 from tasks.zero.local_ranks import EndKind, RankEnd, run_ranks
-from tasks.zero.rendezvous import join
+from tasks.zero.rendezvous import RENDEZVOUS, join
 
 GOOD = Result(status="finished", steps=3)
-RANKS = all_ranks(
-    TrainingExperiment.model_validate({"kind": "training", "ranks": 3, "partition": "zero3"})
+EXPERIMENT = TrainingExperiment.model_validate(
+    {"kind": "training", "ranks": 3, "partition": "zero3"}
 )
+RANKS = all_ranks(EXPERIMENT)
 PATIENCE_S = 2
 
 
@@ -116,6 +121,34 @@ def freeze(identity: Identity, directory: Path) -> Result:
     return talk(identity, directory, signal.SIGSTOP)
 
 
+def listen(identity: Identity, directory: Path) -> Result:
+    """Talk as a training does, which pretends nodes; write down where this process listens."""
+    join(identity, directory, device=torch.device("cpu"), is_one_node=False, timeout_s=30)
+    group = dist.new_group(backend="gloo")
+    dist.all_reduce(torch.ones(1))
+    dist.all_reduce(torch.ones(1), group=group)
+    (directory / f"{identity.rank}.json").write_text(json.dumps(sorted(listening_addresses())))
+    dist.barrier()
+    return GOOD
+
+
+def wait(identity: Identity, directory: Path) -> Result:
+    """Wait for those that were not started."""
+    join(identity, directory, device=torch.device("cpu"), is_one_node=True, timeout_s=1)
+    return GOOD
+
+
+def listening_addresses() -> set[str]:
+    """Return the addresses, in hexadecimal, on which this process takes connections."""
+    inodes = set()
+    for link in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # that of the listing itself
+            inodes.add(str(link.readlink()).removeprefix("socket:[").removesuffix("]"))
+    tables = [Path(f"/proc/net/{name}").read_text().splitlines()[1:] for name in ("tcp", "tcp6")]
+    rows = [line.split() for table in tables for line in table]
+    return {row[1].split(":")[0] for row in rows if row[3] == "0A" and row[9] in inodes}
+
+
 def abort_while_one_is_silent(identity: Identity, directory: Path) -> Result:
     """Rank 2 hangs; NCCL's watchdogs end the others, each when its own time limit is over."""
     del directory
@@ -138,9 +171,12 @@ def be_the_parent(
     *,
     is_asked: bool,
     aborts_after_s: float,
+    temporary: Path | None,
+    identities: Sequence[Identity],
 ) -> None:
     """Run the ranks, and stop them when all have begun, if that is asked for."""
     torch.set_num_threads(1)
+    tempfile.tempdir = None if temporary is None else str(temporary)
     stop = StopRequest()
 
     def ask(signum: int, frame: object) -> None:
@@ -153,7 +189,7 @@ def be_the_parent(
         signal.setitimer(signal.ITIMER_REAL, 0.02, 0.02)
     end.send(
         run_ranks(
-            RANKS,
+            identities,
             lambda identity: work(identity, directory),
             stop,
             aborts_after_s=aborts_after_s,
@@ -167,6 +203,8 @@ def end_of(
     *,
     is_asked: bool = False,
     aborts_after_s: float = float("inf"),
+    temporary: Path | None = None,
+    identities: Sequence[Identity] = RANKS,
 ) -> tuple[RankEnd, float]:
     """Run work on three ranks, from a process that has loaded torch.
 
@@ -180,7 +218,12 @@ def end_of(
     process = context.Process(
         target=be_the_parent,
         args=(theirs, work, directory),
-        kwargs={"is_asked": is_asked, "aborts_after_s": aborts_after_s},
+        kwargs={
+            "is_asked": is_asked,
+            "aborts_after_s": aborts_after_s,
+            "temporary": temporary,
+            "identities": identities,
+        },
     )
     process.start()
     theirs.close()
@@ -247,6 +290,43 @@ def test_a_killed_rank_is_named_and_not_those_that_waited_for_it(tmp_path: Path)
     assert "was killed by SIGKILL, perhaps for want of memory" in end.result.message
 
 
+def test_ranks_of_one_machine_listen_on_loopback_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where a topology pretends nodes; nobody else's machine can reach them."""
+    for variable in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
+        monkeypatch.delenv(variable, raising=False)
+
+    end, _ = end_of(listen, tmp_path, identities=ranks_here(EXPERIMENT))
+
+    assert end.kind is EndKind.FINISHED
+    found = [json.loads((tmp_path / f"{one.rank}.json").read_text()) for one in RANKS]
+    # 127.0.0.1 as an IPv4 address, and as IPv6 writes it; ::1
+    loopback = {"0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000"}
+    assert all(addresses and set(addresses) <= loopback for addresses in found)
+
+
+@pytest.mark.parametrize("work", [listen, die])
+def test_nothing_is_left_of_the_place_where_ranks_met(
+    work: Callable[[Identity, Path], Result], tmp_path: Path
+) -> None:
+    """Though a rank that is killed removes nothing."""
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+
+    end_of(work, tmp_path, temporary=temporary, identities=ranks_here(EXPERIMENT))
+
+    assert (tmp_path / RENDEZVOUS).exists()
+    assert list(temporary.iterdir()) == []
+
+
+def test_who_waits_in_vain_at_the_beginning_has_lost_the_others(tmp_path: Path) -> None:
+    """A rank that does not come is no error of those that do."""
+    end, _ = end_of(wait, tmp_path, identities=ranks_here(EXPERIMENT)[:1])
+
+    assert (end.rank, end.kind, end.result.reason) == (0, EndKind.LOST_PEER, "rank_lost")
+
+
 def test_a_rank_that_is_stopped_is_named_when_the_others_give_up(tmp_path: Path) -> None:
     """After their timeout, and a moment for a better explanation; it is killed then."""
     end, took_s = end_of(freeze, tmp_path)
@@ -296,6 +376,21 @@ def test_only_errors_of_the_communication_tell_of_lost_peers(
     found = lost_peer(error)
 
     assert found == words or (words and found and found.startswith(words))
+
+
+@pytest.mark.parametrize("ask", ["get", "wait"])
+def test_a_store_in_a_file_that_nobody_answers_tells_of_a_lost_peer(
+    tmp_path: Path, ask: str
+) -> None:
+    """Ranks of one machine meet there, and its time-outs are no errors of ``DistError``."""
+    store = dist.FileStore(str(tmp_path / "store"))  # type: ignore[attr-defined]  # not in __all__
+    store.set_timeout(timedelta(milliseconds=10))
+
+    with pytest.raises(RuntimeError) as raised:
+        store.get("answer") if ask == "get" else store.wait(["answer"])
+
+    assert not isinstance(raised.value, dist.DistError)
+    assert "imeout" in str(lost_peer(raised.value))
 
 
 def test_an_error_that_quotes_a_lost_peer_is_one() -> None:

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from tasks.zero.blocks import Blocks
 from tasks.zero.quantize import (
-    LEAST_SCALE,
     dequantize,
     dequantize_sum,
     payload_bytes,
@@ -83,7 +82,7 @@ def reference(values: Tensor, bits: int, block_size: int) -> tuple[bytes, list[f
     row = [f32(x) for x in values.double().tolist()]
     for begin in range(0, len(row), block_size):
         block = row[begin : begin + block_size]
-        scale = max(max(abs(x) for x in block) * f32(1 / m), f32(LEAST_SCALE))
+        scale = max(max(abs(x) for x in block) * f32(1 / m), f32(2.0**-125))
         codes = [int(np.rint(x * (f32(1) / scale))) for x in block]
         decoded += [float(f32(q) * scale) for q in codes]
         scales += f32(scale).tobytes()

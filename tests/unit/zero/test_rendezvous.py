@@ -2,6 +2,7 @@
 
 import json
 import socket
+import stat
 import threading
 from datetime import timedelta
 from pathlib import Path
@@ -10,7 +11,16 @@ import pytest
 from torch import distributed as dist
 
 from tasks.runtime.errors import JobError
-from tasks.zero.rendezvous import INTERFACE, RENDEZVOUS, find_store, open_store, own_address
+from tasks.zero.rendezvous import (
+    INTERFACE,
+    MEETING,
+    RENDEZVOUS,
+    find_store,
+    loopback_interface,
+    open_private_store,
+    open_store,
+    own_address,
+)
 
 SOON = timedelta(seconds=10)
 
@@ -26,6 +36,47 @@ def test_those_who_come_first_wait_for_rank_0(tmp_path: Path) -> None:
 
     ours.set("key", "value")
     assert found[0].get("key") == b"value"
+
+
+def test_ranks_of_one_machine_meet_where_nobody_else_can(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a file of a directory that is the user's alone, whatever the directory above allows."""
+    tmp_path.chmod(0o777)
+    monkeypatch.setenv(MEETING, str(tmp_path))
+    found = []
+    early = threading.Thread(target=lambda: found.append(find_store(tmp_path, SOON)))
+    early.start()
+
+    ours = open_private_store(tmp_path, SOON)
+    early.join(10)
+
+    ours.set("key", "value")
+    assert found[0].get("key") == b"value"
+    place = json.loads((tmp_path / RENDEZVOUS).read_bytes())
+    assert set(place) == {"file"}
+    directory = Path(place["file"]).parent
+    assert directory.parent == tmp_path
+    assert stat.S_IMODE(directory.stat().st_mode) == 0o700
+
+
+def test_a_place_that_a_rank_does_not_see_is_named(tmp_path: Path) -> None:
+    """As where each task of Slurm has a /tmp of its own; it isn't waited for."""
+    (tmp_path / RENDEZVOUS).write_text(json.dumps({"file": str(tmp_path / "gone" / "store")}))
+
+    with pytest.raises(JobError, match=r"gone/store, where rank 0 waits, .* set TMPDIR to a dir"):
+        find_store(tmp_path, SOON)
+
+
+def test_a_place_that_is_open_to_others_is_refused(tmp_path: Path) -> None:
+    """Rank 0 has gone, and anybody may have made a directory of its name."""
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open").chmod(0o755)
+    (tmp_path / "open" / "store").touch()
+    (tmp_path / RENDEZVOUS).write_text(json.dumps({"file": str(tmp_path / "open" / "store")}))
+
+    with pytest.raises(JobError, match=r"open is another user's, or open to others; start again"):
+        find_store(tmp_path, SOON)
 
 
 def test_two_jobs_on_one_machine_have_ports_of_their_own(tmp_path: Path) -> None:
@@ -54,6 +105,13 @@ def test_a_stranger_on_the_port_is_noticed(tmp_path: Path) -> None:
 def test_the_interface_that_is_asked_for_is_taken() -> None:
     """By its address, whatever the machine is called."""
     assert own_address({INTERFACE: "lo", "SLURMD_NODENAME": "localhost"}) == "127.0.0.1"
+
+
+def test_the_loopback_interface_is_found_by_its_address() -> None:
+    """Its name is the system's choice."""
+    name = loopback_interface()
+
+    assert own_address({INTERFACE: name}) == "127.0.0.1"
 
 
 def test_an_interface_that_is_not_there_is_named_with_those_that_are() -> None:

@@ -9,12 +9,12 @@ from configs.topology import CLUSTER, NODE, Topology, load_topology
 from configs.training import TrainingExperiment
 from configs.training_memory import predicted_memory
 from configs.transport import Transport
-from tasks.zero.traffic import ItemSizes, UnitSize, expected_bytes, state_bytes
+from tasks.zero.traffic import ElementBytes, UnitSize, expected_bytes, state_bytes
 
 FRONTIER = load_topology("frontier")
 PSI = 2**20 * 3
 """A number of parameters that all degrees and blocks divide, so that there is no padding."""
-FP16 = ItemSizes(weights=2, sums=2, optimizer=12)
+FP16 = ElementBytes(weights=2, sums=2, optimizer=12)
 INT8 = Fraction(1) + Fraction(4, 256)
 """Bytes an element: one, and a scale of 4 bytes for 256."""
 INT4 = Fraction(1, 2) + Fraction(4, 256)
@@ -157,14 +157,14 @@ def test_short_blocks_and_levels_count_in_full() -> None:
     assert total == {"package": 2 * (20 + 2 * 4)}
 
 
-def per_parameter(row: str, num_ranks: int, items: ItemSizes = FP16) -> Fraction:
+def per_parameter(row: str, num_ranks: int, items: ElementBytes = FP16) -> Fraction:
     """Return the bytes of model states of one parameter."""
     partition = named_partition(row, FRONTIER, num_ranks)
     return Fraction(kept(partition, FULL, num_ranks, items=items), PSI)
 
 
 def kept(
-    partition: Partition, transport: Transport, num_ranks: int, items: ItemSizes = FP16
+    partition: Partition, transport: Transport, num_ranks: int, items: ElementBytes = FP16
 ) -> int:
     """Return the bytes that a rank of Frontier keeps of one unit."""
     return state_bytes(
@@ -194,7 +194,7 @@ def test_memory_is_that_of_the_table(num_ranks: int) -> None:
 
 def test_memory_of_the_two_models_is_that_of_the_table() -> None:
     """GB per GCD of 10 and 20.55 billion parameters on 8, 64 and 384 GCDs, as printed there."""
-    with_sums = ItemSizes(weights=2, sums=4, optimizer=12)
+    with_sums = ElementBytes(weights=2, sums=4, optimizer=12)
     printed = {
         ("zero3", 10.0): (20, 2.5, 0.4),
         ("hfsdp", 10.0): (20, 6.9, 5.3),

@@ -1,0 +1,32 @@
+"""The reasons for which jobs fail."""
+
+import json
+import pickle
+import re
+from pathlib import Path
+
+from tasks.runtime.errors import JobError, Reason
+from tasks.runtime.job import explained
+
+TASKS = Path(__file__).parents[3] / "tasks"
+
+
+def test_no_reason_is_raised_that_is_not_in_the_vocabulary() -> None:
+    """A word that is written out where it is raised is one of those that have words."""
+    texts = [path.read_text() for path in TASKS.rglob("*.py")]
+
+    raised = {word for text in texts for word in re.findall(r'JobError\(\s*"(\w+)"', text)}
+
+    assert raised <= set(Reason)
+
+
+def test_a_reason_is_a_plain_word_in_the_result_and_between_ranks() -> None:
+    """It is written as it always was, and comes out of a pickle as it went in."""
+    error = JobError(Reason.DATA, "there are none")
+
+    copy = pickle.loads(pickle.dumps(error))  # noqa: S301  made in the line itself
+    result = explained(copy)
+
+    assert (copy.reason, str(copy)) == ("data", "there are none")
+    assert json.loads(result.model_dump_json())["reason"] == "data"
+    assert json.loads(json.dumps(result.model_dump()))["reason"] == "data"
