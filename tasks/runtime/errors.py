@@ -62,14 +62,14 @@ class JobError(Exception):
     """A job cannot go on; the message is for the user and says what to do.
 
     Attributes:
-        reason: A ``Reason``.
+        reason: Why, in a word.
     """
 
-    def __init__(self, reason: str, message: str) -> None:
+    def __init__(self, reason: Reason, message: str) -> None:
         self.reason = reason
         super().__init__(message)
 
-    def __reduce__(self) -> tuple[type["JobError"], tuple[str, str]]:
+    def __reduce__(self) -> tuple[type["JobError"], tuple[Reason, str]]:
         # As it is sent from rank to rank; else only the message would be.
         return JobError, (self.reason, str(self))
 
@@ -90,7 +90,7 @@ class DamagedFileError(JobError, ValueError):
         self.path, self.fault, self.advice = path, fault, advice
         super().__init__(Reason.CONFIGURATION, f"{path} {fault}; {advice}")
 
-    def __reduce__(self) -> tuple[type["JobError"], tuple[str, str]]:
+    def __reduce__(self) -> tuple[type["JobError"], tuple[Reason, str]]:
         return JobError, (self.reason, str(self))
 
 

@@ -32,7 +32,7 @@ class Failure(BaseModel):
 
     kind: Literal["job", "overtaken", "system"] = Field(description="Which class of error.")
     message: str = Field(description="Its words.")
-    reason: str = Field(default="", description="Of a ``JobError``.")
+    reason: Reason = Field(default=Reason.INTERNAL, description="Of a ``JobError``.")
     number: int | None = Field(default=None, description="Of an ``OSError``, if it has one.")
     paths: tuple[str | None, str | None] = Field(
         default=(None, None), description="The files of an ``OSError``."

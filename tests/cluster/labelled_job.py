@@ -6,7 +6,7 @@ import sys
 import time
 from pathlib import Path
 
-from tasks.runtime.errors import JobError
+from tasks.runtime.errors import JobError, Reason
 from tasks.runtime.job import run_job
 from tasks.runtime.records import Result
 from tasks.runtime.run_directory import RunDirectory
@@ -29,7 +29,7 @@ def work(directory: RunDirectory) -> Result:
     with (directory.path / "began").open("a") as file:
         file.write(f"{os.environ.get('SLURM_JOB_ID')}\n")
     if what == "fail":
-        raise JobError("data", "there are none")
+        raise JobError(Reason.DATA, "there are none")
     if what == "die":
         os.kill(os.getpid(), signal.SIGKILL)
     if what == "save":  # the second attempt finds what the first has saved

@@ -10,7 +10,7 @@ import os
 import sys
 from pathlib import Path
 
-from tasks.runtime.errors import JobError
+from tasks.runtime.errors import JobError, Reason
 from tasks.runtime.job import run_job
 from tasks.runtime.journal import Journal
 from tasks.runtime.metrics import Metric
@@ -30,7 +30,7 @@ def measure(directory: RunDirectory) -> Result:
     planted = json.loads(os.environ["PLANTED"])
     experiment = directory.read_job().training
     if experiment.optimizer.lr == planted.get("fails_at"):
-        raise JobError("planted", "no space left on the device")
+        raise JobError(Reason.DATA, "no space left on the device")
     noise = planted.get("night", 0.0) + planted.get("spread", 0.0) * (experiment.seed - 1)
     step_s = 0.5 * planted.get("slow", 1.0) * (1.0 + noise)
     if experiment.optimizer.lr != planted.get("only_at", experiment.optimizer.lr):

@@ -10,7 +10,6 @@ from rich.console import Console
 
 from configs.study import Study
 from flows.command_line import main
-from flows.console import PlainConsole
 from flows.jobs import print_why
 from flows.summary import print_run, print_summary, table_of, warnings_of
 from tasks.runtime.atomic_files import write_json
@@ -18,6 +17,7 @@ from tasks.runtime.records import Exit, Result, Started
 from tasks.slurm.results import write_result
 from tasks.steps.creation import create_study_directory
 from tasks.steps.flow_record import FlowRecord
+from tasks.steps.plain_console import PlainConsole
 from tasks.tracking.rows import Row
 from tasks.tracking.training_rows import TrainingMeasures
 

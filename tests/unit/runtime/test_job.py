@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tasks.runtime.attempt import Claimant, claim, write_exit
-from tasks.runtime.errors import JobError
+from tasks.runtime.errors import JobError, Reason
 from tasks.runtime.fence import Fence
 from tasks.runtime.job import EXIT_ALREADY_RUNNING, run_job
 from tasks.runtime.records import Result
@@ -38,7 +38,7 @@ def test_a_failed_job_says_why(tmp_path: Path, capsys: pytest.CaptureFixture[str
     """A reason that the user can act on reaches the result, without a traceback."""
 
     def fail(_: RunDirectory) -> Result:
-        raise JobError("data", "no such directory: x; put y there")
+        raise JobError(Reason.DATA, "no such directory: x; put y there")
 
     code = run_job(tmp_path / "job.json", fail)
 
@@ -159,7 +159,7 @@ def test_an_overtaken_job_leaves_no_result(wrapped: RunDirectory, when: str) -> 
         if when != "before":
             _claim(wrapped.path, restarts=1)
         if when == "with an error":
-            raise JobError("data", "something that the newer attempt may not have")
+            raise JobError(Reason.DATA, "something that the newer attempt may not have")
         return Result(status="finished")
 
     code = run_job(wrapped.job, work)

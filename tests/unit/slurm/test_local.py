@@ -24,7 +24,7 @@ from tasks.slurm.plan import JobPlan
 JOB = """
 import os, signal, sys, time
 from pathlib import Path
-from tasks.runtime.errors import JobError
+from tasks.runtime.errors import JobError, Reason
 from tasks.runtime.job import run_job
 from tasks.runtime.records import Result
 
@@ -34,7 +34,7 @@ def work(directory):
         threads, is_safe = os.environ["OMP_NUM_THREADS"], os.environ["PYTHONSAFEPATH"]
         print(what, threads, is_safe, file=log, flush=True)
     if what == "fail":
-        raise JobError("data", "there are none")
+        raise JobError(Reason.DATA, "there are none")
     if what == "die":
         os.kill(os.getpid(), signal.SIGKILL)
     if what == "deaf":

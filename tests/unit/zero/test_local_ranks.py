@@ -17,7 +17,7 @@ import torch
 from torch import distributed as dist
 
 from configs.training import TrainingExperiment
-from tasks.runtime.errors import JobError
+from tasks.runtime.errors import JobError, Reason
 from tasks.runtime.fence import Overtaken
 from tasks.runtime.records import Result
 from tasks.runtime.stopping import Interrupted, StopRequest, stop_asked
@@ -47,7 +47,7 @@ def fail(identity: Identity, directory: Path) -> Result:
         JobError: That error.
     """
     if identity.rank == 1:
-        raise JobError("data", "there are none")
+        raise JobError(Reason.DATA, "there are none")
     time.sleep(30)
     return finish(identity, directory)
 
@@ -60,7 +60,7 @@ def all_fail(identity: Identity, directory: Path) -> Result:
     """
     del directory
     time.sleep(0.3 if identity.rank == 0 else 0)
-    raise JobError("diverged", f"rank {identity.rank} says so")
+    raise JobError(Reason.DIVERGED, f"rank {identity.rank} says so")
 
 
 def vanish(identity: Identity, directory: Path) -> Result:

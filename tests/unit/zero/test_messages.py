@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from pydantic import BaseModel
 
-from tasks.runtime.errors import JobError
+from tasks.runtime.errors import JobError, Reason
 from tasks.runtime.fence import Overtaken
 from tasks.zero.messages import Failure, broadcast, gather
 from tests.ranks import RankPool
@@ -80,7 +80,7 @@ def test_what_is_no_message_is_refused(
 @pytest.mark.parametrize(
     "error",
     [
-        JobError("data", "there are none"),
+        JobError(Reason.DATA, "there are none"),
         Overtaken("attempt 1 was overtaken"),
         OSError("without a number"),
         OSError(errno.ENOSPC, "No space left on device"),
