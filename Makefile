@@ -21,7 +21,7 @@ run: $(STAMP)  ## Run the main study: anarchic federated averaging on handwritte
 up: $(STAMP)  ## Start the Prefect and MLflow servers and a worker (ARGS="--data DIR"); Ctrl-C ends them
 	@$(BIN)/watershed up $(ARGS)
 
-test: $(STAMP)  ## Check style, types and import contracts, and run all tests (20 minutes)
+test: $(STAMP)  ## Check style, types and import contracts, and run all tests (10 to 20 minutes)
 	@tests/cluster/install-packages.sh cluster || test "$$REQUIRE_SLURM" != 1
 	@tests/cluster/install-packages.sh browser || test "$$REQUIRE_BROWSER" != 1
 	$(BIN)/ruff check .

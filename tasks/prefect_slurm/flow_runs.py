@@ -12,9 +12,12 @@ from prefect.client.schemas.filters import (
     WorkPoolFilter,
     WorkPoolFilterName,
 )
-from prefect.client.schemas.objects import FlowRun, State, StateType
+from prefect.client.schemas.objects import TERMINAL_STATES, FlowRun, State, StateType
 
 _PAGE = 200
+_LEFT = {*TERMINAL_STATES, StateType.PAUSED}
+"""States in which a flow run has no engine, once it had one; paused ones are suspended ones, as one
+that waits in its engine is not handed to a worker."""
 
 
 async def read(client: PrefectClient, ids: Iterable[UUID]) -> dict[UUID, FlowRun]:
@@ -61,6 +64,23 @@ async def under_submission(client: PrefectClient, work_pool: str) -> list[FlowRu
         found += page
         if len(page) < _PAGE:
             return found
+
+
+async def has_left_its_engine(client: PrefectClient, flow_run_id: UUID) -> bool:
+    """Say whether a flow run that is handed over has come to an end since it last ran.
+
+    Its engine does no more for it then, though its job may live on for a while.
+
+    Args:
+        client: Prefect's API.
+        flow_run_id: The flow run.
+    """
+    for state in reversed(await client.read_flow_run_states(flow_run_id)):
+        if state.type is StateType.RUNNING:
+            return False
+        if state.type in _LEFT:
+            return True
+    return False
 
 
 async def propose(

@@ -117,11 +117,13 @@ class FlowRunJobs:
         *,
         config: SlurmLauncherConfig,
         python: str | None = None,
+        has_left: bool = False,
     ) -> Path:
         """Have a flow run's job submitted, unless one of it is alive; that one is it then.
 
-        One that was cancelled, or whose flow has ended, is on its way out. It is marked, so that
-        the flow run is asked for once more when it is gone (``Deed.TAKE_AGAIN``).
+        One that was cancelled, or whose flow has ended, is on its way out, though what runs beside
+        the engine may take its time. It is marked, so that the flow run is asked for once more when
+        it is gone (``Deed.TAKE_AGAIN``).
 
         Args:
             flow_run_dir: The flow run's directory, absolute; made if absent.
@@ -129,6 +131,7 @@ class FlowRunJobs:
             resources: What it asks for.
             config: What follows a failure.
             python: Python on the nodes; None for this one.
+            has_left: Whether Prefect knows of an end of the flow run since it last ran.
 
         Returns:
             The run directory. The job is in the ledger; it is submitted soon.
@@ -152,7 +155,7 @@ class FlowRunJobs:
                     python=python,
                 )
                 self._ledger.register(flow_run_dir, config, [plan], self._clock.unix())
-            elif entry.wish_cancel or _has_flow_ended(run_dir):
+            elif has_left or entry.wish_cancel or _has_flow_ended(run_dir):
                 self._ledger.wish_cancel([str(run_dir)], self._clock.unix())
                 self._tracked.asked_again(run_dir)
         self._background.wake()

@@ -31,6 +31,7 @@ from tasks.prefect_slurm.environment import (
     unreachable_secrets,
     with_secrets_file,
 )
+from tasks.prefect_slurm.flow_runs import has_left_its_engine
 from tasks.prefect_slurm.jobs import FlowRunJobs
 from tasks.prefect_slurm.observer import Observer, infrastructure_pid
 from tasks.prefect_slurm.pool import (
@@ -157,6 +158,7 @@ class SlurmWorker(BaseWorker[SlurmJobConfiguration, SlurmVariables, SlurmWorkerR
             continue_at_time_limit=configuration.continue_at_time_limit,
         )
         runs_dir = _expanded(configuration.runs_dir) or jobs.state_dir / _RUNS
+        has_left = await has_left_its_engine(self.client, flow_run.id)
         run_dir = await anyio.to_thread.run_sync(
             partial(
                 jobs.submit,
@@ -165,6 +167,7 @@ class SlurmWorker(BaseWorker[SlurmJobConfiguration, SlurmVariables, SlurmWorkerR
                 resources,
                 config=configuration.launcher(resources),
                 python=configuration.python,
+                has_left=has_left,
             )
         )
         pid = infrastructure_pid(jobs.cluster, run_dir)

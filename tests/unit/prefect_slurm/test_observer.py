@@ -11,6 +11,7 @@ import pytest
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import FlowRun, StateType
 
+from tasks.prefect_slurm.flow_runs import has_left_its_engine
 from tasks.prefect_slurm.observer import Observer, infrastructure_pid
 from tasks.slurm.entries import LedgerState
 from tests.unit.prefect_slurm.world import JobWorld, PrefectTable
@@ -135,6 +136,53 @@ def test_a_run_that_is_retried_while_its_job_dies_gets_another_one(
     assert (taken_again.type, taken_again.name) == (StateType.SCHEDULED, "Rescheduled")
     assert (first.name, second.name) == ("1", "2")
     assert "Crashed" not in prefect.names(flow_run)
+
+
+def test_a_run_that_is_retried_before_anybody_saw_its_end_gets_another_job(
+    world: JobWorld, prefect: PrefectTable, look: _Look
+) -> None:
+    """Its engine has left the job, which goes on with what was to come after the engine."""
+    flow_run = prefect.add(StateType.PENDING)
+    first = _queued(world, flow_run)
+    world.stand(first, LedgerState.RUNNING)
+    for kind in (StateType.RUNNING, StateType.CANCELLED, StateType.SCHEDULED, StateType.PENDING):
+        prefect.set(flow_run, kind)
+
+    has_left = asyncio.run(has_left_its_engine(cast("PrefectClient", prefect), flow_run.id))
+    world.submit(flow_run.id, has_left=has_left)
+    look()
+    wishes = _wishes(world)
+    world.stand(first, LedgerState.INTERRUPTED)
+    look()
+    taken_again = prefect.flow_runs[flow_run.id].state
+
+    assert wishes == [str(first)]
+    assert taken_again is not None
+    assert (taken_again.type, taken_again.name) == (StateType.SCHEDULED, "Rescheduled")
+
+
+@pytest.mark.parametrize(
+    ("since", "expected"),
+    [
+        ("PENDING", False),
+        ("PENDING RUNNING SCHEDULED PENDING", False),  # after a preemption, in the same job
+        ("PENDING RUNNING PAUSED SCHEDULED PENDING", True),
+        ("PENDING RUNNING FAILED SCHEDULED PENDING", True),
+        ("PENDING RUNNING CANCELLED SCHEDULED PENDING RUNNING SCHEDULED PENDING", False),
+    ],
+)
+def test_an_end_counts_until_it_runs_again(
+    prefect: PrefectTable, since: str, *, expected: bool
+) -> None:
+    """What Prefect knows of a flow run that it hands over."""
+    first, *others = (StateType[name] for name in since.split())
+    flow_run = prefect.add(first)
+    for kind in others:
+        prefect.set(flow_run, kind)
+
+    found = asyncio.run(has_left_its_engine(cast("PrefectClient", prefect), flow_run.id))
+
+    assert found is expected
 
 
 def test_a_job_that_was_cancelled_elsewhere_is_not_taken_again(

@@ -63,13 +63,21 @@ class JobWorld:
         }
         return FlowRunJob.model_validate(values | changes)
 
-    def submit(self, flow_run_id: UUID, jobs: FlowRunJobs | None = None, **changes: Any) -> Path:
+    def submit(
+        self,
+        flow_run_id: UUID,
+        jobs: FlowRunJobs | None = None,
+        *,
+        has_left: bool = False,
+        **changes: Any,
+    ) -> Path:
         """Ask for a flow run, as a worker does."""
         return (jobs or self.jobs).submit(
             self.runs_dir / str(flow_run_id),
             self.job(flow_run_id, **changes),
             SlurmResources(),
             config=CONFIG,
+            has_left=has_left,
         )
 
     def stand(self, run_dir: Path, state: LedgerState, **changes: Any) -> None:
@@ -87,6 +95,7 @@ class PrefectTable:
 
     Attributes:
         flow_runs: The table.
+        states: Every state that a flow run was moved to.
         told: Every state that was taken: id of the flow run, and the state.
         leases: The leases that were renewed.
         is_up: Whether it answers.
@@ -95,6 +104,7 @@ class PrefectTable:
 
     def __init__(self) -> None:
         self.flow_runs: dict[UUID, FlowRun] = {}
+        self.states: dict[UUID, list[State[Any]]] = {}
         self.told: list[tuple[UUID, State[Any]]] = []
         self.leases: list[UUID] = []
         self.is_up = True
@@ -110,6 +120,7 @@ class PrefectTable:
     def set(self, flow_run: FlowRun, kind: StateType, name: str = "") -> None:
         """Move a flow run."""
         flow_run.state = State(type=kind, name=name or None)
+        self.states.setdefault(flow_run.id, []).append(flow_run.state)
 
     def names(self, flow_run: FlowRun) -> list[str]:
         """Return the names of the states that were told of a flow run."""
@@ -142,6 +153,10 @@ class PrefectTable:
     async def read_flow_run(self, flow_run_id: UUID) -> FlowRun:
         """Read one flow run."""
         return self.flow_runs[flow_run_id]
+
+    async def read_flow_run_states(self, flow_run_id: UUID) -> list[State[Any]]:
+        """Read all states of one flow run, the oldest first."""
+        return self.states[flow_run_id]
 
     async def update_flow_run(self, flow_run_id: UUID, *, infrastructure_pid: str) -> None:
         """Take a report of where the job is.
