@@ -29,15 +29,6 @@ _QUADRATIC: dict[str, object] = {
 }
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
-    """A server with an empty database."""
-    server = MlflowServer(tmp_path_factory.mktemp("mlflow"))
-    server.start()
-    yield server
-    server.stop()
-
-
 @pytest.fixture
 def front(server: MlflowServer) -> Iterator[FrontServer]:
     """A server before it, which refuses nothing yet."""
