@@ -180,7 +180,7 @@ def _execution(batch: Batch, submission: int) -> str:
     else:
         what = f"--runs {runs} --parallel {min(resources.tasks_per_node, len(batch.jobs))}"
     parts = [
-        f"exec {shell_word(_python(job))} -m tasks.runtime.wrapper",
+        f"exec {shell_word(_python(job))}{_bare(job)} -m tasks.runtime.wrapper",
         f'--submission "${{WATERSHED_SUBMISSION:-{submission}}}"',
         what,
         *(["--requeue"] if resources.requeue else []),
@@ -188,6 +188,15 @@ def _execution(batch: Batch, submission: int) -> str:
         *(" ".join(map(shell_word, words)) for words in _command(batch)),
     ]
     return f"cd -- {shell_word(str(batch.directory))}\n" + _CONTINUED.join(parts)
+
+
+def _bare(job: JobPlan) -> str:
+    """The option that keeps site-packages, and what their .pth files import, from the wrapper.
+
+    It needs the standard library and the code alone. The engine is another process and has them.
+    Where no code was copied, the wrapper itself may lie in site-packages.
+    """
+    return "" if job.code_dir is None else " -S"
 
 
 def _command(batch: Batch) -> Iterator[list[str]]:

@@ -138,6 +138,8 @@ class Fabric:
         gathers, reductions = self._hops(partition)
         self._gathers = Routes(topology, chain, device, hops=gathers, timeout=timeout)
         self._reductions = Routes(topology, chain, device, hops=reductions, timeout=timeout)
+        # A rank that ends at once would be a lost peer to one that is still about to connect.
+        dist.barrier()
         self._gather_lane = make_lane(device, "gathers", self._exposed)
         self._reduce_lane = make_lane(device, "reductions", self._exposed)
 

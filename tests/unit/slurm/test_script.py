@@ -4,6 +4,7 @@ import os
 import re
 import stat
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from tasks.slurm.errors import NotScriptable
 from tasks.slurm.plan import Batch, BatchMode, JobPlan
 from tasks.slurm.script import render, shell_word
 
+ROOT = Path(__file__).parents[3]
 STUDY = Path("/data/runs/digits-20260101-120000")
 EVERYTHING = SlurmResources(
     partition="batch,debug",
@@ -199,6 +201,7 @@ def test_paths_arrive_as_they_are(tmp_path: Path, recorder: Path) -> None:
 
     arguments = [argument.decode() for argument in _recorded(recorder, "arguments")]
     assert arguments == [
+        "-S",
         "-m",
         "tasks.runtime.wrapper",
         "--submission",
@@ -213,6 +216,47 @@ def test_paths_arrive_as_they_are(tmp_path: Path, recorder: Path) -> None:
     ]
     assert seen[b"PYTHONPATH"].decode() == str(directory / "code")
     assert seen[b"PYTHONSAFEPATH"] == b"1"
+
+
+def _imports(listing: str) -> set[str]:
+    """Modules that a Python has imported, by what it prints with PYTHONPROFILEIMPORTTIME."""
+    return set(re.findall(r"^import time: +\d+ \| +\d+ \| +(\S+)$", listing, re.MULTILINE))
+
+
+def test_what_the_script_becomes_imports_the_standard_library_alone(tmp_path: Path) -> None:
+    """Neither site nor what .pth files name comes before user code, which has both."""
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "job.json").write_text("{}")
+    batch = _single(run_dir=run, code_dir=ROOT, python=sys.executable, module="json.tool")
+    script = render(batch.model_copy(update={"directory": run}), submission=1)
+
+    done = subprocess.run(
+        ["/bin/bash", "-c", script],
+        env={"PATH": os.defpath, "SLURM_JOB_ID": "7", "PYTHONPROFILEIMPORTTIME": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stderr
+    wrapper, engine = _imports(done.stderr), _imports((run / "stdout.log").read_text())
+    foreign = {name for name in wrapper if name.partition(".")[0] not in sys.stdlib_module_names}
+    assert "tasks.runtime.supervisor" in foreign
+    assert {name for name in foreign if not name.startswith("tasks")} == set()
+    assert "site" not in wrapper
+    assert "site" in engine
+
+
+def test_a_wrapper_that_was_not_copied_is_found_where_it_is_installed(
+    tmp_path: Path, recorder: Path
+) -> None:
+    """Without a copy of the code it may lie in site-packages, which -S would hide."""
+    batch = _single(code_dir=None, python=str(recorder)).model_copy(update={"directory": tmp_path})
+
+    _run(batch, recorder)
+
+    assert _recorded(recorder, "arguments")[:2] == [b"-m", b"tasks.runtime.wrapper"]
 
 
 def test_threads_are_those_of_the_task_unless_set(tmp_path: Path, recorder: Path) -> None:
@@ -340,7 +384,8 @@ def test_the_submission_may_be_told_by_the_environment(tmp_path: Path, recorder:
     numbers = []
     for environment in ({}, {"WATERSHED_SUBMISSION": "7"}):
         subprocess.run(["/bin/bash"], input=script, env=environment, check=True)
-        numbers.append(_recorded(recorder, "arguments")[3])
+        arguments = _recorded(recorder, "arguments")
+        numbers.append(arguments[arguments.index(b"--submission") + 1])
 
     assert numbers == [b"2", b"7"]
 

@@ -5,6 +5,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 import torch
@@ -508,6 +509,30 @@ def test_a_dead_rank_ends_the_wait_of_all_others(ranks: Ranks) -> None:
         ranks(4).run(lose_a_rank)
 
     assert str(failed.value).strip() == "rank 1:\nended with 7"
+
+
+def connect_with_one_late(rank: int, num_ranks: int) -> tuple[float, float]:
+    """Make a fabric while the last rank is slow to see its connections; say when both were done."""
+    plain = dist.new_group
+
+    def made_late(*arguments: Any, **named: Any) -> Any:
+        group = plain(*arguments, **named)
+        if rank == num_ranks - 1:
+            time.sleep(0.02)
+        return made.append(time.monotonic()) or group
+
+    made: list[float] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dist, "new_group", made_late)
+        with fabric_of(num_ranks, (2, 4)):
+            return made[-1], time.monotonic()
+
+
+def test_no_rank_goes_on_before_all_are_connected(ranks: Ranks) -> None:
+    """One that ends its fabric at once would be a lost peer to a rank that still connects."""
+    connected, went_on = zip(*ranks(4).run(connect_with_one_late), strict=True)
+
+    assert min(went_on) > max(connected)
 
 
 def refuse(rank: int, num_ranks: int) -> None:
