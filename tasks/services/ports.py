@@ -2,12 +2,15 @@
 
 import errno
 import pwd
+import random
 import socket
 
 from tasks.services.errors import ServicesError
 from tasks.services.processes import command_of, holder_of, owner_of
 
 _LONGEST_COMMAND = 100
+_SELDOM_TAKEN = range(20_000, 32_000)
+_TRIES = 100
 
 
 def choose_port(host: str, port: int, option: str) -> int:
@@ -25,17 +28,47 @@ def choose_port(host: str, port: int, option: str) -> int:
         ServicesError: It is in use, and by whom; or the address is none of this machine's.
     """
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        with socket.socket(family, kind, protocol) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address)
-            return int(probe.getsockname()[1])
+        return _bound(host, port) if port else any_port(host)
     except socket.gaierror as error:
         raise ServicesError(f"--host {host}: {error.strerror}; use an address of here") from error
     except OSError as error:
         raise ServicesError(_why(host, port, option, error)) from error
+
+
+def any_port(host: str = "127.0.0.1") -> int:
+    """Return a free port that will probably be free in a minute, when a server has started.
+
+    One that the system chooses would be among those that it also gives to clients, and to all that
+    ask as we do: of a busy machine another process has it before the server.
+
+    Args:
+        host: Address that the server will bind to.
+
+    Raises:
+        OSError: The address is none of this machine's, or no port is free.
+    """
+    for port in random.sample(_SELDOM_TAKEN, _TRIES):
+        try:
+            return _bound(host, port)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+    return _bound(host, 0)
+
+
+def _bound(host: str, port: int) -> int:
+    """Return the port that a server would have who binds to this one.
+
+    Raises:
+        OSError: It cannot.
+    """
+    family, kind, protocol, _, address = socket.getaddrinfo(
+        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )[0]
+    with socket.socket(family, kind, protocol) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind(address)
+        return int(probe.getsockname()[1])
 
 
 def _why(host: str, port: int, option: str, error: OSError) -> str:

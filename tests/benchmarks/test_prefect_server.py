@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,6 +15,7 @@ import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from tasks.services.errors import BusyError
+from tasks.services.ports import any_port
 from tasks.services.web import Server, prefect_server
 from tests.integration.flow_runs import Person
 
@@ -28,9 +28,7 @@ _LATER = {"type": "SCHEDULED", "state_details": {"scheduled_time": "2099-01-01T0
 @contextmanager
 def _running(directory: Path, command: list[str]) -> Iterator[Server]:
     """Start a Prefect server; it is asked once, and not again if it is busy."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
+    port = str(any_port())
     log = (directory / "prefect.log").open("wb")
     process = subprocess.Popen(
         [sys.executable, "-m", *command, "--host", "127.0.0.1", "--port", port, "--no-ui"],

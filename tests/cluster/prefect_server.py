@@ -7,13 +7,13 @@ import contextlib
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
+from tasks.services.ports import any_port
 from tasks.services.web import prefect_server
 
 _START_TIMEOUT_S = 300
@@ -32,9 +32,7 @@ class PrefectServer:
         self._directory = directory
         if used_home is not None:
             shutil.copytree(used_home, directory / "prefect")
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self._port = int(probe.getsockname()[1])
+        self._port = any_port()
         self._process: subprocess.Popen[bytes] | None = None
 
     @property

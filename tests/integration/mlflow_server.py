@@ -3,7 +3,6 @@
 import contextlib
 import os
 import signal
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -11,6 +10,8 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
+
+from tasks.services.ports import any_port
 
 _START_TIMEOUT_S = 120
 
@@ -24,9 +25,7 @@ class MlflowServer:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self._port = int(probe.getsockname()[1])
+        self._port = any_port()
         self._process: subprocess.Popen[bytes] | None = None
 
     @property

@@ -3,7 +3,6 @@
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -11,6 +10,8 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+
+from tasks.services.ports import any_port
 
 _START_TIMEOUT_S = 300
 
@@ -30,9 +31,7 @@ def served(model: str, directory: Path, environment: Mapping[str, str]) -> Itera
     Raises:
         RuntimeError: It does not within five minutes; the message has its log.
     """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
+    port = str(any_port())
     command = [*(sys.executable, "-m", "mlflow", "models", "serve", "-m", model)]
     command += ["--env-manager", "local", "--port", port]
     # It starts ``uvicorn`` by its name, which an activated environment has on PATH.

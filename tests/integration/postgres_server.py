@@ -3,10 +3,11 @@
 import os
 import pwd
 import shutil
-import socket
 import subprocess
 import tempfile
 from pathlib import Path
+
+from tasks.services.ports import any_port
 
 PASSWORD = "se/cret@1"  # noqa: S105  characters that a URL has to quote
 _DIRECTORIES = [*Path("/usr/lib/postgresql").glob("*/bin"), Path("/usr/bin")]
@@ -32,9 +33,7 @@ class PostgresServer:
 
     def __init__(self) -> None:
         self._directory = Path(tempfile.mkdtemp(prefix="watershed-pg-"))
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = int(probe.getsockname()[1])
+        self.port = any_port()
 
     def start(self, databases: tuple[str, ...] = ()) -> None:
         """Make and start it, with a user ``lab`` who owns some databases.

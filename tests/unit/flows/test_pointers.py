@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from flows.pointers import pointers, program
+from tasks.services.ports import any_port
 from tasks.services.processes import boot_id
 from tasks.services.state import Services, claimed, write_services
 from tasks.steps.flow_record import FlowRecord
@@ -60,13 +61,6 @@ def _up(runs_dir: Path) -> Iterator[None]:
         yield
 
 
-def _is_closed() -> int:
-    """Return a port at which nothing listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def test_without_servers_one_command_starts_both(tmp_path: Path) -> None:
     """And then the addresses of this study; elsewhere than in the usual directory, with that."""
     database = f"sqlite:///{tmp_path}/runs/mlflow.db"
@@ -95,7 +89,7 @@ def test_servers_that_are_up_are_given_by_their_addresses(tmp_path: Path) -> Non
     (tmp_path / "runs" / "logs" / "mlflow.log").touch()
     stores = (
         f"sqlite:///{tmp_path}/runs/mlflow.db",
-        f"http://127.0.0.1:{_is_closed()}",
+        f"http://127.0.0.1:{any_port()}",
         "http://127.0.0.1:5252",
     )
 
@@ -113,7 +107,7 @@ def test_an_address_of_an_up_that_is_gone_needs_another(tmp_path: Path) -> None:
     (tmp_path / "runs" / "logs").mkdir(parents=True)
     (tmp_path / "runs" / "logs" / "mlflow.log").touch()
 
-    gone = _pointers(tmp_path, f"http://127.0.0.1:{_is_closed()}")
+    gone = _pointers(tmp_path, f"http://127.0.0.1:{any_port()}")
     with socket.create_server(("127.0.0.1", 0)) as listening:
         port = listening.getsockname()[1]
         there = _pointers(tmp_path, f"http://127.0.0.1:{port}")

@@ -1,5 +1,6 @@
 """Ports: which are free, and who holds the others."""
 
+import errno
 import os
 import socket
 import sys
@@ -7,7 +8,7 @@ import sys
 import pytest
 
 from tasks.services.errors import ServicesError
-from tasks.services.ports import choose_port
+from tasks.services.ports import any_port, choose_port
 
 
 def test_any_port_is_one_that_is_free() -> None:
@@ -16,6 +17,28 @@ def test_any_port_is_one_that_is_free() -> None:
 
     assert port >= 1024
     assert choose_port("127.0.0.1", port, "--prefect-port") == port
+
+
+def test_any_port_is_none_that_the_system_gives_to_others() -> None:
+    """A server binds to it some seconds later; another process would have got it by then."""
+    with socket.create_server(("127.0.0.1", 0)) as given:
+        assert given.getsockname()[1] >= 32_000
+
+    assert all(1024 <= any_port() < 32_000 for _ in range(100))
+
+
+def test_where_the_usual_ports_are_taken_the_system_chooses(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A fault of another kind is told at once."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+        monkeypatch.setattr("tasks.services.ports._SELDOM_TAKEN", range(port, port + 1))
+        monkeypatch.setattr("tasks.services.ports._TRIES", 1)
+
+        assert any_port() != port
+    with pytest.raises(OSError, match=os.strerror(errno.EADDRNOTAVAIL)):
+        any_port("198.51.100.1")
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc tells only on Linux")
