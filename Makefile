@@ -44,8 +44,8 @@ screenshots: $(STAMP)  ## Take the pictures of docs/images in a browser (2 minut
 
 proof-slurm: $(STAMP)  ## Kill and disturb studies on real clusters and servers (needs root; takes long)
 	@for group in cluster browser database; do tests/cluster/install-packages.sh $$group; done
-	REQUIRE_SLURM=1 REQUIRE_BROWSER=1 OMP_NUM_THREADS=1 $(BIN)/pytest --slow -s --benchmark-disable \
-	    tests/cluster tests/integration tests/browser tests/unit/slurm $(ARGS)
+	REQUIRE_SLURM=1 REQUIRE_BROWSER=1 REQUIRE_DATABASE=1 OMP_NUM_THREADS=1 $(BIN)/pytest --slow -s \
+	    --benchmark-disable tests/cluster tests/integration tests/browser tests/unit/slurm $(ARGS)
 
 proof-zero: $(STAMP)  ## The long proofs: all partitions of 8 ranks, engines, rates (40 minutes)
 	OMP_NUM_THREADS=1 $(BIN)/pytest --slow -s --benchmark-disable \

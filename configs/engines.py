@@ -3,7 +3,7 @@
 Read in DeepSpeed 0.19.8 and torch 2.13. Ours can express all of them.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 
 from configs.base import Fault
@@ -102,8 +102,13 @@ def _deepspeed_transport_faults(transport: Transport) -> Iterator[Fault]:
     if transport.error_feedback:
         words = f"DeepSpeed {_installed('deepspeed')} has no LoCo; 0.19.8 has removed it"
         yield _switch_fault("error_feedback", words)
+    else:
+        words = f"DeepSpeed {_installed('deepspeed')} has no LoCo"
+        yield from _unused_faults(transport, ("error_beta", "error_reset_steps"), words)
     if transport.hadamard:
         yield _switch_fault("hadamard", "DeepSpeed does not transform gradients")
+    words = "DeepSpeed makes blocks of its own of each matrix"
+    yield from _unused_faults(transport, ("block_size",), words)
 
 
 def _quantized_shape_faults(experiment: TrainingExperiment) -> Iterator[Fault]:
@@ -146,6 +151,22 @@ def _fsdp2_faults(experiment: TrainingExperiment) -> Iterator[Fault]:
     for name in ("error_feedback", "hadamard"):
         if getattr(transport, name):
             yield _switch_fault(name, "FSDP2 has no quantized transport")
+    names = ("block_size", "error_beta", "error_reset_steps")
+    yield from _unused_faults(transport, names, "FSDP2 has no quantized transport")
+    if transport.reuse_secondary:
+        words = "FSDP2 gathers from its shards at rest in every micro-batch"
+        yield _switch_fault("reuse_secondary", words)
+
+
+def _unused_faults(transport: Transport, names: Iterable[str], words: str) -> Iterator[Fault]:
+    """Find numbers that would change nothing, though somebody has set them."""
+    for name in names:
+        value, default = getattr(transport, name), Transport.model_fields[name].default
+        if value != default:
+            message = f"{words}, so that {value} would change nothing; leave it at {default}, or "
+            yield Fault(
+                path=f"transport.{name}", message=f"{message}use engine ours", related=("engine",)
+            )
 
 
 def _wire_fault(name: str, transport: Transport, words: str) -> Fault:

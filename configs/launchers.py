@@ -24,6 +24,9 @@ from configs.scripts import (
 )
 
 _MOST_MINUTES = 365 * 24 * 60
+_LEAST_SIGNAL_S = 30
+_LEAST_WORK_S = 60
+"""Between start and warning, which comes up to 30 s early."""
 _TIME = re.compile(
     r"(?:(?P<days>\d{1,3})-)?(?P<first>\d{1,5})(?::(?P<second>\d{1,2}))?(?::(?P<third>\d{1,2}))?"
 )
@@ -161,11 +164,11 @@ class _SlurmWishes(Record):
     )
     signal_before_s: Whole = Field(
         default=120,
-        ge=30,
+        ge=_LEAST_SIGNAL_S,
         le=65_535,
         description=(
             "Ask the job to save and stop so many seconds before its time limit; Slurm may be 30 s "
-            "early."
+            "early, so the limit must be over 60 s longer."
         ),
     )
     mail_user: Word | None = Field(default=None, description="Address for Slurm's mails.")
@@ -191,12 +194,8 @@ class _SlurmWishes(Record):
     def _faults(self) -> Iterator[Fault]:
         """Find what does not go together, and what must not stand in a script."""
         limit_s = time_limit_s(self.time_limit)
-        if self.signal_before_s >= limit_s:
-            message = (
-                f"{self.signal_before_s} s before a time limit of {limit_s} s is before the start"
-            )
-            message += "; use less (30 at least), or a longer time_limit"
-            yield Fault(path="signal_before_s", message=message, related=("time_limit",))
+        if self.signal_before_s + _LEAST_WORK_S >= limit_s:
+            yield self._signalled_at_start(limit_s)
         if self.gpu_type is not None and not self.gpus_per_node:
             message = f"{self.gpu_type!r} is asked for, but no GPU; set gpus_per_node"
             yield Fault(path="gpu_type", message=message, related=("gpus_per_node",))
@@ -216,6 +215,17 @@ class _SlurmWishes(Record):
         for place, text in self.container.texts() if self.container else ():
             if message := secret_fault(text):
                 yield Fault(path=f"container.{place}", message=message)
+
+    def _signalled_at_start(self, limit_s: int) -> Fault:
+        message = (
+            f"{self.signal_before_s} s before a time limit of {limit_s} s is too soon after the "
+            f"start, as Slurm may be 30 s early; use a time_limit of more than "
+            f"{self.signal_before_s + _LEAST_WORK_S} s"
+        )
+        most = limit_s - _LEAST_WORK_S - 1
+        if most >= _LEAST_SIGNAL_S:
+            message += f", or {_LEAST_SIGNAL_S} to {most} here"
+        return Fault(path="signal_before_s", message=message, related=("time_limit",))
 
 
 class SlurmResources(_SlurmWishes):

@@ -118,5 +118,25 @@ def named_partition(row: str, topology: Topology, num_ranks: int) -> Partition:
     return Partition(forward=forward, backward=backward, gradients=gradients, optimizer=optimizer)
 
 
+def row_faults(row: str, topology: Topology, num_ranks: int) -> Iterator[Fault]:
+    """Find a number of ranks over which a row of the table does not nest.
+
+    Args:
+        row: One of ``ROWS``.
+        topology: The machine.
+        num_ranks: N: up to a node, or whole nodes.
+
+    Yields:
+        The fault, at ``ranks``: some package is not full, and the row splits weights over it.
+    """
+    if not any(named_partition(row, topology, num_ranks).faults(num_ranks, "")):
+        return
+    innermost = topology.levels[0]
+    lower = num_ranks // innermost.ranks * innermost.ranks
+    message = f"{innermost.ranks} ranks of a {innermost.name} do not divide {num_ranks} ranks; "
+    message += f"use {lower} or {lower + innermost.ranks} ranks, or another partition than {row}"
+    yield Fault(path="ranks", message=message, related=("topology", "partition"))
+
+
 PartitionField = Partition | Row
 """Four degrees, or the name of a row."""

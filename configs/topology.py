@@ -256,10 +256,20 @@ def load_topology(name: str) -> Topology:
             f"{path} holds no mapping; see {_SHIPPED / 'mini.yaml'}"
         )
     named = {"name": path.stem, **raw}
-    if faults := faults_in(Topology, named):
+    if faults := _faults_in_file(named):
         listed = "; ".join(f"({number}) {fault}" for number, fault in enumerate(faults, start=1))
         raise ValueError(f"{path} is faulty: {listed}")
     return Topology.model_validate(named)
+
+
+def _faults_in_file(named: dict[str, Any]) -> list[Fault]:
+    """List all faults of a file; how its levels nest is looked at, too, where a link is faulty."""
+    levels = named.get("levels")
+    if not isinstance(levels, list) or not all(isinstance(one, dict) for one in levels):
+        return faults_in(Topology, named)
+    sizes = [{key: one[key] for key in ("name", "ranks") if key in one} for one in levels]
+    nesting = faults_in(Topology, {"name": named["name"], "levels": sizes})
+    return list(dict.fromkeys([*faults_in(Topology, named), *nesting]))
 
 
 def is_topology_file(name: str) -> bool:

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 from configs.base import Fault, Number, PositiveFloat, Record, Weight, Whole, raise_faults
 from configs.faults import nearest
 from configs.gpt import Gpt, GptField, is_frozen
-from configs.sharding import Partition, PartitionField, named_partition
+from configs.sharding import Partition, PartitionField, named_partition, row_faults
 from configs.text import Text, TextField
 from configs.topology import Dtype, TopologyField, load_topology
 from configs.transport import Transport, TransportField
@@ -130,6 +130,8 @@ class TrainingExperiment(Record):
             yield Fault(path="ranks", message=message, related=("topology",))
         elif isinstance(self.partition, Partition):
             yield from self.partition.faults(self.ranks, "partition")
+        else:
+            yield from row_faults(self.partition, self.topology, self.ranks)
         yield from self._frozen_faults()
         if self.optimizer.warmup_steps > self.steps:
             message = f"{self.optimizer.warmup_steps} are more than all {self.steps} train steps"

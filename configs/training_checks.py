@@ -5,6 +5,8 @@ What only torch can tell (which parameters a pattern of ``frozen`` names), the j
 
 import os
 from collections.abc import Iterator, Mapping
+from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +15,14 @@ from configs.data import LocationError, locate, may_be_hub_name
 from configs.engines import engine_faults
 from configs.hub_cache import Reader, hub_fault, hub_note, reader_of, unseen_note
 from configs.launchers import LauncherConfig
-from configs.sharding import named_partition
 from configs.text import CACHE_ENVIRONMENT, Text
 from configs.training import TrainingExperiment
-from configs.training_memory import DeviceMemory, predicted_memory
+from configs.training_memory import (
+    DeviceMemory,
+    least_ranks,
+    predicted_memory,
+    whole_model_bytes,
+)
 
 _BYTE_VOCABULARY = 256
 _PROCESS_BYTES = 300_000_000
@@ -71,23 +77,67 @@ def training_notes(
     if needed.total >= _NOTABLE_BYTES:
         count = experiment.model.num_parameters
         notes.append(f"{count:,} parameters need about {_in_words(needed)} on each device")
+    notes += _whole_model_notes(experiment, launcher)
     notes += _text_notes(experiment.data, reader_of(launcher))
     return notes
 
 
+def _whole_model_notes(experiment: TrainingExperiment, launcher: LauncherConfig) -> Iterator[str]:
+    each = whole_model_bytes(experiment, on_host=True)
+    if each < _NOTABLE_BYTES:
+        return
+    together = experiment.ranks
+    if launcher.kind != "local":
+        together = experiment.topology.node_ranks(experiment.ranks)
+    yield (
+        f"engine {experiment.engine} builds the whole model in the host's memory on every rank "
+        f"before it splits it: {_gigabytes(each)} each, {_gigabytes(together * each)} for "
+        f"{together} ranks of a node; what is predicted besides is of engine ours"
+    )
+
+
 def _memory_faults(experiment: TrainingExperiment, launcher: LauncherConfig) -> Iterator[Fault]:
     needed, has = predicted_memory(experiment), device_bytes(experiment, launcher)
-    if has is None or needed.total <= has:
+    if has is None:
         return
-    instead = "more devices"
-    told = f"a device has {_gigabytes(has)}"
-    if has != experiment.topology.device.memory_bytes:  # of this machine, then
-        told = f"by launcher: local each of {experiment.ranks} ranks has {_gigabytes(has)}, its "
-        told += "share of this machine's memory"
-        instead = "launcher: slurm, where ranks have devices of their own"
+    if needed.total <= has:
+        yield from _whole_model_faults(experiment, launcher, has)
+        return
     message = f"{experiment.model.num_parameters:,} parameters do not fit: they need about "
-    message += f"{_in_words(needed)}, but {told}; "
-    yield Fault(path="model", message=message + _what_would_fit(experiment, has, instead))
+    message += f"{_in_words(needed)}, but {_told_memory(experiment, has)}; "
+    yield Fault(path="model", message=message + _what_would_fit(experiment, has))
+
+
+def _whole_model_faults(
+    experiment: TrainingExperiment, launcher: LauncherConfig, has: int
+) -> Iterator[Fault]:
+    """Find a model whose shards would fit, but not the whole that another engine begins with."""
+    is_bound = is_bound_to_devices(experiment, launcher)
+    whole = whole_model_bytes(experiment, on_host=not is_bound)
+    if whole <= has:
+        return
+    message = f"{experiment.engine} takes all {experiment.model.num_parameters:,} parameters to "
+    message += f"every {'device' if is_bound else 'rank'} before it splits them: "
+    message += f"{_gigabytes(whole)}, but {_told_memory(experiment, has)}; "
+    yield Fault(
+        path="engine",
+        message=f"{message}use engine ours, or a smaller model",
+        related=("model", "ranks"),
+    )
+
+
+def _told_memory(experiment: TrainingExperiment, has: int) -> str:
+    if _is_of_device(experiment, has):
+        return f"a device has {_gigabytes(has)}"
+    return (
+        f"by launcher: local each of {experiment.ranks} ranks has {_gigabytes(has)}, its share of "
+        "this machine's memory"
+    )
+
+
+def _is_of_device(experiment: TrainingExperiment, has: int) -> bool:
+    """Whether what a rank has is a device's; else it is its share of this machine."""
+    return has == experiment.topology.device.memory_bytes
 
 
 def _in_words(memory: DeviceMemory) -> str:
@@ -100,16 +150,35 @@ def _in_words(memory: DeviceMemory) -> str:
 
 
 def _gigabytes(num_bytes: int) -> str:
-    return f"{num_bytes / 1e9:.3g} GB"
+    gigabytes = num_bytes / 1e9
+    return f"{gigabytes:,.0f} GB" if gigabytes >= 1000 else f"{gigabytes:.3g} GB"
 
 
-def _what_would_fit(experiment: TrainingExperiment, has: int, instead: str) -> str:
+def _what_would_fit(experiment: TrainingExperiment, has: int) -> str:
     """Find the smallest change by which a training fits; if there is none, say what to do."""
     for change, words in _changes(experiment):
         if predicted_memory(experiment.model_copy(update=change)).total <= has:
             return f"{words} would fit"
+    instead = "launcher: slurm, where ranks have devices of their own"
+    if _is_of_device(experiment, has):
+        instead = _enough_devices(experiment, has)
     least = "not even zero3 with recompute and micro_batch 1 would"
     return f"{least}; use a smaller model, or {instead}"
+
+
+def _enough_devices(experiment: TrainingExperiment, has: int) -> str:
+    """Say how many devices would do: as it is, and with what saves most if those are fewer."""
+    as_is = least_ranks(experiment, has)
+    changed = [
+        (least, words)
+        for change, words in _changes(experiment)
+        if (least := least_ranks(experiment.model_copy(update=change), has))
+    ]
+    found = [f"{as_is:,} devices"] if as_is else []
+    fewest, words = min(changed, key=itemgetter(0), default=(0, ""))
+    if fewest and (as_is is None or fewest < as_is):
+        found.append(f"{fewest:,} devices with {words}")
+    return ", or ".join(found) or "devices with more memory: no number of these would do"
 
 
 def _changes(experiment: TrainingExperiment) -> Iterator[tuple[dict[str, Any], str]]:
@@ -128,13 +197,18 @@ def _changes(experiment: TrainingExperiment) -> Iterator[tuple[dict[str, Any], s
         passes += [
             (one | plain, [*words, "transport.error_feedback: false"]) for one, words in passes
         ]
-    for row in ("", *_SAVINGS):
-        partition = named_partition(row, experiment.topology, experiment.ranks) if row else None
-        chosen = {"partition": partition} if partition else {}
-        named = [f"partition: {row}"] if row else []
+    for row in ("", *filter(partial(_has_row, experiment), _SAVINGS)):
+        chosen = {"partition": row} if row else {}
+        named = [f"partition: {row}"] if row not in {"", experiment.partition} else []
         for change, words in passes:
             if told := [*named, *words]:
                 yield chosen | change, " and ".join(told)
+
+
+def _has_row(experiment: TrainingExperiment, row: str) -> bool:
+    """Say whether the engine can split by a row."""
+    changed = experiment.model_copy(update={"partition": row})
+    return not any(fault.path == "partition" for fault in engine_faults(changed))
 
 
 def device_faults(

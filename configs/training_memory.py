@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from configs.gpt import Gpt
-from configs.sharding import Partition
+from configs.sharding import Partition, row_faults
 from configs.topology import CLUSTER
 from configs.training import TrainingExperiment
 from configs.transport import BITS
@@ -125,6 +125,22 @@ def predicted_memory(experiment: TrainingExperiment) -> DeviceMemory:
     )
 
 
+def whole_model_bytes(experiment: TrainingExperiment, *, on_host: bool) -> int:
+    """Return what the whole model takes on each rank before another engine splits it.
+
+    Args:
+        experiment: The training.
+        on_host: Of the host's memory, where all initial weights are drawn in float32; else of a
+            device, to which DeepSpeed takes all of them, FSDP2 one stage after the other.
+
+    Returns:
+        Bytes; none for ours, which draws shards alone.
+    """
+    takes_all = {"ours": False, "deepspeed": True, "fsdp2": on_host}[experiment.engine]
+    item = ITEM_BYTES[experiment.dtype]
+    return takes_all * experiment.model.num_parameters * (max(4, item) if on_host else item)
+
+
 _MOST_NODES = 1_000_000
 
 
@@ -136,18 +152,20 @@ def least_ranks(experiment: TrainingExperiment, has: int) -> int | None:
         has: Bytes of a device.
 
     Returns:
-        Devices: up to a node those that divide it, beyond it whole nodes; None if no number would
-        do.
+        Devices: up to a node those that divide it and that the partition allows, beyond it whole
+        nodes; None if no number would do.
     """
-    per_node = experiment.topology.ranks_per_node
-    if isinstance(experiment.partition, Partition):
+    topology, row = experiment.topology, experiment.partition
+    per_node = topology.ranks_per_node
+    if isinstance(row, Partition):
         return None
 
     def fits(ranks: int) -> bool:
         return predicted_memory(experiment.model_copy(update={"ranks": ranks})).total <= has
 
     inside = [ranks for ranks in range(1, per_node) if per_node % ranks == 0]
-    if found := next(filter(fits, inside), None):
+    allowed = [ranks for ranks in inside if not any(row_faults(row, topology, ranks))]
+    if found := next(filter(fits, allowed), None):
         return found
     nodes = range(1, _MOST_NODES + 1)
     first = bisect.bisect_left(nodes, True, key=lambda number: fits(number * per_node))  # noqa: FBT003

@@ -12,6 +12,7 @@ from configs.measuring import points_to_run
 from configs.study import Study
 from tasks.slurm.batches import divide
 from tasks.slurm.ceiling import Ceiling, ceiling
+from tasks.slurm.charging import charge_here
 from tasks.slurm.commands import SlurmCli
 from tasks.slurm.errors import SlurmError
 from tasks.slurm.plan import Batch
@@ -100,6 +101,7 @@ def _cells(cost: Ceiling) -> list[str]:
 
 
 def _max_array_size() -> int:
+    charge_here(1)
     try:
         return SlurmCli().max_array_size()
     except SlurmError:

@@ -184,7 +184,7 @@ def _measured(
             return calibrate_locally(calibration, Path(directory))
     name = f"calibrate-{calibration.topology.name}-{datetime.now().astimezone():%Y%m%d-%H%M%S}"
     study = runs_dir / name
-    study.mkdir(parents=True)
+    study.mkdir(mode=0o700, parents=True)
     say(f"The job is in {study}")
     return calibrate_on_slurm(calibration, config, study)
 

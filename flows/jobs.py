@@ -14,9 +14,11 @@ from configs.launchers import SlurmLauncherConfig
 from flows.console import STYLES, duration
 from tasks.runtime.run_directory import RunDirectory
 from tasks.slurm.adopting import adopt, strays
+from tasks.slurm.charging import charge, charge_here
 from tasks.slurm.commands import SlurmCli
+from tasks.slurm.describing import trouble_words
 from tasks.slurm.entries import Entry, LedgerState
-from tasks.slurm.explaining import explain, ledgers
+from tasks.slurm.explaining import WITHOUT_ANSWER, explain, ledgers
 from tasks.slurm.ledger import Ledger
 from tasks.slurm.ledger_file import LedgerFile, state_directory
 from tasks.slurm.slurm_launcher import LEDGER_NAME
@@ -39,12 +41,15 @@ def jobs_of(study_dir: Path | None) -> list[Entry]:
 
 
 def print_jobs(console: Console, entries: Sequence[Entry], now_s: float) -> None:
-    """Print jobs as a table, and why those that wait do so.
+    """Print jobs as a table, why those that wait do so, and that Slurm does not answer.
 
     Args:
         console: Where to.
         entries: The jobs.
         now_s: Unix time.
+
+    Raises:
+        LedgerError: A ledger cannot be used.
     """
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for name in ("run", "state", "Slurm's id", "Slurm's state", "nodes", "for", "tries"):
@@ -62,6 +67,11 @@ def print_jobs(console: Console, entries: Sequence[Entry], now_s: float) -> None
             f"{entry.submission}" + (f"+{entry.restarts}" if entry.restarts else ""),
         )
     console.print(table)
+    for ledger in ledgers():
+        if trouble := ledger.trouble():
+            asked = duration(max(0.0, now_s - trouble.asked_s))
+            words = f"{trouble_words(trouble)} (last asked {asked} ago). {WITHOUT_ANSWER}"
+            console.print(Text(words, "bold"), soft_wrap=True)
     for entry in entries:
         if words := _words(entry):
             console.print(Text(f"{_shown(entry)}: {words}"), soft_wrap=True)
@@ -103,6 +113,7 @@ def take_over(directory: StudyDirectory) -> int:
     if not isinstance(config, SlurmLauncherConfig):
         return 0
     slurm = SlurmCli()
+    charge_here(1)
     found = strays(directory.path, slurm.queue())
     if not found:
         return 0
@@ -116,6 +127,7 @@ def take_over(directory: StudyDirectory) -> int:
         ]
     file = LedgerFile(state_directory(slurm.cluster()) / LEDGER_NAME)
     try:
+        charge(file, 1)
         return sum(
             adopt(Ledger(file), config, directory.path, stray, plans=plans, now_s=time.time())
             for stray in found

@@ -32,7 +32,13 @@ from tasks.steps.ending import pause_in_words
 from tasks.steps.flow_record import read_flow_record
 from tasks.steps.launching import default_parallel
 from tasks.steps.night_lock import night_lock
-from tasks.steps.night_schedule import cron_faults, lateness, read_schedule, time_zone_faults
+from tasks.steps.night_schedule import (
+    DEFAULT_STUDY,
+    cron_faults,
+    lateness,
+    read_schedule,
+    time_zone_faults,
+)
 from tasks.steps.nightly import Criteria, judge_night, maintenance
 from tasks.steps.stale_tasks import close_stale_tasks
 from tasks.steps.study_lock import study_lock
@@ -44,12 +50,14 @@ from tasks.tracking.store import default_tracking_uri
 from tasks.tracking.study_directory import StudyDirectory
 
 SKIPPED = "Skipped"
-"""Name of the state, of type COMPLETED, of a night that did not run."""
+"""Name of the state, of type COMPLETED, of a night that did not run, for a maintenance."""
+ALREADY_RUNNING = "AlreadyRunning"
+"""The same of a night that did not run because another process was at it, or at its study."""
 
 
 @flow(name="nightly")
 def nightly(
-    study: Annotated[NamedStudy, titled("Study")] = "nightly",
+    study: Annotated[NamedStudy, titled("Study")] = DEFAULT_STUDY,
     settings: Annotated[list[Setting], titled("Settings")] = [],  # noqa: B006  Prefect copies it
     nights: Annotated[int, Field(ge=2, le=365), titled("Nights to compare with")] = 10,
     metrics: Annotated[list[str], titled("Metrics")] = [],  # noqa: B006
@@ -88,9 +96,9 @@ def nightly(
         num_parallel: Most local jobs at a time. 0: that of the study.
 
     Returns:
-        Completed (no regression; or, with the name Skipped, a night that could not run: a
-        maintenance, another process at the same study), Failed (the message begins with
-        regression, points failed, configuration or not compared) or Cancelled.
+        Completed (no regression; or a night that could not run: with the name Skipped for a
+        maintenance, AlreadyRunning for another process at the same study), Failed (the message
+        begins with regression, points failed, configuration or not compared) or Cancelled.
     """
     try:
         loaded = load_study(study_path(study), settings)
@@ -123,7 +131,7 @@ def nightly(
         except OSError as error:
             return _unusable(runs_dir, error)
         if holder:
-            return _skipped(f"a night of {loaded.name} runs already: {holder}")
+            return _skipped(f"a night of {loaded.name} runs already: {holder}", ALREADY_RUNNING)
         if blocked := maintenance(loaded):
             return _skipped(blocked)
         return _run_night(_measured_anew(loaded), record, criteria, runs_dir, due, cron)
@@ -149,8 +157,8 @@ def _unusable(runs_dir: Path, error: OSError) -> State[str]:
     return _misconfigured([Fault(path="runs_dir", message=message)])
 
 
-def _skipped(why: str) -> State[str]:
-    return Completed(name=SKIPPED, message=f"skipped: {why}", data="")
+def _skipped(why: str, name: str = SKIPPED) -> State[str]:
+    return Completed(name=name, message=f"skipped: {why}", data="")
 
 
 def _measured_anew(study: Study) -> Study:
@@ -182,7 +190,7 @@ def _run_night(
     num_parallel = record.num_parallel or default_parallel(study)
     with study_lock(directory.path) as holder:
         if holder:
-            return _skipped(f"{directory.path} is run already by {holder}")
+            return _skipped(f"{directory.path} is run already by {holder}", ALREADY_RUNNING)
         if (earlier := read_flow_record(directory.path)) is not None:
             close_stale_tasks(earlier.flow_run_id)
             _end_study_run(directory, Crashed(message="the night's process ended before it did"))
@@ -200,6 +208,7 @@ def _run_night(
     schedule = read_schedule(
         deployment.get_id(),
         str(flow_run.get_id()),
+        str(flow_run.get_parameters()["study"]),
         due,
         cron=cron,
         time_zone=record.time_zone,

@@ -54,10 +54,13 @@ def _peaks(wish: Wish) -> Iterator[str]:
     if not levels:
         return
     topology = wish.base.topology
-    of_peaks = f", and {'for all' if peaks == levels else f'for {_and(peaks)}'} the peak bandwidth"
+    of_peaks = ""
+    if peaks:
+        which = "for all" if peaks == levels else f"for {_and(peaks)}"
+        of_peaks = f", and {which} the peak bandwidth"
     yield (
-        f"Caution: the file of {topology.name} gives no latency for {_and(levels)}"
-        f"{of_peaks if peaks else ''}. Splits over all devices look better here than they are. "
+        f"Caution: the file of {topology.name} gives no latency for {_and(levels)}{of_peaks}. "
+        "Splits over all devices look better here than they are. "
         f"{_better(topology)} before you rely on the order."
     )
 

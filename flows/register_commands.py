@@ -13,6 +13,7 @@ from tasks.runtime.run_directory import RunDirectory
 from tasks.tracking.addresses import hidden_password
 from tasks.tracking.cursor import read_cursor
 from tasks.tracking.errors import TrackingError
+from tasks.tracking.tables import scaled
 
 REGISTER_EXAMPLE = "Example:  watershed register digits/4 --name digits-classifier --alias champion"
 
@@ -36,7 +37,7 @@ def register(
         typer.Option(metavar="ALIAS", help="That points to this version from now on: champion."),
     ] = "",
 ) -> None:
-    """Register the model of a finished federated run in MLflow, to be served by its name.
+    """Register the model of a finished run in MLflow, to be served by its name.
 
     Exit codes: 0 registered, 1 MLflow does not answer or refuses, 2 a wrong name, or no model.
     """
@@ -45,12 +46,8 @@ def register(
         job = directory.read_job()
     except LookupError as error:
         give_up(str(error.args[0]), EXIT_CONFIGURATION)
-    if job.experiment.kind == "training":
-        give_up(
-            f"{run} is a training: its model stays where it is, {directory.model}; only models of "
-            "federated runs are logged in MLflow",
-            EXIT_CONFIGURATION,
-        )
+    if job.experiment.kind == "training" and directory.model.is_file():
+        _check_size(run, directory)
     try:
         version = _registered(directory, name, alias=alias, runs_dir=runs_dir)
     except TrackingError as error:
@@ -71,6 +68,19 @@ def _one(found: str, runs: list[RunDirectory]) -> RunDirectory:
         return runs[0]
     names = ", ".join(run.path.name for run in runs[:8]) + ", ..." * (len(runs) > 8)
     raise LookupError(f"{found} has {len(runs)} points; name one as {found}/POINT: {names}")
+
+
+def _check_size(run: str, directory: RunDirectory) -> None:
+    """End the command where a training's model is larger than those that are logged."""
+    from tasks.tracking.served_models import MOST_BYTES  # noqa: PLC0415  it loads numpy
+
+    size = directory.model.stat().st_size
+    if size > MOST_BYTES:
+        give_up(
+            f"the model of {run} has {scaled(size, 'B')}, and trainings' are logged up to "
+            f"{scaled(MOST_BYTES, 'B')}: it stays where it is, {directory.model}",
+            EXIT_CONFIGURATION,
+        )
 
 
 def _registered(directory: RunDirectory, name: str, *, alias: str, runs_dir: Path) -> str:

@@ -6,8 +6,12 @@ Of its own it prints what came out, in one line; what Prefect says goes to stder
 import json
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from flows.exit_codes import EXIT_CTRL_C
+
+if TYPE_CHECKING:
+    from prefect import State
 
 EXIT_ALREADY_RUNNING = 75
 EXIT_CONFIGURATION = 2
@@ -33,17 +37,30 @@ def main(argv: list[str] | None = None) -> int:
     except (KeyboardInterrupt, Pause):
         sys.stdout.write("stopped\n")
         return EXIT_CTRL_C
-    message = state.message or state.name or ""
-    sys.stdout.write(f"{message}\n")
+    sys.stdout.write(f"{state.message or state.name or ''}\n")
     report = state.result(raise_on_failure=False)
     if isinstance(report, str) and report and Path(report).is_file():
         sys.stdout.write(f"{report}\n")
     sys.stdout.flush()
+    return exit_code(state)
+
+
+def exit_code(state: "State[Any]") -> int:
+    """Return the code that a night's process ends with.
+
+    Args:
+        state: In which the flow has ended.
+
+    Returns:
+        As ``main`` says.
+    """
+    from flows.nightly import ALREADY_RUNNING  # noqa: PLC0415
+
     if state.is_cancelled():
         return EXIT_CTRL_C
-    if "runs already" in message and state.name == "Skipped":
+    if state.name == ALREADY_RUNNING:
         return EXIT_ALREADY_RUNNING
-    if message.startswith("configuration:"):
+    if (state.message or "").startswith("configuration:"):
         return EXIT_CONFIGURATION
     return 0 if state.is_completed() else 1
 

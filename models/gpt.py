@@ -10,14 +10,15 @@ rotates, V vocabulary, T = B s positions.
 """
 
 from collections.abc import Callable, Collection, Iterator
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from configs.gpt import Gpt
+if TYPE_CHECKING:  # this file travels with models that are logged in MLflow, without configs
+    from configs.gpt import Gpt
 
 _CHUNK_ELEMENTS = 2**24
 """Logits that the loss widens at once: 64 MiB in float32."""
@@ -88,7 +89,7 @@ class Attention(nn.Module):
         rotary: The rotation, which all blocks share.
     """
 
-    def __init__(self, config: Gpt, rotary: Rotary) -> None:
+    def __init__(self, config: "Gpt", rotary: Rotary) -> None:
         super().__init__()
         self._head_shape = (3, config.heads, config.head_width)
         self.rotary = rotary
@@ -118,7 +119,7 @@ class Mlp(nn.Module):
         config: The GPT.
     """
 
-    def __init__(self, config: Gpt) -> None:
+    def __init__(self, config: "Gpt") -> None:
         super().__init__()
         self.up = nn.Linear(config.hidden, config.mlp_width)
         self.output = nn.Linear(config.mlp_width, config.hidden)
@@ -143,7 +144,7 @@ class Block(nn.Module):
         rotary: The rotation, which all blocks share.
     """
 
-    def __init__(self, config: Gpt, rotary: Rotary) -> None:
+    def __init__(self, config: "Gpt", rotary: Rotary) -> None:
         super().__init__()
         self._is_parallel = config.parallel_residual
         self.attention_norm = _norm(config)
@@ -172,7 +173,7 @@ class Head(nn.Module):
         config: The GPT. Of a tied one this has no matrix: it is given the embedding's.
     """
 
-    def __init__(self, config: Gpt) -> None:
+    def __init__(self, config: "Gpt") -> None:
         super().__init__()
         self.norm = _norm(config)
         if not config.tied:
@@ -192,7 +193,7 @@ class Head(nn.Module):
         return functional.linear(self.norm(x), weight)
 
 
-def _norm(config: Gpt) -> nn.LayerNorm:
+def _norm(config: "Gpt") -> nn.LayerNorm:
     # In bfloat16 its kernels compute in float32, on all devices, and round the result once
     # (tests/unit/models/test_gpt.py); widening here would keep a second, larger activation.
     return nn.LayerNorm(config.hidden, eps=config.norm_epsilon)
@@ -210,7 +211,7 @@ class GptStages(nn.Module):
         sequence: Most tokens of a sequence.
     """
 
-    def __init__(self, config: Gpt, sequence: int) -> None:
+    def __init__(self, config: "Gpt", sequence: int) -> None:
         super().__init__()
         self.config = config
         rotary = Rotary(sequence, config.rotary_width, config.rotary_base)
@@ -243,7 +244,7 @@ class GptStages(nn.Module):
 
 
 def build_gpt(
-    config: Gpt, sequence: int, seed: int, dtype: torch.dtype = torch.float32
+    config: "Gpt", sequence: int, seed: int, dtype: torch.dtype = torch.float32
 ) -> GptStages:
     """Make a GPT with its initial weights on the CPU.
 

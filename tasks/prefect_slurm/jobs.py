@@ -24,6 +24,7 @@ from tasks.runtime.signs import EXIT, EXIT_FAILED, EXIT_FINISHED
 from tasks.slurm import preflight
 from tasks.slurm.background import Background, ReconcilerStopped
 from tasks.slurm.calls import Clock
+from tasks.slurm.charging import charge
 from tasks.slurm.commands import SlurmCli, run_command
 from tasks.slurm.entries import Entry, LedgerState
 from tasks.slurm.errors import SlurmError
@@ -76,6 +77,7 @@ class FlowRunJobs:
         self.state_dir = state_dir or state_directory(self.cluster)
         self._clock = Clock()
         self._ledger = Ledger(LedgerFile(self.state_dir / LEDGER_NAME))
+        charge(self._ledger.file, 1)
         self._tracked = TrackedJobs(self._ledger)
         self._background = self._begin()
         self._lock = threading.Lock()
@@ -99,6 +101,7 @@ class FlowRunJobs:
             The faults, for people; none while Slurm does not answer: the job waits in the ledger.
         """
         if time.monotonic() - self._asked_s >= _PARTITIONS_S:
+            charge(self._ledger.file, 1)
             try:
                 self._partitions = self._slurm.partitions()
             except SlurmError as error:

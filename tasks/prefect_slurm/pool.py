@@ -67,7 +67,8 @@ class _Settings(BaseModel):
         title="Retries of the job",
         description=(
             "How often in a row the job is submitted again after a lost node or a failed launch; "
-            "the flow run begins anew then. Slurm's own requeue does not count."
+            "the flow run begins anew then. Of Slurm's own requeues those after a lost node count, "
+            "but for one."
         ),
     )
     continue_at_time_limit: bool = Field(

@@ -35,7 +35,7 @@ def make_client_directories(server: RunDirectory) -> dict[str, list[Path]]:
     directories: dict[str, list[Path]] = {}
     for worker in sorted(set(range(experiment.workers)) - set(arrivals.never_return)):
         client = server.worker(worker)
-        client.path.mkdir(parents=True, exist_ok=True)
+        client.path.mkdir(mode=0o700, parents=True, exist_ok=True)
         client_job = ClientJobFile(
             study=job.study,
             point=job.point,

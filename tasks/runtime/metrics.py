@@ -66,9 +66,11 @@ class Metric(StrEnum):
     STEP_S = "time/step_s"
     """Wall time of a train step, mean since the previous line, without validation and saving."""
     COMPUTE_S = "time/compute_s"
-    """Forward and backward passes of a train step on rank 0, without waiting for others; mean."""
+    """Forward and backward passes of a train step on rank 0, without waiting for others; mean. Of
+    DeepSpeed and FSDP2, which do not tell their waits, with them."""
     OPTIMIZER_S = "time/optimizer_s"
-    """Update of the weights on rank 0, without waiting for others; mean over the train steps."""
+    """Update of the weights on rank 0, without waiting for others; mean over the train steps. Of
+    DeepSpeed and FSDP2 with waiting."""
     STATE_BYTES = "memory/state_bytes"
     """Weights, gradients and optimizer states of a rank; the largest of all ranks."""
     PEAK_BYTES = "memory/peak_bytes"
@@ -85,13 +87,15 @@ REFUSED_PREFIX = "refused/"
 """Prefix of a reason: returns of real workers refused for it; cumulative."""
 BYTES_PREFIX = "bytes/"
 """Prefix of a level of the machine: bytes that rank 0 got from others there in a train step, mean
-since the previous line."""
+since the previous line. Watershed's engine alone counts them."""
 TEST_PREFIX = "test/"
 """Prefix of whatever a model measures on the test data."""
 
 
 def exposed_metric(level: str) -> str:
     """Return the name of the time that rank 0 waited for collectives, per train step.
+
+    Watershed's engine alone tells it.
 
     Args:
         level: The level of the machine that they were on.

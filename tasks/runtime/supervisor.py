@@ -22,6 +22,7 @@ from tasks.runtime.signs import (
     EXIT_FINISHED,
     EXIT_INTERRUPTED,
     beat,
+    read_record,
 )
 
 _STOP_SIGNALS = (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT)
@@ -34,6 +35,8 @@ overtaken writes nothing in the meantime (see ``fence``)."""
 _REQUEUE_TIMEOUT_S = 60.0
 _EXIT_CANNOT_START, _EXIT_NOT_FOUND = 126, 127  # as a shell has them
 _PR_SET_PDEATHSIG = 1
+_TOLD: dict[int | str, int] = {"interrupted": EXIT_INTERRUPTED, "failed": EXIT_FAILED}
+"""Ends by the engine's result, which srun may hide."""
 _STDERR = 2
 
 
@@ -57,6 +60,7 @@ class _Job:
         self._attempt = directory.attempt(number)
         self._fence = Fence(directory.path, number)
         self._first_checkpoints = _checkpoints(directory)
+        self._first_result = _written(directory.result)
         self._has_moved = False
         self._next_beat_s = self._next_fence_s = 0.0
         # srun answers SIGTERM by killing its tasks at once, and passes SIGUSR1 on (Slurm 22.05).
@@ -104,11 +108,24 @@ class _Job:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
             code = self._process.wait()
-            self.exit_code = code if code >= 0 else 128 - code
+            self.exit_code = self._corrected(code if code >= 0 else 128 - code)
             if self._was_asked and self.exit_code == 128 + self._stop_signal:
                 self.exit_code = EXIT_INTERRUPTED  # it was not yet ready to be asked
         if is_overtaken:
             self.exit_code = EXIT_ALREADY_RUNNING
+
+    def _corrected(self, code: int) -> int:
+        """Return an exit code; another one for 0 if the engine has told of another end.
+
+        srun may leave 0 for ranks that it was asked to stop while the job was cancelled (Slurm
+        22.05): taken for a good end, half a training would pass as a whole one.
+        """
+        result = self._directory.result
+        if code != EXIT_FINISHED or _written(result) == self._first_result:
+            return code
+        with contextlib.suppress(OSError):
+            return _TOLD.get(read_record(result).get("status", ""), code)
+        return code
 
     def _is_to_ask(self) -> bool:
         """Whether it is time to look for a newer attempt."""
@@ -259,6 +276,14 @@ def _checkpoints(directory: RunDirectory) -> set[tuple[str, int]]:
         return {(entry.name, entry.stat().st_mtime_ns) for entry in entries}
     except OSError:
         return set()
+
+
+def _written(path: Path) -> int | None:
+    """Return when a file was written; None if it is not there."""
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return None
 
 
 def _ask_requeue() -> bool:

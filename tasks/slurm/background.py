@@ -6,7 +6,7 @@ import threading
 import time
 from pathlib import Path
 
-from tasks.slurm.entries import LedgerState
+from tasks.slurm.entries import LedgerState, Trouble
 from tasks.slurm.leader import Leadership
 from tasks.slurm.ledger import Ledger
 from tasks.slurm.reconciler import Reconciler
@@ -43,6 +43,7 @@ class Background:
         self._error: Exception | None = None
         self._changed = threading.Condition()
         self._states: dict[str, LedgerState] = ledger.states(study_dir)
+        self._trouble: Trouble | None = None
         self._version = -1
         self._thread = threading.Thread(target=self._run, name="reconciler", daemon=True)
         self._thread.start()
@@ -62,6 +63,11 @@ class Background:
         """
         with self._changed:
             return self._state(run_dir)
+
+    def trouble(self) -> Trouble | None:
+        """Return that Slurm does not answer, whichever process has found that; None if it does."""
+        with self._changed:
+            return self._trouble
 
     def wait(self, run_dirs: set[str], timeout_s: float) -> bool:
         """Wait until jobs of the study are over, or for some time.
@@ -134,12 +140,14 @@ class Background:
             if version == self._version:
                 return
             states = self._ledger.states(self._study_dir)
+            trouble = self._ledger.trouble()
         except sqlite3.OperationalError as error:
             _log.warning("the ledger cannot be read for now: %s", error)
             return
         with self._changed:
             self._version = version
             self._states.update(states)
+            self._trouble = trouble
             self._changed.notify_all()
 
     def _warn_of_stuck_leader(self) -> None:

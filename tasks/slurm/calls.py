@@ -5,9 +5,10 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from tasks.slurm.bucket import Rate, TokenBucket, Urgency
+from tasks.slurm.bucket import TokenBucket, Urgency, narrowest
 from tasks.slurm.entries import Entry
 from tasks.slurm.errors import NoAccounting, SlurmError
+from tasks.slurm.leader_ledger import LeaderLedger
 from tasks.slurm.plan import NAME_PREFIX
 from tasks.slurm.sightings import Accounted, Queued, Slurm
 from tasks.slurm.states import SlurmState
@@ -82,28 +83,37 @@ class Calls:
 
     Args:
         slurm: The commands.
-        bucket: What they are paid from.
+        ledger: With the bucket that they are paid from; there it is told that Slurm does not
+            answer.
         clock: The time.
     """
 
-    def __init__(self, slurm: Slurm, bucket: TokenBucket, clock: Clock) -> None:
+    def __init__(self, slurm: Slurm, ledger: LeaderLedger, clock: Clock) -> None:
         self.slurm = slurm
-        self.rate = Rate(capacity=60.0, per_minute=30.0)
-        self._bucket = bucket
+        self.rate = narrowest(())
+        self._ledger = ledger
+        self._bucket = TokenBucket(ledger.file)
         self._clock = clock
         self.has_accounting = True
         self._trouble = ""
+        self._max_array_size: int | None = None
 
     @property
     def trouble(self) -> str:
         """What Slurm's commands say instead of an answer; empty if the last one was answered."""
         return self._trouble
 
+    def take_over(self) -> None:
+        """Begin with what the leader before us knew, whose process may have died of it."""
+        trouble = self._ledger.trouble()
+        self._trouble = trouble.words if trouble is not None else ""
+
     def suspect(self, error: SlurmError) -> None:
         """Take note that a call was not answered; nothing is submitted before one is."""
         if not self._trouble:
             _log.warning("Slurm does not answer; jobs go on, and are looked for again: %s", error)
         self._trouble = str(error) or type(error).__name__
+        self._ledger.suffer(self._trouble, self._clock.unix())
 
     def pay(self, urgency: Urgency, calls: int = 1) -> float:
         """Take tokens.
@@ -117,6 +127,21 @@ class Calls:
         """
         return self._bucket.take(self.rate, urgency, self._clock.unix(), calls=calls)
 
+    def charge(self, calls: int = 1) -> None:
+        """Take tokens for calls that are made at once; see ``TokenBucket.charge``."""
+        self._bucket.charge(self.rate, self._clock.unix(), calls=calls)
+
+    def max_array_size(self) -> int:
+        """Return MaxArraySize, as it was when it was asked for first.
+
+        Raises:
+            SlurmError: There is no answer.
+        """
+        if self._max_array_size is None:
+            self.charge()
+            self._max_array_size = self.slurm.max_array_size()
+        return self._max_array_size
+
     def queue(self) -> Listing | None:
         """List the user's jobs; already paid for. None if Slurm does not answer."""
         try:
@@ -126,6 +151,7 @@ class Calls:
             return None
         if self._trouble:
             _log.warning("Slurm answers again")
+            self._ledger.recover()
         self._trouble = ""
         return listing
 

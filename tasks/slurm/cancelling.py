@@ -1,13 +1,17 @@
 """Carries out wishes to stop jobs: before anything else, and of nobody else's jobs."""
 
+import logging
 from collections.abc import Sequence
 
+from tasks.slurm.agenda import unanswered_s
 from tasks.slurm.bucket import Urgency
 from tasks.slurm.calls import Listing
 from tasks.slurm.concluding import Conclusions
 from tasks.slurm.desk import Desk
 from tasks.slurm.entries import Entry, LedgerState
 from tasks.slurm.errors import SlurmError
+
+_log = logging.getLogger(__name__)
 
 _AGAIN_AFTER_S = 20.0
 """A job that is still there so long after its scancel is cancelled again."""
@@ -24,7 +28,9 @@ class Canceller:
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
         self._conclusions = Conclusions(desk.ledger, desk.clock)
-        self._sent_s: dict[tuple[str, str], float] = {}
+        self._again_s: dict[tuple[str, str], float] = {}
+        self._heard: set[tuple[str, str]] = set()
+        self._num_failed = 0
 
     def hear(self) -> None:
         """Withdraw what Slurm has not heard of yet, and ask for a look at the rest.
@@ -35,8 +41,10 @@ class Canceller:
         for entry in wishes:
             if entry.state is LedgerState.PLANNED:
                 self._conclusions.withdraw(entry)
-        if any(self._is_due(entry) for entry in wishes):
-            self._desk.agenda.ask(Urgency.CANCEL, self._desk.clock.steady())
+        due = {_key(entry) for entry in wishes if self._is_due(entry)}
+        if due:
+            self._desk.agenda.insist(self._desk.clock.steady(), is_news=bool(due - self._heard))
+        self._heard = due
 
     def cancel(self, listing: Listing, excess: Sequence[str]) -> None:
         """Cancel what is wished, and what is too much.
@@ -48,27 +56,30 @@ class Canceller:
         wishes = [entry for entry in self._desk.ledger.wishes() if self._is_due(entry)]
         listed = [entry for entry in self._of_whole_jobs(wishes) if listing.line(entry) is not None]
         now_s = self._desk.clock.steady()
-        for entry in wishes:  # what is not listed is on its way to an end; no use to hurry
-            self._sent_s[entry.run_dir, entry.name] = now_s
+        again_s = dict.fromkeys(map(_key, wishes), now_s + _AGAIN_AFTER_S)
+        self._again_s |= again_s  # what is not listed is on its way to an end; no use to hurry
         slurm_jobs = list(dict.fromkeys([*(entry.slurm_job for entry in listed), *excess]))
         if not slurm_jobs:
             return
-        self._desk.calls.pay(Urgency.CANCEL)
+        self._desk.calls.charge()
         try:
             self._desk.calls.slurm.cancel(slurm_jobs)
         except SlurmError as error:
-            self._desk.calls.suspect(error)
-            for entry in wishes:
-                del self._sent_s[entry.run_dir, entry.name]
+            if self._num_failed == 0:
+                _log.warning("jobs could not be cancelled, which is tried again: %s", error)
+            self._num_failed += 1
+            delay_s = unanswered_s(self._num_failed, with_wish=True)
+            self._again_s |= dict.fromkeys(again_s, now_s + delay_s)
             return
+        self._num_failed = 0
         for after_s in _LOOK_AFTER_S:
             self._desk.agenda.ask(Urgency.CANCEL, now_s + after_s)
 
     def _is_due(self, entry: Entry) -> bool:
         if entry.state not in {LedgerState.SUBMITTED, LedgerState.RUNNING}:
             return False
-        sent_s = self._sent_s.get((entry.run_dir, entry.name))
-        return sent_s is None or self._desk.clock.steady() - sent_s >= _AGAIN_AFTER_S
+        again_s = self._again_s.get(_key(entry))
+        return again_s is None or self._desk.clock.steady() >= again_s
 
     def _of_whole_jobs(self, wishes: Sequence[Entry]) -> list[Entry]:
         """Leave out runs that share a job of Slurm with runs that are to go on."""
@@ -77,3 +88,7 @@ class Canceller:
             return list(wishes)
         spared = {entry.name for entry in self._desk.ledger.followed() if not entry.wish_cancel}
         return [entry for entry in wishes if entry.mode != "allocation" or entry.name not in spared]
+
+
+def _key(entry: Entry) -> tuple[str, str]:
+    return entry.run_dir, entry.name

@@ -174,9 +174,11 @@ class SlurmCli:
         """See ``Slurm.cancel``."""
         self._answer(["scancel", "--quiet", *_grouped(slurm_jobs)])
 
-    def start_now(self, slurm_job: str) -> None:
+    def start_now(self, slurm_job: str, *, exclude: str = "") -> None:
         """See ``Slurm.start_now``."""
-        self._answer(["scontrol", "update", f"JobId={slurm_job}", "StartTime=now"], _refusal)
+        nodes = [f"ExcNodeList={exclude}"] if exclude else []
+        argv = ["scontrol", "update", f"JobId={slurm_job}", *nodes, "StartTime=now"]
+        self._answer(argv, _refusal)
 
     def is_up(self) -> bool:
         """See ``Slurm.is_up``."""
@@ -202,12 +204,7 @@ class SlurmCli:
         return parse_reservations(self._answer(["scontrol", "--oneliner", "show", "reservation"]))
 
     def nodes(self) -> dict[str, frozenset[str]]:
-        """Return partition -> its nodes, hidden ones too.
-
-        Raises:
-            SlurmUnreachable: No answer, or one that cannot be read.
-            SlurmMissing: There is no sinfo.
-        """
+        """See ``Slurm.nodes``."""
         form = f"--format=%N{FIELD_END}%P{FIELD_END}"
         answer = self._answer(["sinfo", "--all", "--noheader", "--Node", form])
         return parse_nodes(answer, FIELD_END)

@@ -1,12 +1,13 @@
 """Where a job of Slurm is, in one line, as people look for it with squeue."""
 
 import contextlib
+from datetime import datetime
 from pathlib import Path
 
 from tasks.runtime.records import Started
 from tasks.runtime.run_directory import RunDirectory
 from tasks.runtime.signs import STARTED
-from tasks.slurm.entries import Entry, LedgerState
+from tasks.slurm.entries import Entry, LedgerState, Trouble
 from tasks.slurm.evidence import read_whole
 from tasks.slurm.states import SlurmState
 
@@ -45,6 +46,16 @@ def description(entry: Entry, partition: str) -> str:
         shown = state if is_told else SlurmState.RUNNING.value
         return f"{job}: {shown}" + (f" on {nodes}" if nodes else "")
     return f"{job}: {state or entry.state.value.upper()}"
+
+
+def trouble_words(trouble: Trouble) -> str:
+    """Say that Slurm does not answer, since when, and what it said.
+
+    Args:
+        trouble: As it stands in the ledger.
+    """
+    since = datetime.fromtimestamp(trouble.since_s).astimezone()
+    return f"Slurm has not answered since {since:%Y-%m-%d %H:%M:%S %Z}: {trouble.words}"
 
 
 def _started(entry: Entry) -> Started | None:

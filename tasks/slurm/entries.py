@@ -106,6 +106,38 @@ class Submission:
     words: str
 
 
+@dataclass(frozen=True)
+class Loss:
+    """A node that was lost under a submission which Slurm itself has queued again.
+
+    Attributes:
+        restarts: How often Slurm had requeued the submission by then, this time included.
+        node: The node, as Slurm writes it; empty if it is not known.
+        moved: Whether its newest checkpoint was newer than at the start on that node.
+        words: What was lost and what follows, for people.
+    """
+
+    restarts: int
+    node: str
+    moved: bool
+    words: str
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """That Slurm does not answer.
+
+    Attributes:
+        words: What its command said instead, when it began.
+        since_s: Unix time of that.
+        asked_s: Unix time of the newest call that was not answered.
+    """
+
+    words: str
+    since_s: float
+    asked_s: float
+
+
 JOB_COLUMNS = ", ".join(field.name for field in fields(Entry))
 SUBMISSION_COLUMNS = ", ".join(field.name for field in fields(Submission))
 _NAMES = [field.name for field in fields(Entry)]

@@ -11,6 +11,7 @@ from pathlib import Path
 from tasks.runtime.plain_text import plain
 from tasks.runtime.records import Result
 from tasks.runtime.run_directory import RunDirectory
+from tasks.slurm.describing import trouble_words
 from tasks.slurm.diagnosis import Diagnosis
 from tasks.slurm.entries import LedgerState, Submission
 from tasks.slurm.ledger import Ledger
@@ -19,8 +20,10 @@ from tasks.slurm.local_diagnosis import diagnose_local
 from tasks.slurm.redaction import redact
 from tasks.slurm.results import slurm_output
 from tasks.slurm.slurm_launcher import LEDGER_NAME
+from tasks.slurm.states import FailureClass
 from tasks.slurm.waiting import why_waiting
 
+WITHOUT_ANSWER = "Jobs go on; nothing is submitted or cancelled until it answers."
 _LAST_LINES = 15
 _MOST_READ = 1 << 16
 """Bytes of an output, of which there may be gigabytes."""
@@ -34,7 +37,8 @@ class Explained:
         label: What varies at the point.
         state: How its last attempt ended, or that there is no result yet.
         category: Class of its failure; empty if it did not fail.
-        submissions: Of each submission to Slurm a heading and what became of it.
+        submissions: Of each submission to Slurm a heading and what became of it, and before that
+            of each node that was lost under it; then, if Slurm does not answer, that.
         message: The result's own word.
         local: Of a job on this machine that failed: what happened and what to do.
         outputs: Files of output, and the last lines of each.
@@ -66,7 +70,9 @@ def explain(run: RunDirectory) -> Explained:
     for ledger in ledgers():
         for one in ledger.submissions(str(run.path)):
             failure = one.failure
+            submissions += _losses(ledger, run, one)
             submissions.append(_told(ledger, run, one))
+        submissions += _trouble(ledger, run)
     has_failed = result is not None and result.status == "failed"
     local = None
     if result is not None and has_failed and not submissions:
@@ -85,10 +91,26 @@ def explain(run: RunDirectory) -> Explained:
     )
 
 
+def _losses(ledger: Ledger, run: RunDirectory, one: Submission) -> list[tuple[str, str]]:
+    head = f"submission {one.submission}, job {one.slurm_job or '(no id)'}"
+    return [
+        (f"{head}, requeue {loss.restarts} [{FailureClass.NODE_FAILURE}]", loss.words)
+        for loss in ledger.losses(str(run.path), one.name)
+    ]
+
+
 def _told(ledger: Ledger, run: RunDirectory, one: Submission) -> tuple[str, str]:
     words = one.words or ("finished" if one.ended_s is not None else _how_it_goes(ledger, run))
     head = f"submission {one.submission}, job {one.slurm_job or '(no id)'}"
     return head + f" [{one.failure}]" * bool(one.failure), words
+
+
+def _trouble(ledger: Ledger, run: RunDirectory) -> list[tuple[str, str]]:
+    """Say that Slurm does not answer, if the run waits for that."""
+    entry, trouble = ledger.entry(str(run.path)), ledger.trouble()
+    if entry is None or trouble is None or entry.state.job_state.is_final:
+        return []
+    return [("no news", f"{trouble_words(trouble)}. {WITHOUT_ANSWER}")]
 
 
 def _how_it_goes(ledger: Ledger, run: RunDirectory) -> str:

@@ -2,7 +2,8 @@
 
 The policies speak of *submissions* (calls of sbatch). Where a job may be requeued, Slurm itself
 queues it again after a preemption or a lost node, and the job asks for it at its time limit; what
-arrives here are the cases where that was switched off, refused, or did not happen.
+ends here are the cases where that was switched off, refused, or did not happen. A node that was
+lost counts in both cases (see ``losing``).
 """
 
 from collections.abc import Mapping, Sequence
@@ -87,11 +88,13 @@ class Retry:
         delay_s: After so many seconds.
         exclude: Nodes to leave out, on top of the user's own ``exclude``.
         words: Why, for people: a sentence.
+        count: Which retry of how many, for people; empty if they are not counted.
     """
 
     delay_s: float
     exclude: tuple[str, ...]
     words: str
+    count: str = ""
 
 
 @dataclass(frozen=True)
@@ -132,12 +135,13 @@ def next_step(history: Sequence[Ended], *, max_retries: int, requeue: bool) -> R
     refusal = _refusal(policy, last, row, max_retries=max_retries, requeue=requeue)
     if refusal:
         return GiveUp(refusal)
-    count = f" (retry {row} of {max_retries})" if policy.resubmit is Resubmit.BOUNDED else ""
+    count = f"retry {row} of {max_retries}" if policy.resubmit is Resubmit.BOUNDED else ""
     return Retry(
         # A row of thousands of preemptions must not overflow a float.
         delay_s=min(_LONGEST_DELAY_S, policy.delay_s * 2.0 ** min(row - 1, 16)),
         exclude=blamed,
-        words=f"submitted again, as {policy.because}{count}",
+        words=f"submitted again, as {policy.because}" + (f" ({count})" if count else ""),
+        count=count,
     )
 
 

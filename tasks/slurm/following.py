@@ -11,8 +11,9 @@ from tasks.slurm.desk import Desk
 from tasks.slurm.entries import Entry, LedgerState
 from tasks.slurm.errors import SlurmError
 from tasks.slurm.evidence import Found
-from tasks.slurm.judgement import DONE, Action, Told, Verdict, judge, told_of
+from tasks.slurm.judgement import DONE, NODE, REFUSED, Action, Told, Verdict, judge, told_of
 from tasks.slurm.launcher import JobState
+from tasks.slurm.losing import Losses
 from tasks.slurm.sightings import HELD_AFTER_REQUEUE, Accounted, Queued
 from tasks.slurm.states import Evidence, FailureClass, SlurmState
 from tasks.slurm.watching import News
@@ -41,9 +42,10 @@ class Follower:
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
         self._conclusions = Conclusions(desk.ledger, desk.clock)
+        self._losses = Losses(desk)
         self._stirred: set[str] = set()
         self._since_s: dict[tuple[str, str, str], float] = {}
-        self._released: set[tuple[str, int]] = set()
+        self._released: set[tuple[str, int]] = set()  # of a job of Slurm, which runs may share
         self._culled: set[str] = set()
         self._excess: list[str] = []
         self._is_healthy: bool | None = None
@@ -84,13 +86,16 @@ class Follower:
             if entry.state is not LedgerState.SUBMITTING
             and not self._is_quiet(entry, line := listing.line(entry))
         ]
+        times: dict[str, float] = {}
+        in_question = {
+            entry.run_dir for entry, line in stirring if self._losses.is_open(entry, line, times)
+        }
         asked = [
             (entry.run_dir, entry.slurm_job, entry.name)
             for entry, line in stirring
-            if line is None or _needs_details(line)
+            if line is None or _needs_details(line) or entry.run_dir in in_question
         ]
         accounted = desk.calls.accounted(asked) if asked else {}
-        times: dict[str, float] = {}
         observed = []
         for entry, line in stirring:
             rows = None if accounted is None else accounted.get(entry.run_dir, [])
@@ -98,7 +103,10 @@ class Follower:
                 desk.ledger.name(entry, line.name)
                 entry = replace(entry, name=line.name)  # noqa: PLW2901  the same job
             found = desk.watch.found(entry, times)
-            still = self._follow(entry, line, rows, found)
+            job = entry
+            if line is not None and entry.run_dir in in_question:
+                job = self._losses.settle(entry, line, rows, found)
+            still = self._follow(job, line, rows, found)
             if still is not None and still != entry:
                 observed.append(replace(still, changed_s=desk.clock.unix()))
         if observed:
@@ -118,6 +126,7 @@ class Follower:
             and line.reason == entry.reason != HELD_AFTER_REQUEUE
             and entry.run_dir not in self._stirred
             and not any((kind, entry.run_dir, entry.name) in self._since_s for kind in _KINDS)
+            and not self._losses.is_waiting(entry, line)
         )
 
     def _follow(
@@ -137,10 +146,17 @@ class Follower:
             verdict = _of_allocation(verdict, found)
         if verdict.failure is FailureClass.CANCELLED_BY_USER and self._is_culled(entry):
             verdict = Verdict(JobState.FAILED, FailureClass.LOST)
+        words = ""
+        if verdict.failure in _CANCELLED and not entry.wish_cancel:
+            if self._losses.is_spent(entry):
+                verdict, told = NODE, replace(told, state=SlurmState.NODE_FAIL, reason="")
+                entry = replace(entry, nodes=self._losses.newest_node(entry))
+            elif self._losses.lacks_nodes(entry, entry.reason):
+                verdict, words = REFUSED, f"{entry.reason}: too few nodes are left for it"
         if verdict.is_final and self._lacks_details(entry, line, rows, verdict):
             return entry
         if verdict.is_final:
-            self._conclusions.conclude(entry, verdict, told, found, rows or ())
+            self._conclusions.conclude(entry, verdict, told, found, rows or (), words=words)
             self._forget(entry)
             return None
         if verdict.action is Action.ADOPT and found.started is not None:
@@ -204,12 +220,19 @@ class Follower:
             and line.reason == HELD_AFTER_REQUEUE
             and line.restarts > 0
         )
+        if line is not None and self._losses.lacks_nodes(entry, line.reason):
+            self._excess.append(entry.slurm_job)
         if not is_held or line is None:
             self._since_s.pop(("held", entry.run_dir, entry.name), None)
+            return
+        if self._losses.is_spent(entry) and not entry.wish_cancel:
+            self._excess.append(entry.slurm_job)
             return
         since_s = self._since("held", entry)
         has_left = verdict.action is Action.START_NOW
         start_s = since_s + (_RESTART_AFTER_S if has_left else _START_AFTER_S)
+        if self._losses.is_waiting(entry, line):
+            return
         if now_s < start_s:
             self._desk.agenda.ask(Urgency.CONFIRM, start_s)
         elif has_left or found.evidence is not Evidence.ALIVE:
@@ -217,12 +240,13 @@ class Follower:
 
     def _release(self, entry: Entry, line: Queued) -> None:
         """Let a held job start, once; if that fails it starts later by itself."""
-        key = (entry.run_dir, line.restarts)
+        key = (line.slurm_job, line.restarts)
         if key in self._released or self._desk.calls.pay(Urgency.CONFIRM):
             return
         self._released.add(key)
+        exclude = self._losses.left_out(entry, line)
         try:
-            self._desk.calls.slurm.start_now(line.slurm_job)
+            self._desk.calls.slurm.start_now(line.slurm_job, exclude=exclude)
         except SlurmError:
             return
 
@@ -257,6 +281,7 @@ class Follower:
 
 
 _KINDS = ("missing", "unexplained", "held")
+_CANCELLED = {FailureClass.CANCELLED_BY_USER, FailureClass.CANCELLED_BY_ADMIN}
 
 
 def _needs_details(line: Queued) -> bool:

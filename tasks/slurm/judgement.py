@@ -138,6 +138,7 @@ DEADLINE = _ended(FailureClass.DEADLINE)
 APP = _ended(FailureClass.APPLICATION_ERROR)
 RANK = _ended(FailureClass.RANK_LOST)
 LOST = _ended(FailureClass.LOST)
+REFUSED = _ended(FailureClass.SUBMIT_REFUSED)
 
 _S, _E = SlurmState, Evidence
 _Row = Mapping[Evidence, Verdict]

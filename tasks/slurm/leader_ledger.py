@@ -3,7 +3,7 @@
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 
-from tasks.slurm.entries import Entry
+from tasks.slurm.entries import Entry, Loss
 from tasks.slurm.failures import Ended
 from tasks.slurm.leader_view import LeaderView
 from tasks.slurm.ledger import CANCEL_AND_AGAIN
@@ -160,6 +160,16 @@ class LeaderLedger(LeaderView):
                 [vars(entry) for entry in entries],
             )
 
+    def lose(self, entry: Entry, loss: Loss) -> None:
+        """Write down that a node was lost under a submission that Slurm has queued again."""
+        row = vars(entry) | vars(loss)
+        with self.file.transaction() as connection:
+            connection.execute(
+                "INSERT OR REPLACE INTO losses (run_dir, name, restarts, node, moved, words)"
+                " VALUES (:run_dir, :name, :restarts, :node, :moved, :words)",
+                row,
+            )
+
     def end(self, entry: Entry, ended: Ended | None, words: str, now_s: float) -> None:
         """Write down that a submission is over, and what becomes of its job.
 
@@ -200,6 +210,25 @@ class LeaderLedger(LeaderView):
                 " AND ended_s IS NULL",  # the history of a job that waits for a retry stays
                 row,
             )
+
+    def suffer(self, words: str, now_s: float) -> None:
+        """Write down that Slurm has not answered.
+
+        Args:
+            words: What its command said instead; kept of the first time alone.
+            now_s: Unix time.
+        """
+        with self.file.transaction() as connection:
+            connection.execute("UPDATE trouble SET asked_s = ?", (now_s,))
+            connection.execute(
+                "INSERT INTO trouble SELECT ?, ?, ? WHERE NOT EXISTS (SELECT 1 FROM trouble)",
+                (words, now_s, now_s),
+            )
+
+    def recover(self) -> None:
+        """Write down that Slurm has answered."""
+        with self.file.transaction() as connection:
+            connection.execute("DELETE FROM trouble")
 
     def costs_written(self, run_dirs: Iterable[str]) -> None:
         """Write down that the costs of jobs are on the disk."""

@@ -179,9 +179,17 @@ class LeaderView(Ledger):
         return bool(self.file.read(query, (name,)))
 
     def failures(self, entry: Entry) -> list[Ended]:
-        """Return how a job's earlier submissions failed since the user has asked for it."""
-        return [
-            Ended(FailureClass(one.failure), one.node, one.moved)
-            for one in self.submissions(entry.run_dir)
-            if one.failure and one.submission >= entry.first_submission and one.name != entry.name
-        ]
+        """Return how a job has failed since the user has asked for it, oldest first.
+
+        Of each submission the nodes that were lost under it, though Slurm has queued it again; then
+        how it ended, if it is an earlier one.
+        """
+        found = []
+        for one in self.submissions(entry.run_dir):
+            if one.submission < entry.first_submission:
+                continue
+            for loss in self.losses(entry.run_dir, one.name):
+                found.append(Ended(FailureClass.NODE_FAILURE, loss.node, loss.moved))
+            if one.failure and one.name != entry.name:
+                found.append(Ended(FailureClass(one.failure), one.node, one.moved))
+        return found

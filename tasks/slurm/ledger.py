@@ -22,7 +22,9 @@ from tasks.slurm.entries import (
     SUBMISSION_COLUMNS,
     Entry,
     LedgerState,
+    Loss,
     Submission,
+    Trouble,
     entry_of,
     submission_of,
 )
@@ -128,6 +130,25 @@ class Ledger:
             (run_dir,),
         )
         return [submission_of(row) for row in rows]
+
+    def losses(self, run_dir: str, name: str) -> list[Loss]:
+        """Return the nodes that were lost under a submission, oldest first.
+
+        Args:
+            run_dir: The job.
+            name: Slurm's name of the submission.
+        """
+        rows = self.file.read(
+            "SELECT restarts, node, moved, words FROM losses WHERE run_dir = ? AND name = ?"
+            " ORDER BY restarts",
+            (run_dir, name),
+        )
+        return [Loss(restarts, node, bool(moved), words) for restarts, node, moved, words in rows]
+
+    def trouble(self) -> Trouble | None:
+        """Return that Slurm does not answer; None if it does, as far as is known."""
+        rows = self.file.read("SELECT words, since_s, asked_s FROM trouble")
+        return Trouble(*rows[0]) if rows else None
 
     def _entries(self, condition: str, *values: str | int) -> list[Entry]:
         rows = self.file.read(f"SELECT {JOB_COLUMNS} FROM jobs {condition}", values)  # noqa: S608

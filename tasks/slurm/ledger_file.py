@@ -17,6 +17,8 @@ from typing import Any
 
 from tasks.slurm.file_systems import is_on_network, lock_fault, read_mounts
 
+FILE_NAME = "ledger.sqlite"
+"""Of the ledger in the directory of its cluster."""
 _VERSION = 1
 _BUSY_TIMEOUT_S = 30.0
 _AGAIN_S = 0.05
@@ -71,6 +73,23 @@ CREATE TABLE submissions (
 );
 CREATE INDEX submissions_by_name ON submissions (name);
 CREATE TABLE bucket (tokens REAL NOT NULL, updated_s REAL NOT NULL);
+"""
+# Tables that an older Watershed of the same version does not know, and does not need.
+_ADDED = """
+CREATE TABLE IF NOT EXISTS losses (
+    run_dir TEXT NOT NULL,
+    name TEXT NOT NULL,
+    restarts INTEGER NOT NULL,
+    node TEXT NOT NULL,
+    moved INTEGER NOT NULL,
+    words TEXT NOT NULL,
+    PRIMARY KEY (run_dir, name, restarts)
+);
+CREATE TABLE IF NOT EXISTS trouble (
+    words TEXT NOT NULL,
+    since_s REAL NOT NULL,
+    asked_s REAL NOT NULL
+);
 """
 
 
@@ -162,6 +181,8 @@ class LedgerFile:
                 for statement in _SCHEMA.split(";"):  # executescript would commit
                     connection.execute(statement)
                 connection.execute(f"PRAGMA user_version = {_VERSION}")
+            for statement in _ADDED.split(";"):
+                connection.execute(statement)
 
     def _set_journal_mode(self, mode: str) -> None:
         """Set it, also while others open the file first: SQLite does not wait for them here.

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tasks.runtime.signs import file_system_now
 from tasks.slurm.agenda import Agenda
-from tasks.slurm.bucket import Rate, TokenBucket, Urgency
+from tasks.slurm.bucket import Urgency, narrowest
 from tasks.slurm.calls import Calls, Clock, Listing
 from tasks.slurm.cancelling import Canceller
 from tasks.slurm.costing import Costing
@@ -64,12 +64,13 @@ class Reconciler:
         self._step_s = _STEP_ON_NETWORK_S if file.is_on_network else STEP_S
         self._try_again_s = -math.inf
         self._ledger = LeaderLedger(file)
-        self._calls = Calls(slurm, TokenBucket(file), self._clock)
+        self._calls = Calls(slurm, self._ledger, self._clock)
         self._file_now = file_now
         self._lead()
 
     def _lead(self) -> None:
         """Begin with a clean desk: whoever led before us has moved things."""
+        self._calls.take_over()
         watch = Watch(self._file_now)
         desk = Desk(self._ledger, self._calls, watch, Agenda(), self._clock)
         self._desk = desk
@@ -183,10 +184,7 @@ class Reconciler:
     def _update_rate(self) -> None:
         """Keep to the narrowest limits of all studies that have jobs."""
         if launchers := self._ledger.launchers():
-            self._calls.rate = Rate(
-                capacity=min(one.call_burst for one in launchers),
-                per_minute=min(one.calls_per_minute for one in launchers),
-            )
+            self._calls.rate = narrowest(launchers)
         self._rate_updated_s = self._clock.steady()
 
     def resign(self) -> None:

@@ -9,6 +9,8 @@ from tasks.slurm.states import SlurmState
 
 HELD_AFTER_REQUEUE = "BeginTime"
 """Slurm's reason while it holds a job that it has queued again, or one with ``--begin``."""
+NO_FITTING_NODES = "BadConstraints"
+"""Slurm's reason where it holds a job for good, as no nodes that there are may run it."""
 OUTPUT_FAILED = 53
 """Slurm's 0:53, a signal: the output file of the batch script could not be opened."""
 
@@ -173,8 +175,12 @@ class Slurm(Protocol):
         """
         ...
 
-    def start_now(self, slurm_job: str) -> None:
+    def start_now(self, slurm_job: str, *, exclude: str = "") -> None:
         """Take back the 121 s for which Slurm holds a requeued job.
+
+        Args:
+            slurm_job: The job, or task; it waits.
+            exclude: All nodes that it must not have from now on; empty for no change.
 
         Raises:
             SlurmRefused: Slurm does not do it.
@@ -185,6 +191,15 @@ class Slurm(Protocol):
 
     def is_up(self) -> bool:
         """Say whether the controller answers (``scontrol ping``); False also without scontrol."""
+        ...
+
+    def nodes(self) -> dict[str, frozenset[str]]:
+        """Return partition -> its nodes, hidden ones too.
+
+        Raises:
+            SlurmUnreachable: No answer, or one that cannot be read.
+            SlurmMissing: There is no sinfo.
+        """
         ...
 
     def partitions(self) -> list[Partition]:

@@ -11,19 +11,20 @@ from pathlib import Path
 from configs.launchers import SlurmLauncherConfig
 from tasks.slurm.background import Background
 from tasks.slurm.calls import Clock
+from tasks.slurm.charging import charge
 from tasks.slurm.commands import SlurmCli, run_command
-from tasks.slurm.describing import description
+from tasks.slurm.describing import description, trouble_words
 from tasks.slurm.launcher import JobId, JobState, id_of
 from tasks.slurm.leader import Leadership
 from tasks.slurm.ledger import Ledger
-from tasks.slurm.ledger_file import LedgerFile, state_directory
+from tasks.slurm.ledger_file import FILE_NAME, LedgerFile, state_directory
 from tasks.slurm.plan import JobPlan
 from tasks.slurm.reconciler import Reconciler
 from tasks.slurm.sightings import Slurm
 
 _log = logging.getLogger(__name__)
 
-LEDGER_NAME = "ledger.sqlite"
+LEDGER_NAME = FILE_NAME
 LOCK_NAME = "leader.lock"
 _COSTS_WITHIN_S = 30.0
 """The accounting of a busy cluster lags; with 10 s, costs were missing on a loaded machine."""
@@ -74,9 +75,12 @@ class SlurmLauncher:
             )
         )
         self._leadership = Leadership(Path("/nonexistent"))  # none before the cluster is known
+        is_asked = state_dir is None
         state_dir = state_dir or state_directory(cli.cluster())
         path = state_dir / LEDGER_NAME
         self._ledger = Ledger(LedgerFile(path))
+        if is_asked:  # only now it is known which bucket that is paid from
+            charge(self._ledger.file, 1)
         self._leadership = Leadership(state_dir / LOCK_NAME)
         reconciler = Reconciler(cli, LedgerFile(path), self._leadership, clock=self._clock)
         self._background = Background(reconciler, self._leadership, self._ledger, self._study_dir)
@@ -119,7 +123,13 @@ class SlurmLauncher:
             entry = self._ledger.entry(job)
         except sqlite3.Error:  # only told a little later
             return ""
-        return "" if entry is None else description(entry, self._partitions.get(job, ""))
+        if entry is None:
+            return ""
+        words = description(entry, self._partitions.get(job, ""))
+        trouble = self._background.trouble()
+        if trouble is None or entry.state.job_state.is_final:
+            return words
+        return f"{words}; {trouble_words(trouble)}"
 
     def wait(self, job: JobId, timeout_s: float) -> JobState:
         """Wait until a job has ended, or for some time; see ``Launcher``.

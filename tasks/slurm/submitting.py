@@ -24,11 +24,10 @@ from tasks.slurm.errors import (
     SlurmVague,
 )
 from tasks.slurm.evidence import NOTHING
-from tasks.slurm.judgement import DONE, Told, Verdict
-from tasks.slurm.launcher import JobState
+from tasks.slurm.judgement import DONE, REFUSED, Told
 from tasks.slurm.limits import MOST_VAGUE, Limits
 from tasks.slurm.plan import SERVER_MODULE, Batch, JobPlan, job_name
-from tasks.slurm.states import Evidence, FailureClass, SlurmState
+from tasks.slurm.states import Evidence, SlurmState
 
 _log = logging.getLogger(__name__)
 
@@ -36,7 +35,6 @@ _LOOK_AFTER_S = 1.0
 _IDLE_S = 5.0
 _HELD_S = 10.0
 _LIMITED_S = 5.0
-_REFUSED = Verdict(JobState.FAILED, FailureClass.SUBMIT_REFUSED)
 _UNFINISHED = {Evidence.ALIVE, Evidence.SILENT, Evidence.REQUEUED}
 
 
@@ -157,7 +155,7 @@ class Submitter:
         config = self._desk.ledger.launcher(study_dir)
         max_array_size = 1
         if config.pack == "array" and len(jobs) > 1:
-            max_array_size = self._desk.calls.slurm.max_array_size()
+            max_array_size = self._desk.calls.max_array_size()
         numbers = {entry.run_dir: number for entry, number in jobs}
         plans = self._desk.ledger.plans(numbers)
         batches = divide(
@@ -232,7 +230,7 @@ class Submitter:
             entry = self._desk.ledger.entry(str(job.run_dir))
             if entry is not None:
                 told = Told(SlurmState.UNKNOWN)
-                self._conclusions.conclude(entry, _REFUSED, told, NOTHING, words=words)
+                self._conclusions.conclude(entry, REFUSED, told, NOTHING, words=words)
 
     def _postpone(self, study_dir: str, name: str, error: SlurmError, after_s: float) -> None:
         """Plan a batch again that Slurm does not take now; next time a smaller one, or later."""

@@ -74,7 +74,7 @@ def calibrate_on_slurm(
         OSError: The directory cannot be written.
     """
     run = RunDirectory(directory.resolve() / "run")
-    run.path.mkdir()
+    run.path.mkdir(mode=0o700)
     write_json(run.job, calibration.model_dump(mode="json"))
     launcher = SlurmLauncher(config, directory.resolve())
     try:

@@ -43,7 +43,7 @@ def _fill(directory: StudyDirectory, study: Study) -> None:
     write_json(directory.study, study.model_dump(mode="json"))
     for point in study.points():
         run = directory.point(point.index, point.label)
-        run.path.mkdir(parents=True)
+        run.path.mkdir(mode=0o700, parents=True)
         write_json(run.job, job_file(study, point).model_dump(mode="json"))
 
 

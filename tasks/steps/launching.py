@@ -15,6 +15,7 @@ from configs.training import TrainingExperiment
 from tasks.runtime.records import JobFile
 from tasks.runtime.run_directory import RunDirectory
 from tasks.slurm import preflight
+from tasks.slurm.charging import charge_here
 from tasks.slurm.commands import SlurmCli
 from tasks.slurm.errors import SlurmMissing, SlurmUnreachable
 from tasks.slurm.launcher import Launcher
@@ -48,6 +49,7 @@ def launch_faults(study: Study) -> list[Fault]:
     """
     if not isinstance(study.launcher, SlurmLauncherConfig) or not points_to_run(study):
         return []
+    charge_here(1)
     try:
         partitions = SlurmCli().partitions()
         asked = asked_for(study, study.launcher)

@@ -1,33 +1,40 @@
 """When nights are due: their dates, those that were missed, and what Prefect knows of them."""
 
 import asyncio
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
+from pathlib import Path
 from uuid import UUID
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import httpx
-from prefect.client.orchestration import get_client
+from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import (
     FlowRunFilter,
     FlowRunFilterDeploymentId,
     FlowRunFilterExpectedStartTime,
 )
-from prefect.client.schemas.objects import State
+from prefect.client.schemas.objects import FlowRun, State
+from prefect.client.schemas.responses import DeploymentResponse
 from prefect.client.schemas.schedules import CronSchedule
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.exceptions import PrefectException
 from pydantic import ValidationError
 
 from configs.base import Fault
+from configs.presets import study_path
 from tasks.tracking.nightly_history import UnusedNight
 
+DEFAULT_STUDY = "nightly"
+"""What a flow run of a night runs that names no study."""
 LATE_AFTER = timedelta(minutes=15)
 _CAUGHT_UP_AFTER = timedelta(hours=24)
 """Then it is not late: somebody has named the date of an earlier night."""
 _LOOKED_BACK = timedelta(days=60)
-_MOST_FLOW_RUNS = 200
+_PAGE = 200
+"""Flow runs of one request, as many as Prefect's server gives."""
+_MOST_FLOW_RUNS = 2000
 
 
 @dataclass(frozen=True)
@@ -35,12 +42,12 @@ class NightSchedule:
     """When the nights of a study are due.
 
     Attributes:
-        cron: Cron expression; empty if there is none.
-        time_zone: IANA name of the zone of the nights' dates.
+        crons: All that nights are due by; none if it is not known.
+        time_zone: IANA name of the zone of the nights' dates; a cron may have another.
         reasons: Date -> what became of the flow run of that night, as Prefect knows it.
     """
 
-    cron: str
+    crons: tuple[CronSchedule, ...]
     time_zone: str
     reasons: Mapping[date, str]
 
@@ -85,44 +92,109 @@ def night_of(scheduled: datetime, time_zone: str) -> date:
 
 
 def read_schedule(
-    deployment_id: str | None, flow_run_id: str, scheduled: datetime, *, cron: str, time_zone: str
+    deployment_id: str | None,
+    flow_run_id: str,
+    study: str,
+    scheduled: datetime,
+    *,
+    cron: str,
+    time_zone: str,
 ) -> NightSchedule:
     """Ask Prefect for the schedule of a deployment, and for its earlier flow runs.
+
+    A deployment may run other studies, too: by a schedule with parameters of its own, or by hand.
 
     Args:
         deployment_id: Of the flow run; None for one that was started by hand.
         flow_run_id: Of tonight.
+        study: Tonight's study, as the flow run has it.
         scheduled: Tonight's scheduled start.
-        cron: Said by the user; else that of the deployment.
+        cron: Said by the user, in the nights' zone; else those of the deployment.
         time_zone: Of the nights' dates.
 
     Returns:
         What is known; a server that does not answer knows nothing.
     """
+    said = (CronSchedule(cron=cron, timezone=time_zone),) if cron else ()
     if deployment_id is None:
-        return NightSchedule(cron, time_zone, {})
+        return NightSchedule(said, time_zone, {})
     try:
         with get_client(sync_client=True) as client:
             deployment = client.read_deployment(UUID(deployment_id))
-            runs = client.read_flow_runs(
-                flow_run_filter=FlowRunFilter(
-                    deployment_id=FlowRunFilterDeploymentId(any_=[UUID(deployment_id)]),
-                    expected_start_time=FlowRunFilterExpectedStartTime(
-                        after_=scheduled - _LOOKED_BACK, before_=scheduled
-                    ),
-                ),
-                sort=FlowRunSort.EXPECTED_START_TIME_DESC,
-                limit=_MOST_FLOW_RUNS,
-            )
+            runs = list(_runs_before(client, deployment.id, scheduled))
     except (httpx.HTTPError, PrefectException, OSError):
-        return NightSchedule(cron, time_zone, {})
+        return NightSchedule(said, time_zone, {})
+    others = [run for run in runs if str(run.id) != flow_run_id]
+    reasons = reasons_of(others, study, time_zone)
+    return NightSchedule(said or crons_of(deployment, study), time_zone, reasons)
+
+
+def _runs_before(
+    client: SyncPrefectClient, deployment_id: UUID, scheduled: datetime
+) -> Iterator[FlowRun]:
+    """List the flow runs of a deployment, the newest first."""
+    wanted = FlowRunFilter(
+        deployment_id=FlowRunFilterDeploymentId(any_=[deployment_id]),
+        expected_start_time=FlowRunFilterExpectedStartTime(
+            after_=scheduled - _LOOKED_BACK, before_=scheduled
+        ),
+    )
+    for offset in range(0, _MOST_FLOW_RUNS, _PAGE):
+        page = client.read_flow_runs(
+            flow_run_filter=wanted,
+            sort=FlowRunSort.EXPECTED_START_TIME_DESC,
+            limit=_PAGE,
+            offset=offset,
+        )
+        yield from page
+        if len(page) < _PAGE:
+            return
+
+
+def reasons_of(runs: Sequence[FlowRun], study: str, time_zone: str) -> dict[date, str]:
+    """Say what became of the nights of a study.
+
+    Args:
+        runs: Flow runs of a deployment, the newest first.
+        study: The study; runs of others are left out.
+        time_zone: Of the nights' dates.
+
+    Returns:
+        Date -> what became of its flow run: the newest one of the schedule, else the newest one.
+    """
     reasons: dict[date, str] = {}
-    for run in runs:
-        if str(run.id) != flow_run_id and run.expected_start_time is not None:
+    for run in sorted(runs, key=lambda one: not one.auto_scheduled):
+        if run.expected_start_time is not None and _is_of(run.parameters, study):
             reasons.setdefault(night_of(run.expected_start_time, time_zone), _told(run.state))
-    crons = [one.schedule for one in deployment.schedules if one.active]
-    found = next((one.cron for one in crons if isinstance(one, CronSchedule)), "")
-    return NightSchedule(cron or found, time_zone, reasons)
+    return reasons
+
+
+def crons_of(deployment: DeploymentResponse, study: str) -> tuple[CronSchedule, ...]:
+    """Return the active crons of a study.
+
+    Args:
+        deployment: Its schedules may have parameters of their own.
+        study: The study; schedules of others are left out.
+    """
+    return tuple(
+        one.schedule
+        for one in deployment.schedules
+        if one.active
+        and isinstance(one.schedule, CronSchedule)
+        and _is_of({**deployment.parameters, **one.parameters}, study)
+    )
+
+
+def _is_of(parameters: Mapping[str, object], study: str) -> bool:
+    """Say whether parameters are those of a study, by whatever name they call it."""
+    return _file_of(str(parameters.get("study", DEFAULT_STUDY))) == _file_of(study)
+
+
+def _file_of(study: str) -> Path:
+    try:
+        return study_path(study).resolve()
+    except LookupError:  # it was shipped once
+        return Path(study)
 
 
 def _told(state: "State[object] | None") -> str:
@@ -155,26 +227,25 @@ def missed_nights(
     if not seen:
         return ()
     expected = {one for one in schedule.reasons if one >= min(seen)}
-    if schedule.cron:
-        zone = ZoneInfo(schedule.time_zone)
-        first = datetime.combine(min(seen), datetime.min.time(), zone)
-        expected |= _due(schedule, max(first, earliest), scheduled)
+    first = datetime.combine(min(seen), datetime.min.time(), ZoneInfo(schedule.time_zone))
+    for cron in schedule.crons:
+        expected |= _due(cron, schedule.time_zone, max(first, earliest), scheduled)
     missed = sorted((one for one in expected if one < tonight and one not in known), reverse=True)
     nothing = "no run: neither Prefect nor MLflow knows of one"
     return tuple(UnusedNight(one, schedule.reasons.get(one, nothing)) for one in missed)
 
 
-def _due(schedule: NightSchedule, start: datetime, end: datetime) -> set[date]:
+def _due(cron: CronSchedule, time_zone: str, start: datetime, end: datetime) -> set[date]:
     """Return the dates for which Prefect would have scheduled a night."""
     # It takes a second to import, and is needed once a night.
     from prefect.server.schemas.schedules import CronSchedule as ServerSchedule  # noqa: PLC0415
 
-    cron = ServerSchedule(cron=schedule.cron, timezone=schedule.time_zone)
+    schedule = ServerSchedule.model_validate(cron.model_dump())
 
     async def dates() -> list[datetime]:
-        return list(await cron.get_dates(n=1000, start=start, end=end))
+        return list(await schedule.get_dates(n=1000, start=start, end=end))
 
-    return {night_of(one, schedule.time_zone) for one in asyncio.run(dates())}
+    return {night_of(one, time_zone) for one in asyncio.run(dates())}
 
 
 def lateness(scheduled: datetime, now: datetime) -> str:

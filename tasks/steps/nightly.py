@@ -15,6 +15,7 @@ from configs.study import Study
 from tasks.runtime.atomic_files import write_atomically
 from tasks.runtime.errors import DamagedFileError
 from tasks.runtime.run_directory import RunDirectory
+from tasks.slurm.charging import charge_here
 from tasks.slurm.commands import SlurmCli
 from tasks.slurm.errors import SlurmError
 from tasks.slurm.reservations import blocking
@@ -89,10 +90,12 @@ def maintenance(study: Study, now_s: float | None = None) -> str:
     if not isinstance(study.launcher, SlurmLauncherConfig):
         return ""
     cli = SlurmCli()
+    charge_here(1)
     try:
         reservations = [one for one in cli.reservations() if one.is_maintenance]
         if not reservations:
             return ""
+        charge_here(2)
         nodes = cli.nodes()
         default = next((one.name for one in cli.partitions() if one.is_default), "")
         found = [

@@ -2,7 +2,7 @@
 
 import os
 import re
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import quote, urlsplit, urlunsplit
 
 from configs.addresses import MLFLOW_UI_VARIABLE
 
@@ -32,6 +32,16 @@ def server_address(tracking_uri: str) -> str:
         return ""
     host = parts.netloc.rpartition("@")[2]
     return urlunsplit((parts.scheme, host, parts.path, "", "")).rstrip("/")
+
+
+def artifact_address(name: str, run_id: str) -> str:
+    """Return the part of an artifact's address behind the MLflow server's, without a slash.
+
+    Args:
+        name: Of the artifact.
+        run_id: The run that has it.
+    """
+    return f"get-artifact?path={quote(name)}&run_uuid={run_id}"
 
 
 def opening_command(tracking_uri: str, program: str = "mlflow") -> str:

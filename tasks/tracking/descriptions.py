@@ -1,21 +1,23 @@
 """Descriptions of runs in MLflow (``mlflow.note.content``), which it shows as Markdown.
 
-A figure is an address that MLflow's server answers itself, relative to its page: so it is seen
-wherever the server is, and after ``mlflow server`` was started on a local database, too. Figures as
-data are no way: MLflow takes 8000 characters, and its page shows no ``data:`` addresses.
+A figure, or a page that the report links, is an address that MLflow's server answers itself,
+relative to its page: so it is seen wherever the server is, and after ``mlflow server`` was started
+on a local database, too. Figures as data are no way: MLflow takes 8000 characters, and its page
+shows no ``data:`` addresses.
 """
 
 import re
-from urllib.parse import quote
 
 from configs.study import Study
+from tasks.tracking.addresses import artifact_address
 from tasks.tracking.rows import Row
 from tasks.tracking.tables import number, percent, scaled, seconds
 from tasks.tracking.views import CLOCKS, view_links
 
 MAX_NOTE = 8000
 """Characters of a tag; MLflow would cut the rest itself, in the middle of a table."""
-_IMAGE = re.compile(r"!\[([^\]]*)\]\(([\w.-]+)\)")
+_FILE = re.compile(r"(\[[^\]]*\])\(([\w.-]+)\)")
+"""A figure, or a link, whose target is a file beside the report."""
 _CUT = "\n\n*Cut here, as MLflow takes 8000 characters: `report.md` among the artifacts has all.*"
 
 
@@ -35,12 +37,12 @@ def report_note(study: Study, report: str, experiment_id: str, run_id: str) -> s
         study: The study.
         report: In Markdown.
         experiment_id: The study's experiment.
-        run_id: The study's run, which has the figures as artifacts.
+        run_id: The study's run, which has figures and pages as artifacts.
 
     Returns:
         At most 8000 characters; of a longer report the sections that have room, in their order.
     """
-    shown = _IMAGE.sub(lambda found: f"![{found[1]}]({_address(found[2], run_id)})", report)
+    shown = _FILE.sub(lambda found: f"{found[1]}({artifact_address(found[2], run_id)})", report)
     links = view_links(experiment_id, run_id, study.experiment.kind)
     tail = f"\n\n---\nCompare the points by {links}. {_how_to(study)}"
     if len(shown) + len(tail) <= MAX_NOTE:
@@ -79,10 +81,6 @@ def point_note(row: Row) -> str:
     where = "The whole configuration is `config.yaml` among the artifacts."
     parts = [f"{first}. {where}", row.message, *(f"Warning: {text}" for text in row.warnings)]
     return "\n\n".join(filter(None, parts))[:MAX_NOTE]
-
-
-def _address(name: str, run_id: str) -> str:
-    return f"get-artifact?path={quote(name)}&run_uuid={run_id}"
 
 
 def _how_to(study: Study) -> str:

@@ -15,8 +15,8 @@ _PLACE_TAG = "watershed.model_file"
 def send_model(store: Store, directory: RunDirectory, job: JobFile, run_id: str) -> str:
     """Log the final model so that ``mlflow models`` loads it; a model that cannot, as it is.
 
-    The model of a training may be larger than what MLflow's store is made for: it stays where it
-    is, and the run says where. So with a model that the store refuses.
+    The model of a training that is larger than what MLflow's store is made for stays where it is,
+    and the run says where. So with a model that the store refuses.
 
     Args:
         store: Where.
@@ -34,11 +34,11 @@ def send_model(store: Store, directory: RunDirectory, job: JobFile, run_id: str)
     """
     if not directory.model.is_file():
         return ""
-    if job.experiment.kind == "training":
-        store.log_tags(run_id, {_PLACE_TAG: _place(directory)})
-        return ""
-    if not can_be_served(job.experiment):
-        _send_file(store, directory, run_id)
+    if not can_be_served(directory, job.experiment):
+        if job.experiment.kind == "training":
+            store.log_tags(run_id, {_PLACE_TAG: _place(directory)})
+        else:
+            _send_file(store, directory, run_id)
         return ""
     try:
         _log_model(store, directory, job, run_id)

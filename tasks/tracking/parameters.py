@@ -25,7 +25,7 @@ def varying_parameters(study: Study) -> dict[str, dict[str, str]]:
 
     Each has the axes of the grid: the value where it is one, the label where an axis gives names to
     sets of values. Beside them is what the axes set, as far as every point has it and it is not
-    the same at all, and what follows from a training and is compared: see ``derived``.
+    the same at all, and what follows from a training (see ``derived``), as far as it varies.
 
     Args:
         study: The study.
@@ -37,13 +37,14 @@ def varying_parameters(study: Study) -> dict[str, dict[str, str]]:
     points = study.points()
     flat = [flatten(point.experiment.model_dump(mode="json")) for point in points]
     shared = _set_and_varying(study, flat)
+    following = _varying([derived(point.experiment) for point in points])
     return {
         point.label: {
             **(axes := _axes(study, point, values)),
             **{path: values[path] for path in shared if path not in axes},
-            **{name: text for name, text in derived(point.experiment).items() if name not in axes},
+            **{name: text for name, text in follows.items() if name not in axes},
         }
-        for point, values in zip(points, flat, strict=True)
+        for point, values, follows in zip(points, flat, following, strict=True)
     }
 
 
@@ -83,6 +84,14 @@ def _axes(study: Study, point: Point, values: Mapping[str, str]) -> dict[str, st
     }
 
 
+def _varying(records: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
+    """Leave out what is the same in all records."""
+    return [
+        {name: text for name, text in one.items() if any(text != each[name] for each in records)}
+        for one in records
+    ]
+
+
 def _set_and_varying(study: Study, flat: Sequence[Mapping[str, str]]) -> list[str]:
     """Paths below what the axes set, which all points have, with different values."""
     touched = [path for name, axis in study.grid.items() for path in _paths(name, axis)]
@@ -104,7 +113,7 @@ def _paths(
 
 
 def derived(experiment: Experiment) -> dict[str, str]:
-    """Return what follows from the configuration of a training, and is compared.
+    """Return what follows from the configuration of a training, and is compared where it varies.
 
     Args:
         experiment: The experiment; of a federated one nothing is added.

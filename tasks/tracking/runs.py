@@ -5,6 +5,7 @@ a tag of the run. So a run is found again after a crash, also when the directory
 directories of the same name on different machines never share one.
 """
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from functools import partial
 
@@ -16,9 +17,11 @@ from tasks.tracking.axes import SEED_AXES
 from tasks.tracking.costs import TotalCost, read_costs, total
 from tasks.tracking.cursor import read_cursor, write_cursor
 from tasks.tracking.descriptions import point_note, report_note, study_note
+from tasks.tracking.errors import TrackingError
 from tasks.tracking.history import RunState, read_history
 from tasks.tracking.machine import machine_of
 from tasks.tracking.model_runs import send_model
+from tasks.tracking.old_views import retire_views
 from tasks.tracking.parameters import flatten
 from tasks.tracking.rows import Row, row_of
 from tasks.tracking.scaling_runs import send_scaling
@@ -82,6 +85,8 @@ def open_study_run(
     views = view_tags(run_id, axes, study.experiment.kind, varying)
     store.tag_experiment(experiment_id, views)
     store.set_status(run_id, "RUNNING")
+    with contextlib.suppress(TrackingError):  # they wait for the next study
+        retire_views(store, experiment_id, run_id)
     return experiment_id, run_id
 
 

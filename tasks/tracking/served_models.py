@@ -1,4 +1,4 @@
-"""The final model of a federated run as files that ``mlflow models`` loads, made without torch.
+"""The final model of a run as files that ``mlflow models`` loads, made without torch.
 
 Beside the parameters stand the job, what the network is, and the few modules of ``models/`` that
 build it, so that the model also loads where Watershed is not installed.
@@ -10,6 +10,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,29 +20,65 @@ from numpy.typing import NDArray
 
 from configs.federated import FederatedExperiment
 from configs.study import Experiment
+from configs.training import TrainingExperiment
 from tasks.runtime.records import JobFile
 from tasks.runtime.run_directory import RunDirectory
 
 if TYPE_CHECKING:
     from mlflow.models import ModelSignature
 
+MOST_BYTES = 100_000_000
+"""Of the model of a training that is logged: an artifact store is not made for larger ones."""
 _MODELS = Path(__file__).parents[2] / "models"
-_LOADER = "models.served"
 _NETWORK_FILE, _MODEL_FILE, _JOB_FILE = "network.json", "model.safetensors", "job.json"
 _REQUIRED = ("torch", "numpy", "safetensors")
 _NUM_EXAMPLES = 2
+_EXAMPLE_TOKENS = 8
+# What ``models.gpt`` asks of a GPT, some of it computed from the fields.
+_GPT_SIZES = (
+    "layers", "hidden", "heads", "vocabulary", "head_width", "mlp_width", "rotary_width",
+    "rotary_base", "parallel_residual", "tied", "norm_epsilon",
+)  # fmt: skip
+Example = NDArray[np.float32] | NDArray[np.int64]
 
 
-def can_be_served(experiment: Experiment) -> bool:
-    """Say whether the model of a run answers to samples.
+@dataclass(frozen=True)
+class Served:
+    """How a model answers.
+
+    Attributes:
+        loader: The module of ``models`` that loads it.
+        network: What that module has to know of the network, as JSON.
+        example: Two inputs, drawn at random, not from the data.
+        inputs: Shape of inputs, -1 for any size.
+        answer: Type and shape of an answer, -1 for any size.
+        output: What it answers if nothing else is asked for.
+    """
+
+    loader: str
+    network: dict[str, object]
+    example: Example
+    inputs: tuple[int, ...]
+    answer: tuple[str, tuple[int, ...]]
+    output: str
+
+
+def can_be_served(run: RunDirectory, experiment: Experiment) -> bool:
+    """Say whether the model of a run answers to inputs, and is small enough to be logged.
 
     The quadratic test problem has nothing to answer. The model of a training on ranks may have any
-    size; it stays in the run directory.
+    size: one of more than ``MOST_BYTES`` stays in the run directory.
 
     Args:
+        run: The run directory, with the final model.
         experiment: What the run runs.
+
+    Raises:
+        OSError: There is no model.
     """
-    return isinstance(experiment, FederatedExperiment) and experiment.model.name != "quadratic"
+    if isinstance(experiment, TrainingExperiment):
+        return run.model.stat().st_size <= MOST_BYTES
+    return experiment.model.name != "quadratic"
 
 
 @contextmanager
@@ -56,28 +93,27 @@ def served_model(run: RunDirectory, job: JobFile) -> Iterator[Path]:
         The directory, which is removed at the end.
 
     Raises:
-        JobError: The run is a training on ranks.
         OSError: A file cannot be read or written.
     """
     from mlflow import pyfunc  # noqa: PLC0415  3 s
 
+    served = served_as(job.experiment)
     with tempfile.TemporaryDirectory(prefix="watershed-model-") as made:
         data, code, model = (Path(made) / name for name in ("data", "models", "model"))
         data.mkdir()
         code.mkdir()
-        (data / _NETWORK_FILE).write_text(json.dumps(network_of(job.federated), indent=2))
+        (data / _NETWORK_FILE).write_text(json.dumps(served.network, indent=2))
         shutil.copyfile(run.model, data / _MODEL_FILE)
         shutil.copyfile(run.job, data / _JOB_FILE)
-        for source in (_MODELS / "__init__.py", *_loaded_by(_LOADER)):
+        for source in (_MODELS / "__init__.py", *_loaded_by(served.loader)):
             shutil.copyfile(source, code / source.name)
-        example = example_of(job.federated)
         pyfunc.save_model(
             str(model),
-            loader_module=_LOADER,
+            loader_module=served.loader,
             data_path=str(data),
             code_paths=[str(code)],
-            signature=_signature(job.federated, example),
-            input_example=example,
+            signature=_signature(served),
+            input_example=served.example,
             pip_requirements=_requirements(),
             metadata={"study": job.study, "point": job.point, "config_hash": job.config_hash},
         )
@@ -96,34 +132,56 @@ def _loaded_by(module: str) -> list[Path]:
     return list(dict.fromkeys([source, *below]))
 
 
-def network_of(experiment: FederatedExperiment) -> dict[str, object]:
-    """Return what ``models.served`` has to know of a network.
+def served_as(experiment: Experiment) -> Served:
+    """Return how the model of a run answers.
 
     Args:
-        experiment: A run on a data set.
-    """
-    return {
-        "name": experiment.model.name,
-        "sizes": experiment.model.model_dump(mode="json", exclude={"name", "execution"}),
-        "dtype": experiment.dtype,
-        "input_shape": _shape(experiment),
-    }
-
-
-def example_of(experiment: FederatedExperiment) -> NDArray[np.float32] | NDArray[np.int64]:
-    """Return two samples of the shape that the training saw: drawn at random, not from the data.
-
-    Args:
-        experiment: A run on a data set.
-
-    Returns:
-        Shape (2, ...); float32, or of text symbol numbers, int64.
+        experiment: A training, or a federated run on a data set.
     """
     rng = np.random.default_rng(0)
-    shape = (_NUM_EXAMPLES, *_shape(experiment))
-    if experiment.model.name == "char_lstm":
-        return rng.integers(0, 32, shape, dtype=np.int64)
-    return rng.random(shape).round(3).astype(np.float32)
+    if isinstance(experiment, TrainingExperiment):
+        return _served_gpt(experiment, rng)
+    return _served_network(experiment, rng)
+
+
+def _served_gpt(experiment: TrainingExperiment, rng: np.random.Generator) -> Served:
+    """Numbers of tokens in; of the token behind each, all log-probabilities out."""
+    model = experiment.model
+    shape = (_NUM_EXAMPLES, min(_EXAMPLE_TOKENS, experiment.sequence))
+    return Served(
+        loader="models.served_gpt",
+        network={
+            "sizes": {name: getattr(model, name) for name in _GPT_SIZES},
+            "sequence": experiment.sequence,
+        },
+        example=rng.integers(0, model.vocabulary, shape, dtype=np.int64),
+        inputs=(-1, -1),
+        answer=("float32", (-1, -1, model.vocabulary)),
+        output="log_probabilities",
+    )
+
+
+def _served_network(experiment: FederatedExperiment, rng: np.random.Generator) -> Served:
+    """Samples as the training saw them in, of text numbers of symbols; probabilities out."""
+    inputs = _shape(experiment)
+    shape = (_NUM_EXAMPLES, *inputs)
+    is_text = experiment.model.name == "char_lstm"
+    return Served(
+        loader="models.served",
+        network={
+            "name": experiment.model.name,
+            "sizes": experiment.model.model_dump(mode="json", exclude={"name", "execution"}),
+            "dtype": experiment.dtype,
+            "input_shape": inputs,
+        },
+        example=rng.integers(0, 32, shape, dtype=np.int64)
+        if is_text
+        else rng.random(shape).round(3).astype(np.float32),
+        inputs=(-1, *inputs),
+        # Of shape (-1, C), or (-1,) for labels: the schema of a tensor cannot say both.
+        answer=(experiment.dtype, (-1, -1)),
+        output="probabilities",
+    )
 
 
 def _shape(experiment: FederatedExperiment) -> tuple[int, ...]:
@@ -132,18 +190,15 @@ def _shape(experiment: FederatedExperiment) -> tuple[int, ...]:
     return experiment.data.facts.shape
 
 
-def _signature(
-    experiment: FederatedExperiment, example: NDArray[np.float32] | NDArray[np.int64]
-) -> "ModelSignature":
+def _signature(served: Served) -> "ModelSignature":
     from mlflow.models import ModelSignature  # noqa: PLC0415  with mlflow
     from mlflow.types import ParamSchema, ParamSpec, Schema, TensorSpec  # noqa: PLC0415
 
-    # Of shape (-1, C), or (-1,) for labels: the schema of a tensor cannot say both.
-    answer = np.dtype(experiment.dtype)
+    answer, shape = served.answer
     return ModelSignature(
-        inputs=Schema([TensorSpec(example.dtype, (-1, *example.shape[1:]))]),
-        outputs=Schema([TensorSpec(answer, (-1, -1))]),
-        params=ParamSchema([ParamSpec("output", "string", "probabilities")]),
+        inputs=Schema([TensorSpec(served.example.dtype, served.inputs)]),
+        outputs=Schema([TensorSpec(np.dtype(answer), shape)]),
+        params=ParamSchema([ParamSpec("output", "string", served.output)]),
     )
 
 

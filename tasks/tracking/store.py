@@ -116,6 +116,35 @@ class Store:
             for key, text in tags.items():
                 self.client.set_experiment_tag(experiment_id, _name(key), text)
 
+    def experiment_tags(self, experiment_id: str) -> dict[str, str]:
+        """Return the tags of an experiment.
+
+        Args:
+            experiment_id: The experiment.
+
+        Returns:
+            Name -> value.
+
+        Raises:
+            TrackingError: MLflow is not there.
+        """
+        with translated(self.tracking_uri):
+            return dict(self.client.get_experiment(experiment_id).tags)
+
+    def untag_experiment(self, experiment_id: str, keys: Sequence[str]) -> None:
+        """Delete tags of an experiment.
+
+        Args:
+            experiment_id: The experiment.
+            keys: Names of tags that it has.
+
+        Raises:
+            TrackingError: MLflow is not there, or somebody else has deleted one.
+        """
+        with translated(self.tracking_uri):
+            for key in keys:
+                self.client.delete_experiment_tag(experiment_id, key)
+
     def find_or_create_run(
         self, experiment_id: str, key: str, *, name: str, tags: Mapping[str, str]
     ) -> str:

@@ -27,7 +27,8 @@ class TrainingMeasures:
         hardware_tflops: With what is computed again.
         mfu: Model FLOPs over the device's peak, in [0, 1].
         step_s: Wall time of a train step.
-        compute_s: Of it, forward and backward passes.
+        compute_s: Of it, forward and backward passes; of DeepSpeed and FSDP2, which do not tell
+            their waits, with them.
         optimizer_s: Of it, the update.
         exposed_s: Level of the machine -> of it, waiting for collectives there.
         bytes_per_step: Level of the machine -> bytes that a rank got from others in a train step.

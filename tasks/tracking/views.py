@@ -8,12 +8,16 @@ know it any more says so and shows its default view.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
+from urllib.parse import quote
 
 from tasks.runtime.metrics import Metric
 
 _PREFIX = "mlflow.sharedViewState."
+_OURS = re.compile(rf"{re.escape(_PREFIX)}([0-9a-f]{{12}})-by-[a-z-]+")
+"""Tag of a view that we keep; those that a person shares have other keys."""
 _BY_STEP = "by-step"
 _BY_GRID = "by-grid"
 _MOST_AXES = 10
@@ -144,6 +148,55 @@ def view_links(
     names |= {"grid (parallel coordinates)": _BY_GRID}
     base = view_address(experiment_id, parent_run_id).removeprefix("/")
     return ", ".join(f"[{words}]({base.replace(_BY_STEP, name)})" for words, name in names.items())
+
+
+def views_by_run(tags: Iterable[str]) -> dict[str, list[str]]:
+    """Find the views that are kept in an experiment.
+
+    Args:
+        tags: Names of the experiment's tags.
+
+    Returns:
+        The first 12 characters of a study's run -> its tags.
+    """
+    found: dict[str, list[str]] = {}
+    for tag in tags:
+        if match := _OURS.fullmatch(tag):
+            found.setdefault(match[1], []).append(tag)
+    return found
+
+
+def without_views(note: str, experiment_id: str, parent_run_id: str) -> str:
+    """Replace the links to a study's views by one that needs no view.
+
+    MLflow would lead from a view that is gone to another page, without its points.
+
+    Args:
+        note: A text with ``view_links``.
+        experiment_id: The study's experiment.
+        parent_run_id: The study's run.
+
+    Returns:
+        The text with a link to the charts of the points: by step, not grouped.
+    """
+    for kind in ("federated", "training"):
+        links = view_links(experiment_id, parent_run_id, kind)
+        plain = _address_without_view(experiment_id, parent_run_id, kind)
+        note = note.replace(links, f"[step]({plain})")
+    return note
+
+
+def _address_without_view(
+    experiment_id: str, parent_run_id: str, kind: Literal["federated", "training"]
+) -> str:
+    """Return the charts of runs in an order in which they do not stand folded."""
+    facets = {
+        "searchFilter": f"tags.`mlflow.parentRunId` = '{parent_run_id}'",
+        "orderByKey": f"metrics.`{RESULTS[kind][0]}`",
+        "orderByAsc": str(kind == "federated").lower(),
+    }
+    asked = "&".join(f"{name}={quote(text, safe='')}" for name, text in facets.items())
+    return f"#/experiments/{experiment_id}/runs?{asked}&compareRunsMode=CHART"
 
 
 def _by(words: str) -> str:

@@ -25,10 +25,10 @@ from torch import distributed as dist
 
 from configs.sharding import Partition
 from configs.topology import Topology
-from configs.transport import Transport, Wire
+from configs.transport import BITS, Transport, Wire
 from tasks.zero.error_feedback import ErrorFeedback
 from tasks.zero.lanes import Exposed, Lane, make_lane
-from tasks.zero.layout import Chain
+from tasks.zero.layout import Chain, padded
 from tasks.zero.routes import Route, Routes, all_hops, gather_hops, reduction_hops
 from tasks.zero.wires import Coder
 
@@ -321,25 +321,28 @@ class Fabric:
         if degree == self._chain.num_ranks:
             return self._begin(self._reduce_lane, lambda: None, [])
         route = self._reductions.between(degree, self._chain.num_ranks)
-        length = -(-target.numel() // route.num_ranks)
         wire = inside if route.is_inside else across
+        # Whole blocks, though the shard may be none for each replica: the kernels do these alone.
+        block_size = self._transport.block_size if wire in BITS else 1
+        whole = padded(target.numel(), degree=route.num_ranks, block_size=block_size)
+        length = whole // route.num_ranks
         coder = self._coder(wire, target.dtype, length, is_sum=True)
         self._count(route, 2 * coder.num_bytes)
 
         def work() -> None:
-            padded = target
-            if target.numel() < length * route.num_ranks:
-                padded = target.new_zeros(length * route.num_ranks)
-                padded[: target.numel()] = target
-            rows_Kn = padded.view(route.num_ranks, length)
+            values = target
+            if target.numel() < whole:
+                values = target.new_zeros(whole)
+                values[: target.numel()] = target
+            rows_Kn = values.view(route.num_ranks, length)
             encode = _encoding(coder, errors, f"{key}/scattered")
             piece = self._sum(route, coder, rows_Kn, target.dtype, encode)
             payload_Kb = _rows_of_bytes(route.num_ranks, coder, target.device)
             encode = _encoding(coder, errors, f"{key}/gathered")
             route.gather(encode(piece.view(1, -1)), payload_Kb)
             coder.decode(payload_Kb, rows_Kn)
-            if padded is not target:
-                target.copy_(padded[: target.numel()])
+            if values is not target:
+                target.copy_(values[: target.numel()])
 
         return self._begin(self._reduce_lane, work, [route])
 

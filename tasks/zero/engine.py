@@ -378,11 +378,14 @@ class Engine:
 
     @property
     def _errors_prefix(self) -> str:
-        """Under which errors are saved: of no use to other ranks, shards, hops or blocks."""
+        """Under which errors are saved: of no use to other ranks, shards, hops or blocks.
+
+        Earlier checkouts had no ``whole`` in it, and short blocks in the sums over replicas.
+        """
         degrees = "-".join(map(str, self._partition.model_dump().values()))
         node = self._experiment.topology.node_ranks(self._num_ranks)
         block_size = self._experiment.transport.block_size
-        return f"{_ERRORS}{self._num_ranks}/{degrees}/{node}/{block_size}/{self._rank}/"
+        return f"{_ERRORS}{self._num_ranks}/{degrees}/{node}/{block_size}/whole/{self._rank}/"
 
     def _saved_errors(self, directory: Path) -> dict[str, Tensor]:
         """Return tensors for the errors of a checkpoint; say so if it has none of these."""
@@ -390,7 +393,7 @@ class Engine:
         if not found and self._rank == 0 and has_saved(directory, _ERRORS):
             say(
                 "the errors of quantization begin at zero: those of the checkpoint are of other "
-                "ranks, or of another partition, node or block_size"
+                "ranks, or of another partition, node, block_size or checkout of Watershed"
             )
         return found
 

@@ -16,10 +16,11 @@ class StepReport:
         loss: Mean over all tokens of the step, of all ranks.
         grad_norm: 2-norm of the whole mean gradient, before clipping.
         is_skipped: The gradient, or the loss, was not finite, so that the weights are as before.
-        compute_s: Forward and backward passes, without what is below.
+        compute_s: Forward and backward passes, without what is below; of engines that do not tell
+            what they wait, with that.
         exposed_s: Time that the passes and the update waited for a collective, by level of the
             machine; of engines that do not tell, empty.
-        optimizer_s: The update of the weights, without its collectives.
+        optimizer_s: The update of the weights, without its collectives where waits are told.
         received_bytes: Bytes that this rank got from others, by level of the machine; of engines
             that do not tell, empty.
     """

@@ -24,6 +24,7 @@ from tasks.zero.planning.search import Found, Search
 from tasks.zero.planning.space import (
     MOST_ACCUMULATION,
     TIE,
+    Ints,
     all_passes,
     expressible,
     num_rounded,
@@ -86,14 +87,13 @@ def _plan(
         best, prediction = first.choice, first.prediction
     fitting = {names for one in named for names in one.names}
     num_formats = len(search.searched)
-    front = found.timed.take(skyline(found.timed.step_s, search.memory_of(found.timed)))
     return Plan(
         best=best,
         prediction=prediction,
         listed=_choices(search, found.timed.first_of(found.timed.partition, 1), wish.num_best),
         rows=named,
         too_large=[name for names in rows for name in names if name not in fitting],
-        front=_choices(search, _spread(search, front), _MOST_FRONT),
+        front=_front(search, found.timed, best),
         num_partitions=search.num_partitions,
         num_candidates=search.num_partitions * search.num_passes * num_formats,
         num_fitting=search.num_fitting * num_formats,
@@ -123,17 +123,36 @@ def _on_worse_network(found: Plan) -> Plan:
     )
 
 
-def _spread(search: Search, front: Candidates) -> Candidates:
-    """Leave out of a front what has nearly the memory of the one before it; keep both ends."""
-    memory = search.memory_of(front)
-    step = min(_STEP_OF_FRONT, (memory[-1] / memory[0]) ** (1 / (_MOST_FRONT - 1)))
-    kept = [0]
+def _front(search: Search, timed: Candidates, best: Choice) -> list[Choice]:
+    """Return the best one, and what needs less memory and is beaten in neither respect.
+
+    The best one may be beaten by what is faster by less than a tie, and rounds more.
+    """
+    front = timed.take(skyline(timed.step_s, search.memory_of(timed)))
+    leaner = front.take(search.memory_of(front) < best.memory_bytes)
+    spread = _spread(search.memory_of(leaner), best.memory_bytes)
+    return [best, *_choices(search, leaner.take(spread), _MOST_FRONT - 1)]
+
+
+def _spread(memory: Ints, most: int) -> Ints:
+    """Leave out of a front what has nearly the memory of the one before it; keep its end.
+
+    Args:
+        memory: Of its points, descending, shape (n,).
+        most: Memory of what stands before them.
+
+    Returns:
+        Numbers of what is kept, ascending.
+    """
+    if not len(memory):
+        return np.empty(0, dtype=np.int64)
+    step = min(_STEP_OF_FRONT, (memory[-1] / most) ** (1 / (_MOST_FRONT - 1)))
+    kept: list[int] = []
     for number, needed in enumerate(memory):
-        if needed < step * memory[kept[-1]]:
+        if needed < step * (memory[kept[-1]] if kept else most):
             kept.append(number)
     last = len(memory) - 1
-    kept = [*(kept[:-1] if len(kept) > 1 else kept), *({kept[-1], last} - {0})]
-    return front.take(np.array(kept, dtype=np.int64))
+    return np.array(kept if kept and kept[-1] == last else [*kept, last], dtype=np.int64)
 
 
 def _faults(wish: Wish) -> Iterator[Fault]:

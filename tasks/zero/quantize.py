@@ -307,7 +307,7 @@ def _walsh_hadamard(size: int, device: torch.device) -> Tensor:
 def _is_for_kernels(device: torch.device, blocks: Blocks) -> bool:
     """Whether the kernels do it: of an odd number of values they lost one, see ``docs/results.md``.
 
-    The engine's shards are whole blocks.
+    What the engine quantizes is whole blocks: shards, and the pieces that replicas sum.
     """
     is_even = blocks.length % 2 == 0 and blocks.block_size % 2 == 0
     return is_even and _has_kernels(device)

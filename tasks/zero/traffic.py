@@ -9,6 +9,8 @@ Rules that the engine follows:
 - A unit is gathered as often as its ``UnitSize`` says. The units of the last stage are not gathered
   again for the backward pass: it comes at once after the forward one.
 - A gather of a degree above a node's stops at the node's, if that is one of the degrees.
+- A shard that is summed over its replicas is cut into one piece for each of them, padded to equal
+  pieces, and to whole blocks where they are quantized.
 - Only trainable units have gradients, and move between micro-batches.
 - Sums of a few scalars (norm, loss) do not count.
 """
@@ -249,8 +251,9 @@ class Moves:
         if replicas == 1:
             return []
         level = self._level(final, self.num_ranks)
-        piece = -(-length // final // replicas)
         wire = self._wire_of_sums(level)
+        block = self.transport.block_size if wire in BITS else 1
+        piece = -(-length // final // (replicas * block)) * block
         row = _payload(wire, piece, self.items.sums, self.transport)
         return [Move(final, self.num_ranks, level, wire, 1, piece, row, self.items.sums)]
 

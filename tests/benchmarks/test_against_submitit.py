@@ -1,10 +1,11 @@
-"""The launcher beside submitit on the same real cluster: submission, following, calls to Slurm."""
+"""The launcher beside submitit and prefect-submitit on the same real cluster.
 
-import json
+Submission, following, calls to Slurm. ``job_contenders`` says how to get prefect-submitit.
+"""
+
 import os
 import shutil
 import statistics
-import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -12,24 +13,40 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-import submitit
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from configs.launchers import SlurmLauncherConfig, SlurmResources
-from tasks.slurm.plan import JobPlan
-from tasks.slurm.slurm_launcher import SlurmLauncher
-from tests.benchmarks.waiting_job import wait_and_say
+from tests.benchmarks.job_contenders import (
+    HOW_TO_GET_IT,
+    PYTHON,
+    Contender,
+    PrefectSubmitit,
+    Submitit,
+    Watershed,
+)
 from tests.cluster import availability
 from tests.cluster.slots import running_cluster
 from tests.cluster.slurm_cluster import SlurmCluster
 from tests.cluster.slurm_configuration import ClusterOptions
 
-ROOT = Path(__file__).parents[2]
 _COMMANDS = ("sbatch", "squeue", "sacct", "scancel", "scontrol")
 _NUM_JOBS, _SPACING_S, _SHORTEST_S = 20, 1.0, 60.0
+_SINGLE_JOBS = 20
 _ARRAY = 1000
 
-pytestmark = pytest.mark.skipif(not availability.here().runs, reason=availability.here().message)
+pytestmark = [
+    pytest.mark.skipif(not availability.here().runs, reason=availability.here().message),
+    pytest.mark.parametrize(
+        "kind",
+        [
+            Watershed,
+            Submitit,
+            pytest.param(
+                PrefectSubmitit,
+                marks=pytest.mark.skipif(PYTHON not in os.environ, reason=HOW_TO_GET_IT),
+            ),
+        ],
+    ),
+]
 
 
 @pytest.fixture
@@ -54,101 +71,50 @@ def _use(cluster: SlurmCluster, shims: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("PATH", f"{shims}:{os.environ['PATH']}")
 
 
+@pytest.fixture
+def contender(
+    kind: Callable[[Path], Contender], tmp_path: Path, calls: Callable[[], Counter[str]]
+) -> Iterator[Contender]:
+    """One that submits to that cluster."""
+    del calls
+    launcher = kind(tmp_path)
+    yield launcher
+    launcher.close()
+
+
 def _median_and_p95(values: list[float]) -> str:
     ordered = sorted(values)
-    return f"{statistics.median(ordered):.2f} / {ordered[int(0.95 * (len(ordered) - 1))]:.2f} s"
+    return f"{statistics.median(ordered):.3f} / {ordered[int(0.95 * (len(ordered) - 1))]:.3f} s"
 
 
-class _Watershed:
-    """Jobs through the launcher."""
-
-    name = "watershed"
-
-    def __init__(self, directory: Path) -> None:
-        self._config = SlurmLauncherConfig(partition="batch", time_limit="10", pack="array")
-        self._launcher = SlurmLauncher(self._config, directory, state_dir=directory / "state")
-        self._directory = directory
-
-    def submit(self, waits_s: list[float]) -> list[Callable[[], Path]]:
-        """Submit jobs as one; each function waits for one, and returns its file."""
-        plans = [self._plan(number, wait_s) for number, wait_s in enumerate(waits_s)]
-        jobs = self._launcher.submit_all(plans)
-
-        def waiter(index: int) -> Callable[[], Path]:
-            def wait() -> Path:
-                while not self._launcher.wait(jobs[index], 60).is_final:
-                    pass
-                return plans[index].run_dir / "ended"
-
-            return wait
-
-        return [waiter(index) for index in range(len(plans))]
-
-    def _plan(self, number: int, wait_s: float) -> JobPlan:
-        run_dir = self._directory / f"{time.time_ns()}-{number}"
-        run_dir.mkdir()
-        (run_dir / "job.json").write_text(json.dumps({"seconds": wait_s}))
-        return JobPlan(
-            name="wait",
-            module="tests.benchmarks.waiting_job",
-            run_dir=run_dir,
-            resources=SlurmResources(partition="batch", time_limit="10"),
-            code_dir=ROOT,
-        )
-
-    def close(self) -> None:
-        """Cancel what is left."""
-        self._launcher.close()
+def _time_to_sbatch(
+    contender: Contender, waits_s: list[float], calls: Callable[[], Counter[str]]
+) -> float:
+    """Submit jobs as one; return the seconds from the call until sbatch is run."""
+    before, called_s = calls()["sbatch"], 0.0
+    began = time.monotonic()
+    with ThreadPoolExecutor(1) as pool:
+        submitted = pool.submit(contender.submit, waits_s)
+        while calls()["sbatch"] == before:
+            if submitted.done():
+                submitted.result()  # raises what has kept it from that
+            time.sleep(0.001)
+        called_s = time.monotonic() - began
+        submitted.result()
+    return called_s
 
 
-class _Submitit:
-    """Jobs through submitit."""
-
-    name = "submitit"
-
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
-        self._executor = submitit.AutoExecutor(folder=directory / "submitit", cluster="slurm")
-        self._executor.update_parameters(
-            slurm_partition="batch", timeout_min=10, slurm_array_parallelism=2000
-        )
-        self._jobs: list[submitit.Job[None]] = []
-
-    def submit(self, waits_s: list[float]) -> list[Callable[[], Path]]:
-        """Submit jobs as one; each function waits for one, and returns its file."""
-        paths = [self._directory / f"{time.time_ns()}-{n}" for n in range(len(waits_s))]
-        jobs = self._executor.map_array(wait_and_say, paths, waits_s)
-        self._jobs += jobs
-
-        def waiter(index: int) -> Callable[[], Path]:
-            def wait() -> Path:
-                jobs[index].result()
-                return paths[index]
-
-            return wait
-
-        return [waiter(index) for index in range(len(jobs))]
-
-    def close(self) -> None:
-        """Cancel what is left."""
-        for job_id in {job.job_id.partition("_")[0] for job in self._jobs}:
-            subprocess.run(["scancel", job_id], check=False)
-
-
-@pytest.mark.parametrize("kind", [_Watershed, _Submitit])
 def test_jobs_are_followed(
-    kind: type[_Watershed] | type[_Submitit],
-    tmp_path: Path,
+    contender: Contender,
     calls: Callable[[], Counter[str]],
     report: Callable[[str], None],
     benchmark: BenchmarkFixture,
 ) -> None:
     """Twenty jobs that end one second after the other: calls a minute, delay of each end."""
-    launcher = kind(tmp_path)
     waits_s = [_SHORTEST_S + number * _SPACING_S for number in range(_NUM_JOBS)]
 
     def follow() -> None:
-        waiters = launcher.submit(waits_s)
+        waiters = contender.submit(waits_s)
         time.sleep(15)
         before, began = calls(), time.monotonic()
         delays_s: list[float] = []
@@ -166,36 +132,47 @@ def test_jobs_are_followed(
                 one.result()
         status = {name: live[name] for name in ("squeue", "sacct") if live[name]}
         report(
-            f"{launcher.name}: {_NUM_JOBS} live jobs: {status} in {live_s:.0f} s; end of a job to "
+            f"{contender.name}: {_NUM_JOBS} live jobs: {status} in {live_s:.0f} s; end of a job to "
             f"its being known, median / p95: {_median_and_p95(delays_s)}; all calls {calls()}"
         )
 
-    try:
-        benchmark.pedantic(follow, rounds=1)  # type: ignore[no-untyped-call]
-    finally:
-        launcher.close()
+    benchmark.pedantic(follow, rounds=1)  # type: ignore[no-untyped-call]
 
 
-@pytest.mark.parametrize("kind", [_Watershed, _Submitit])
-def test_an_array_is_submitted(
-    kind: type[_Watershed] | type[_Submitit],
-    tmp_path: Path,
+def test_one_job_is_submitted(
+    contender: Contender,
     calls: Callable[[], Counter[str]],
     report: Callable[[str], None],
     benchmark: BenchmarkFixture,
 ) -> None:
-    """A thousand jobs in one call, from the call to sbatch's having answered."""
-    launcher = kind(tmp_path)
+    """One job after the other, from the call to sbatch's being run."""
+    times_s: list[float] = []
 
     def submit() -> None:
-        before = calls()["sbatch"]
-        began = time.monotonic()
-        launcher.submit([300.0] * _ARRAY)
-        while calls()["sbatch"] == before:
-            time.sleep(0.005)
-        report(f"{launcher.name}: an array of {_ARRAY} in {time.monotonic() - began:.2f} s")
+        times_s.append(_time_to_sbatch(contender, [0.0], calls))
 
-    try:
-        benchmark.pedantic(submit, rounds=1)  # type: ignore[no-untyped-call]
-    finally:
-        launcher.close()
+    def rest() -> tuple[tuple[()], dict[str, object]]:
+        time.sleep(2)  # the job before has started
+        return (), {}
+
+    benchmark.pedantic(submit, setup=rest, rounds=_SINGLE_JOBS)  # type: ignore[no-untyped-call]
+
+    report(
+        f"{contender.name}: one job, from the call to sbatch, median / p95:"
+        f" {_median_and_p95(times_s)}"
+    )
+
+
+def test_an_array_is_submitted(
+    contender: Contender,
+    calls: Callable[[], Counter[str]],
+    report: Callable[[str], None],
+    benchmark: BenchmarkFixture,
+) -> None:
+    """A thousand jobs in one call, from the call to sbatch's being run."""
+
+    def submit() -> None:
+        took_s = _time_to_sbatch(contender, [300.0] * _ARRAY, calls)
+        report(f"{contender.name}: an array of {_ARRAY} in {took_s:.2f} s")
+
+    benchmark.pedantic(submit, rounds=1)  # type: ignore[no-untyped-call]

@@ -110,12 +110,13 @@ def test_a_restart(
         while world.states().count(LedgerState.FINISHED) < _ARRAY // 2:
             reconciler.step()
 
-    began = time.perf_counter()
+    began, worked = time.perf_counter(), time.process_time()
     benchmark.pedantic(restart, rounds=1)  # type: ignore[no-untyped-call]
 
     report(
         f"restart with {_ARRAY} live jobs, {_ARRAY // 2} of which have ended: "
-        f"{time.perf_counter() - began:.2f} s, {world.slurm.num_calls(since_s=since_s)} calls"
+        f"{time.perf_counter() - began:.2f} s ({time.process_time() - worked:.2f} s of a core, the "
+        f"fake's answers included), {world.slurm.num_calls(since_s=since_s)} calls"
     )
 
 

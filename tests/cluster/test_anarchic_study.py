@@ -17,24 +17,19 @@ from tests.cluster.slurm_cluster import SlurmCluster
 from tests.cluster.slurm_configuration import ClusterOptions
 from tests.cluster.study_process import logs, only_study, running, user_environment
 
-_ROUNDS = 25
-STUDY = f"""
-launcher: {{kind: slurm, partition: batch, time_limit: "10", cpus_per_task: 4}}
-experiment:
-  workers: 4
-  rounds: {_ROUNDS}
-  evaluate_every: 5
-  checkpoint_every: 7
-  dtype: float64
-  model: logistic
-  data: {{name: digits, partition: {{kind: labels, labels_per_worker: 4}}}}
-  algorithm: {{name: afa_cs, collect: 2}}
-  worker: {{lr: 0.05, batch_size: 8}}
-  arrivals:
-    kind: slurm
-    budget_s: 1.0
-    partitions: [{{partition: batch, workers: 2}}, {{partition: preempt, workers: 2}}]
-"""
+ROOT = Path(__file__).parents[2]
+STUDY = ROOT / "configs" / "studies" / "anarchic-slurm.yaml"
+NAME = "anarchic-slurm"
+_COLLECT = 4
+"""Returns that the study's server takes at a time."""
+_ROUNDS = 60
+OVERRIDES = {
+    "rounds": _ROUNDS,
+    "evaluate_every": 5,
+    "checkpoint_every": 7,
+    "dtype": "float64",  # what the replay is compared with differs by the order of sums alone
+    "launcher.cpus_per_task": 4,  # a whole node each, so that an intruder preempts somebody
+}
 _INTRUDER = """#!/bin/bash
 #SBATCH --partition=batch --exclusive --nodes=1 --time=1
 sleep 2
@@ -43,8 +38,8 @@ sleep 2
 
 @pytest.fixture
 def small_cluster() -> Iterator[SlurmCluster]:
-    """A cluster of five nodes that hold one job each."""
-    with running_cluster(ClusterOptions(nodes=5, cpus=4)) as cluster:
+    """A cluster of nodes for one job each: the server and eight workers."""
+    with running_cluster(ClusterOptions(nodes=9, cpus=4)) as cluster:
         yield cluster
 
 
@@ -54,21 +49,22 @@ def test_the_trace_of_real_workers_replays_to_the_same_model(
 ) -> None:
     """Preemption and a requeued server lose and double no return; the simulator agrees."""
     cluster = small_cluster
-    path = tmp_path / "anarchic.yaml"
-    path.write_text(STUDY)
+    changes = [word for path, value in OVERRIDES.items() for word in ("--set", f"{path}={value}")]
     (tmp_path / "intruder.sh").write_text(_INTRUDER)
     environment = user_environment(cluster, tmp_path)
 
-    with running(["run", "anarchic.yaml"], tmp_path, environment) as process:
+    with running(["run", str(STUDY), *changes], tmp_path, environment) as process:
         disturber = threading.Thread(target=_disturb, args=(cluster, tmp_path), daemon=True)
         disturber.start()
-        code = process.wait(300)
+        code = process.wait(500)
         disturber.join()
 
     assert code == 0, logs(tmp_path)
-    (run,) = only_study(tmp_path, "anarchic").points()
+    (run,) = only_study(tmp_path, NAME).points()
     lines = [line for line, _ in read_returns(run.returns)]
-    assert [line.round for line in lines] == [1 + index // 2 for index in range(2 * _ROUNDS)]
+    assert [line.round for line in lines] == [
+        1 + index // _COLLECT for index in range(_COLLECT * _ROUNDS)
+    ]
     assert len({(line.worker, line.sequence) for line in lines}) == len(lines)
     assert {line.partition for line in lines} == {"batch", "preempt"}
     assert len(run.attempts()) >= 2
@@ -87,7 +83,7 @@ def _disturb(cluster: SlurmCluster, directory: Path) -> None:
         if not _has_done(directory, num_rounds):
             return
         if command[-1] == "":
-            (run,) = only_study(directory, "anarchic").points()
+            (run,) = only_study(directory, NAME).points()
             listing = cluster.run(["squeue", "-h", "-t", "R", "-o", "%A %Z"]).stdout
             command[-1] = next(
                 line.split()[0] for line in listing.splitlines() if line.endswith(str(run.path))
@@ -97,7 +93,7 @@ def _disturb(cluster: SlurmCluster, directory: Path) -> None:
 
 def _has_done(directory: Path, num_rounds: int) -> bool:
     for _ in range(1_200):  # four minutes: starting Prefect takes one and a half on a busy machine
-        for log in directory.glob("runs/anarchic-*/points/*/returns.jsonl"):
+        for log in directory.glob(f"runs/{NAME}-*/points/*/returns.jsonl"):
             if any(line.round >= num_rounds for line, _ in read_returns(log)):
                 return True
         threading.Event().wait(0.2)

@@ -59,7 +59,7 @@ def test_the_ends_of_jobs_are_known_soon(
 
     delays_s.sort()
     sys.stdout.write(f"end of a job -> known: {delays_s[10]:.2f} s, p95 {delays_s[18]:.2f} s\n")
-    assert delays_s[18] < 15  # s; a look is due every 30 at the least
+    assert delays_s[18] < 5  # s; 2 are wanted, on a machine with nothing else to do
 
 
 @pytest.mark.slow

@@ -11,12 +11,15 @@ from pathlib import Path
 
 import pytest
 
+from tasks.runtime.signs import EXIT_ALREADY_RUNNING
 from tasks.slurm.launcher import JobState
 from tasks.slurm.leader_ledger import LeaderLedger
 from tasks.slurm.ledger_file import LedgerFile
 from tasks.slurm.slurm_launcher import LEDGER_NAME, SlurmLauncher
 from tests.cluster.launching import ARRAY, ROOT, SINGLE, began, ended, planned, queue, until
+from tests.cluster.slots import running_cluster
 from tests.cluster.slurm_cluster import SlurmCluster
+from tests.cluster.slurm_configuration import ClusterOptions
 
 # Submits one job and says so; then it does nothing but follow it.
 ORCHESTRATOR = """
@@ -99,6 +102,59 @@ def test_a_lost_node_is_avoided(
     second = json.loads((plan.run_dir / "attempts/2/started.json").read_text())
     assert second["submission"] == 2
     assert second["node"] != started["node"]
+
+
+@pytest.mark.slow
+def test_a_lost_node_is_avoided_by_the_job_that_slurm_requeues(
+    in_cluster: SlurmCluster, launch: Callable[..., SlurmLauncher], tmp_path: Path
+) -> None:
+    """It keeps its number; when it is let go, Slurm is told where it must not run again."""
+    launcher = launch(SINGLE)
+    plan = planned(tmp_path / "study", "r", "save 300")
+    job = launcher.submit(plan)
+    until(lambda: began(plan))
+    lost = json.loads((plan.run_dir / "attempts/1/started.json").read_text())["node"]
+
+    in_cluster.kill_node(lost, now=True)
+    state = ended(launcher, job, 180)
+
+    assert state is JobState.FINISHED
+    second = json.loads((plan.run_dir / "attempts/2/started.json").read_text())
+    assert (second["submission"], second["restarts"]) == (1, 1)
+    told = in_cluster.run(["scontrol", "show", "job", began(plan)[0]]).stdout
+    assert f"ExcNodeList={lost}\n" in told
+
+
+@pytest.mark.slow
+def test_a_cut_node_is_found_by_the_controller_and_its_job_fenced(
+    launch: Callable[..., SlurmLauncher], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody sets it DOWN: the job runs elsewhere, and what goes on behind the cut is overtaken."""
+    options = ClusterOptions(node_timeout_s=6, message_timeout_s=5)
+    with running_cluster(options) as cluster:
+        for name, value in cluster.environment().items():
+            monkeypatch.setenv(name, value)
+        launcher = launch(SINGLE)
+        plan = planned(tmp_path / "study", "r", "save 600")
+        job = launcher.submit(plan)
+        until(lambda: began(plan))
+        first = json.loads((plan.run_dir / "attempts/1/started.json").read_text())
+
+        cluster.cut_node(first["node"])
+        until(lambda: cluster.node_state(first["node"]).startswith("down"), 90)
+        is_alive_behind_the_cut = Path(f"/proc/{first['pid']}").exists()
+        state = ended(launcher, job, 180)
+        until((plan.run_dir / "attempts/1/exit.json").exists)
+        launcher.detach()
+
+    second = json.loads((plan.run_dir / "attempts/2/started.json").read_text())
+    overtaken = json.loads((plan.run_dir / "attempts/1/exit.json").read_text())
+    assert is_alive_behind_the_cut
+    assert state is JobState.FINISHED
+    assert (second["submission"], second["restarts"]) == (1, 1)
+    assert second["node"] != first["node"]
+    assert overtaken["code"] == EXIT_ALREADY_RUNNING
+    assert len(began(plan)) == 2
 
 
 def test_a_requeued_job_does_not_wait_two_minutes(

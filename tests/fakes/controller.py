@@ -306,6 +306,9 @@ class Controller:
         if request.throttle and self._num_running.get(run.job, 0) >= request.throttle:
             run.reason = "JobArrayTaskLimit"
             return False
+        if len(self.hosts.keys() - request.exclude) < request.nodes:
+            run.reason, run.eligible_s = "BadConstraints", None  # held for good
+            return False
         hosts = list(itertools.islice(self._free(request), request.nodes))
         if len(hosts) < request.nodes:
             run.reason = "Resources"

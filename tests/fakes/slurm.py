@@ -21,7 +21,7 @@ from tests.fakes.clock import Clock, VirtualClock
 from tests.fakes.controller import Controller, Host, Timing
 from tests.fakes.jobs import IdleNode, Incarnation, Node, Request
 from tests.fakes.listings import accounting_rows, queue_rows, table
-from tests.fakes.scripts import Invalid, Size, read_request, tasks_of
+from tests.fakes.scripts import Invalid, Size, expand_hosts, read_request, tasks_of
 
 RETRIES_S = 9.0
 """For how long the commands try to reach a controller that does not answer."""
@@ -48,6 +48,7 @@ class Faults:
         drained: Partition, and from and until when it takes no jobs; those that it has go on.
         min_gpus: QoS -> fewest GPUs of a job (MinTRES); what asks for fewer is refused for good.
         is_terse: A refusal by a policy does not name it.
+        failing: Command, and from and until when it fails at once, as without munged.
     """
 
     accept_then_timeout: float = 0.0
@@ -66,6 +67,7 @@ class Faults:
     drained: tuple[tuple[str, float, float], ...] = ()
     min_gpus: tuple[tuple[str, int], ...] = ()
     is_terse: bool = False
+    failing: tuple[tuple[str, float, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -252,6 +254,8 @@ class FakeSlurm:
         self.calls.append(Call(now_s, tuple(argv)))
         if self._rng.random() < self._faults.timeout:
             return Answer(delay_s=math.inf)
+        if any(c == command and a <= now_s - self.start_s < b for c, a, b in self._faults.failing):
+            return _failed(command, _NO_MUNGE)
         if command == "sacct":
             return self._cut(self._sacct(argv))
         if not self.controller.is_up():
@@ -386,6 +390,10 @@ class FakeSlurm:
             if argv[1] == "requeue" and run.is_running:
                 self.controller.requeue(run)
             elif argv[1] == "update" and words.get("starttime") == "now" and run.is_waiting:
+                if "excnodelist" in words:
+                    nodes = words["excnodelist"]
+                    exclude = frozenset(expand_hosts(nodes)) if nodes else frozenset()
+                    run.request = replace(run.request, exclude=exclude)
                 self.controller.start_now(run)
             elif argv[1] == "release" and run.is_waiting:
                 self.controller.release(run)
@@ -476,6 +484,7 @@ _POLICY = (
     "Batch job submission failed: Job violates accounting/QOS policy "
     "(job submit limit, user's size and/or time limits)"
 )
+_NO_MUNGE = 'Munge encode failed: Failed to access "/run/munge/munge.socket.2"'
 _DRAINED = "Batch job submission failed: Required partition not available (inactive or drain)"
 _CONFIG = """\
 Configuration data as of 2026-01-01T00:00:00

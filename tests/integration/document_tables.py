@@ -51,9 +51,6 @@ def _machine(name: str) -> str:
 
 FILES = {
     "README.md": {"my-study.yaml": _FAULTY},
-    "docs/cost-model.md": {
-        "mini-measured.yaml": "levels: [{name: package, ranks: 2}, {name: node, ranks: 4}]",
-    },
     "docs/how-to/frontier.md": {"frontier-measured.yaml": _machine("frontier-calibrated")},
     "docs/how-to/your-cluster.md": {"my-machine-measured.yaml": _machine("dgx-a100")},
     "docs/mlflow.md": {"input.json": _SAMPLE},
@@ -64,9 +61,38 @@ FILES = {
 
 _FIVE_ROUNDS = "--set rounds=5 --set evaluate_every=5"
 _FIVE_STEPS = "--set steps=5 --set optimizer.warmup_steps=2"
+_TWO_SIZES = '--set "sizes=[1, 2]" --set steps=2 --set optimizer.warmup_steps=1'
+_SMALL_BLOCKS = "--hidden 32,64 --tokens 16 --least-s 0.01"
+
+_DIGITS = "watershed run configs/studies/digits.yaml"
+_TINY = "watershed run configs/runs/gpt-tiny.yaml"
+_MEASURED = f"{_TINY} --set topology=./mini-measured.yaml"
+_TINY_BY = {
+    name: f"{_TINY} --set partition={name} --set transport={transport}"
+    for name, transport in (("hsdp", "full"), ("zero3", "full"), ("zeropp", "zeropp"))
+}
+_SCALING = "watershed run configs/studies/scaling-mini.yaml"
+_SCALING_FEDERATED = "watershed run configs/studies/scaling-federated.yaml"
+_NIGHT = "watershed nightly configs/studies/nightly.yaml"
+_NIGHTS = [f"{_NIGHT} --night 2026-11-{day}" for day in (20, 21, 22)]
+_MY_NIGHT = (
+    "watershed nightly my-study.yaml --metric tokens_per_s --metric train_loss --nights 14 "
+    "--least-effect 0.03"
+)
 _PLAN = "watershed plan-training --model gpt-20b --topology frontier --devices 384"
 
+
+def _with(words: str, *texts: str) -> dict[str, str]:
+    """Return what is run instead of commands: the same with further words behind."""
+    return {text: f"{text} {words}" for text in texts}
+
+
 SHORTER = {
+    "README.md": _with(_FIVE_STEPS, _TINY_BY["zeropp"]),
+    "docs/cost-model.md": {
+        **_with(_SMALL_BLOCKS, "watershed calibrate mini --ranks 8"),
+        **_with(_FIVE_STEPS, _MEASURED),
+    },
     "docs/mlflow.md": {
         "mlflow models predict -m runs:/RUN_ID/model --env-manager local -i input.json -t json": (
             "mlflow models predict -m models:/digits-classifier@champion --env-manager local "
@@ -76,40 +102,50 @@ SHORTER = {
             "watershed compare digits/0 digits/4 digits/2 --html difference.html"
         ),
     },
+    "docs/nightly.md": _with(_FIVE_STEPS, _NIGHT, _MY_NIGHT),
     "docs/planner.md": {
         "watershed plan-training ... --exact --memory 56GB --write plan.yaml": (
             f"{_PLAN} --batch-tokens 4M --exact --memory 56GB --write plan.yaml"
         ),
     },
+    "docs/scaling.md": {
+        **_with(_TWO_SIZES, _SCALING, f"{_SCALING} --set launcher=slurm"),
+        **_with("--set rounds=100 --set repeats=2", _SCALING_FEDERATED),
+    },
     "docs/slurm.md": {
         "watershed logs -f study 3": "watershed logs study 3",  # -f would wait for its end
     },
     "docs/tutorial.md": {
-        "watershed run configs/studies/digits.yaml --set rounds=200": (
-            f"watershed run configs/studies/digits.yaml {_FIVE_ROUNDS}"
-        ),
-        "watershed run configs/runs/gpt-tiny.yaml": (
-            f"watershed run configs/runs/gpt-tiny.yaml {_FIVE_STEPS}"
-        ),
-        "watershed run configs/runs/gpt-tiny.yaml --set partition=zero3 --set transport=full": (
-            "watershed run configs/runs/gpt-tiny.yaml --set partition=zero3 --set transport=full "
-            f"{_FIVE_STEPS}"
-        ),
+        f"{_DIGITS} --set rounds=200": f"{_DIGITS} {_FIVE_ROUNDS}",
+        **_with(_FIVE_STEPS, _TINY, _TINY_BY["zero3"]),
+        # Nights of five train steps differ by more than those of a machine.
+        **_with(f"{_FIVE_STEPS} --least-effect 0.9", *_NIGHTS),
     },
+    "docs/zero.md": _with(_FIVE_STEPS, _TINY_BY["hsdp"]),
 }
 """What is run instead of a command that is shown: fewer rounds, words for dots."""
 
 SEQUENCES: dict[str, tuple[str, ...]] = {
+    "README.md": (_TINY_BY["zeropp"],),
+    "docs/commands.md": (f"{_DIGITS} --set rounds=50 --parallel 4",),
+    "docs/cost-model.md": ("watershed calibrate mini --ranks 8", _MEASURED),
     "docs/tutorial.md": (
-        "watershed run configs/studies/digits.yaml --set rounds=200",
+        f"{_DIGITS} --set rounds=200",
         "watershed resume digits",
         "watershed show digits",
         "watershed why digits",
         "watershed show runs/digits-20261123-033733/points/002-AFA-CD-arrivals-correlated",
         "watershed logs digits 2",
-        "watershed run configs/runs/gpt-tiny.yaml",
-        "watershed run configs/runs/gpt-tiny.yaml --set partition=zero3 --set transport=full",
+        _TINY,
+        _TINY_BY["zero3"],
         "watershed compare gpt-tiny-20261123-033747 gpt-tiny-20261123-035435",
+        *_NIGHTS,
+    ),
+    "docs/scaling.md": (
+        _SCALING,
+        f"{_SCALING} --set launcher=slurm",
+        "watershed run configs/studies/frontier-20b.yaml",
+        _SCALING_FEDERATED,
     ),
     "docs/slurm.md": (
         "watershed run study.yaml -d",
@@ -127,10 +163,13 @@ SEQUENCES: dict[str, tuple[str, ...]] = {
     ),
     "docs/operate.md": ("mlflow db upgrade sqlite:///$PWD/runs/mlflow.db",),
     "docs/nightly.md": (
+        _NIGHT,
+        _MY_NIGHT,
         "watershed deploy --name nightly-scaling",
         "prefect deployment run nightly/nightly-scaling",
     ),
     "docs/worker.md": ("prefect work-pool create --type slurm gpu-jobs",),
+    "docs/zero.md": (_TINY_BY["hsdp"],),
     "docs/how-to/your-data.md": (
         "python make_images.py",
         "python make_texts.py",
@@ -156,10 +195,8 @@ _CLUSTER = "a cluster; the options of Slurm are those of docs/slurm.md"
 _HOURS = "minutes to hours"
 
 CHECKED = {
-    "watershed nightly *": "minutes; a shorter one is run by tests/integration/test_nightly.py",
     "watershed run cluster.yaml -d": _CLUSTER,
     "watershed run configs/runs/gpt-tiny-slurm.yaml*": _CLUSTER,
-    "watershed run configs/runs/gpt-tiny.yaml --set *": "minutes, as that without the settings",
     "watershed run configs/studies/*": _HOURS,
     "watershed run offline.yaml *": "needs MNIST; other data are, see ``unshare`` below",
 }
@@ -176,6 +213,7 @@ _SERVED = (
 _UP = "tests/integration/test_up.py::test_it_prints_three_addresses_that_answer"
 _POSTGRES = "tests/integration/test_up.py::test_both_servers_keep_their_data_in_postgresql"
 _OWN = "tests/integration/test_documents.py"
+_FOLLOWED = f"{_OWN}::test_a_document_is_followed"
 _ADDED = f"{_OWN}::test_what_the_how_tos_add_works"
 _DATA = f"{_OWN}::test_own_data_need_no_code_and_no_network"
 
@@ -232,14 +270,13 @@ RUN_ELSEWHERE = {
     "watershed check my-images.yaml*": _DATA,
     "watershed check my-texts.yaml": _DATA,
     "watershed calibrate *": _CALIBRATE,
-    "watershed compare digits-*": f"{_OWN}::test_a_document_is_followed",
+    "watershed compare digits-*": _FOLLOWED,
     "watershed cancel cluster": _BY_SLURM,
     "watershed jobs cluster": _BY_SLURM,
     "watershed logs cluster 0": _BY_SLURM,
     "watershed retry cluster *": _BY_SLURM,
-    "watershed run configs/runs/gpt-tiny.yaml": (
-        "tests/integration/test_training_run.py::test_the_trial_training_learns"
-    ),
+    _TINY: ("tests/integration/test_training_run.py::test_the_trial_training_learns"),
+    _NIGHT: _FOLLOWED,
     "watershed run median.yaml": _ADDED,
     "watershed run mlp.yaml": _ADDED,
     "watershed up": _UP,

@@ -8,15 +8,39 @@ import tempfile
 from pathlib import Path
 
 from tasks.services.ports import any_port
+from tests.availability import Verdict
 
 PASSWORD = "se/cret@1"  # noqa: S105  characters that a URL has to quote
 _DIRECTORIES = [*Path("/usr/lib/postgresql").glob("*/bin"), Path("/usr/bin")]
 _USER = "postgres"
 
 
-def is_installed() -> bool:
-    """Say whether there is a PostgreSQL server to start, and a user to start it as."""
-    return _program("initdb") is not None and (os.getuid() != 0 or _has_user())
+def judge(*, is_installed: bool, is_required: bool) -> Verdict:
+    """Decide whether the tests run, are skipped or fail.
+
+    Args:
+        is_installed: Whether there is a PostgreSQL server to start, and a user to start it as.
+        is_required: Whether a skip would be a failure.
+
+    Returns:
+        The decision.
+    """
+    if is_installed:
+        return Verdict(runs=True)
+    message = "no PostgreSQL here; on Debian or Ubuntu: sudo make database-packages (postgresql)"
+    return Verdict(runs=False, is_failure=is_required, message=message)
+
+
+def here() -> Verdict:
+    """Decide for this machine; the variable REQUIRE_DATABASE=1 makes a skip a failure.
+
+    Returns:
+        The decision.
+    """
+    return judge(
+        is_installed=_program("initdb") is not None and (os.getuid() != 0 or _has_user()),
+        is_required=os.environ.get("REQUIRE_DATABASE") == "1",
+    )
 
 
 def _has_user() -> bool:

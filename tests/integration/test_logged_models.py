@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -18,11 +19,14 @@ import torch
 from mlflow import MlflowClient
 from safetensors.torch import load_file, save_file
 
+from configs.gpt import Gpt
 from configs.study import Study
 from flows.command_line import main
+from models.gpt import build_gpt
 from tasks.runtime.records import Result
 from tasks.runtime.run_directory import RunDirectory
 from tasks.tracking.model_store import register_model
+from tasks.tracking.served_models import MOST_BYTES
 from tasks.tracking.store import default_tracking_uri, open_store
 from tasks.tracking.study_directory import StudyDirectory
 from tasks.tracking.tracker import StudyTracker
@@ -31,6 +35,7 @@ from tests.unit.tracking.conftest import federated_line, training_line, write_ru
 
 _DOCUMENT = Path(__file__).parents[2] / "docs" / "mlflow.md"
 _DONE = Result(status="finished", wall_s=3.0)
+_GPT = {"layers": 2, "hidden": 32, "heads": 2, "vocabulary": 50}
 
 
 @pytest.fixture(autouse=True)
@@ -54,7 +59,7 @@ def runs_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }
     training = {
         "name": "speed",
-        "experiment": {"kind": "training"},
+        "experiment": {"kind": "training", "model": _GPT, "sequence": 16},
         "grid": {"partition": ["zero_topo", "zero3"]},
     }
     torch.manual_seed(0)
@@ -74,9 +79,14 @@ def runs_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 steps=range(1, 40, 10),
                 result=_DONE,
             )
-            save_file({"model": torch.randn(650)}, run.model)
+            save_file(_gpt() if is_training else {"model": torch.randn(650)}, run.model)
         assert StudyTracker(directory.path, default_tracking_uri(runs_dir)).close().error is None
     return runs_dir
+
+
+def _gpt() -> dict[str, torch.Tensor]:
+    model = build_gpt(Gpt.model_validate(_GPT), 16, seed=1)
+    return {name: value.detach() for name, value in model.named_parameters()}
 
 
 def _federated_line(_: object, step: int) -> dict[str, float]:
@@ -90,8 +100,8 @@ def uri(runs_dir: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return default_tracking_uri(runs_dir)
 
 
-def _first(runs_dir: Path) -> tuple[RunDirectory, str]:
-    run = StudyDirectory(runs_dir / "digits-20260101-000000").points()[0]
+def _first(runs_dir: Path, study: str = "digits") -> tuple[RunDirectory, str]:
+    run = StudyDirectory(runs_dir / f"{study}-20260101-000000").points()[0]
     return run, str(json.loads(run.tracking.read_bytes())["run_id"])
 
 
@@ -282,15 +292,95 @@ def test_a_name_with_an_apostrophe_is_found_again(runs_dir: Path, uri: str) -> N
     assert made == ["1", "1"]
 
 
-def test_the_model_of_a_training_stays_where_it_is(
+def test_the_model_of_a_training_answers_as_it_was_trained(runs_dir: Path, uri: str) -> None:
+    """Token numbers of any length in, log-probabilities of the next token out."""
+    _, run_id = _first(runs_dir, "speed")
+    mlflow.set_tracking_uri(uri)
+    tokens = np.array([[3, 1, 4, 1, 5], [9, 2, 6, 5, 3]])
+
+    loaded = mlflow.pyfunc.load_model(f"runs:/{run_id}/model")
+    answer, logits = (loaded.predict(tokens, params=one) for one in ({}, {"output": "logits"}))
+
+    with torch.no_grad():
+        expected = build_gpt(Gpt.model_validate(_GPT), 16, seed=1)(torch.from_numpy(tokens))
+    assert logits == pytest.approx(expected.numpy(), abs=1e-6)
+    assert answer == pytest.approx(expected.log_softmax(dim=-1).numpy(), abs=1e-5)
+    assert answer.dtype == np.float32
+    assert loaded.predict(loaded.input_example).shape == (2, 8, 50)
+    assert str(loaded.metadata.signature.inputs) == "[Tensor('int64', (-1, -1))]"
+    assert str(loaded.metadata.signature.outputs) == "[Tensor('float32', (-1, -1, 50))]"
+
+
+@pytest.mark.parametrize(
+    ("tokens", "message"),
+    [
+        ([[0] * 17], r"tokens of shape \(1, 17\); give sequences of 1 to 16, \(B, s\)"),
+        ([[0, 50]], "tokens from 0 to 50; known are 0 to 49"),
+        ([[-1, 0]], "tokens from -1 to 0; known are 0 to 49"),
+    ],
+)
+def test_a_model_of_a_training_says_which_tokens_it_knows(
+    tokens: list[list[int]], message: str, runs_dir: Path, uri: str
+) -> None:
+    """Longer sequences than it was trained on, and numbers of no token, are refused."""
+    mlflow.set_tracking_uri(uri)
+    loaded = mlflow.pyfunc.load_model(f"runs:/{_first(runs_dir, 'speed')[1]}/model")
+
+    with pytest.raises(ValueError, match=message):
+        loaded.predict(np.array(tokens))
+
+
+@pytest.mark.slow  # a server that imports MLflow and torch
+def test_the_model_of_a_training_is_served_where_watershed_is_not_installed(
+    runs_dir: Path, uri: str, tmp_path: Path
+) -> None:
+    """The input example that lies beside it is answered with what follows each token, how likely.
+
+    The code beside the model has no ``configs``, and nothing else to find it.
+    """
+    _, run_id = _first(runs_dir, "speed")
+    mlflow.set_tracking_uri(uri)
+    model = f"runs:/{run_id}/model"
+    files = Path(mlflow.artifacts.download_artifacts(model, dst_path=str(tmp_path / "files")))
+    asked = (files / "serving_input_example.json").read_bytes()
+
+    environment = os.environ | {"MLFLOW_TRACKING_URI": uri, "PYTHONSAFEPATH": "1"}
+    with served(model, tmp_path, environment) as address:
+        answer = np.array(_posted(f"{address}/invocations", asked))
+        with pytest.raises(urllib.error.HTTPError, match="400"):
+            _posted(f"{address}/invocations", b'{"inputs": [[1000]]}')
+
+    assert answer.shape == (2, 8, 50)
+    assert np.exp(answer).sum(axis=-1) == pytest.approx(np.ones((2, 8)), abs=1e-5)
+
+
+def test_the_model_of_a_training_is_registered_as_others_are(
     runs_dir: Path, uri: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It may be larger than an artifact store is made for; the message says where it is."""
-    del uri
-    code = main(["register", "speed/0", "--name", "m", "--runs-dir", str(runs_dir)])
+    """By the name of its study and the number of its point."""
+    code = main(["register", "speed/1", "--name", "adder", "--runs-dir", str(runs_dir)])
 
+    assert code == 0
+    assert "version 1 of adder" in capsys.readouterr().out
+    assert len(MlflowClient(uri).search_model_versions("name = 'adder'")) == 1
+
+
+def test_a_large_model_of_a_training_stays_where_it_is(
+    runs_dir: Path, uri: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An artifact store is not made for it; the message says where it is, and what the limit is."""
+    del uri
+    copied = tmp_path / "speed-20260101-000000"
+    shutil.copytree(runs_dir / copied.name, copied)
+    run = StudyDirectory(copied).points()[0]
+    os.truncate(run.model, MOST_BYTES + 1)
+
+    code = main(["register", "speed/0", "--name", "m", "--runs-dir", str(tmp_path)])
+
+    told = capsys.readouterr().err
     assert code == 2
-    assert "model.safetensors" in capsys.readouterr().err
+    assert "trainings' are logged up to 100 MB" in told
+    assert str(run.model) in told
 
 
 def test_a_model_is_made_without_torch_and_brings_its_code(runs_dir: Path, tmp_path: Path) -> None:

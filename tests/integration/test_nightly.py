@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from prefect.states import AwaitingRetry
 from configs.loading import load_study
 from flows import points
 from flows.nightly import nightly
+from flows.run_nightly import exit_code
 from flows.training import training_run
 from tasks.runtime.atomic_files import write_json
 from tasks.runtime.attempt import Claimant, claim, write_exit
@@ -298,9 +300,53 @@ def test_nights_do_not_overlap(study: Path) -> None:
 
     assert holder == ""
     assert state.is_completed()
-    assert state.name == "Skipped"
+    assert state.name == "AlreadyRunning"
+    assert exit_code(state) == 75
     assert f"runs already: process {os.getpid()} of " in str(state.message)
     assert "flow run warm-owl" in str(state.message)
+
+
+def test_a_night_whose_study_runs_is_skipped(study: Path) -> None:
+    """Somebody has resumed its directory by hand: as good as another night, for the exit code."""
+    directory = create_study_directory(
+        load_study(study), study.parent / "resumed", datetime.now().astimezone()
+    )
+    with get_client(sync_client=True) as client:
+        begun = client.create_flow_run(nightly)
+    record = NightRecord(night=_FIRST, time_zone="UTC", flow_run_id=str(begun.id))
+    write_night(directory.path, record)
+
+    with _held_by_another(directory.path) as number:
+        state = run_flow(
+            nightly,
+            flow_run=begun,
+            parameters={"study": str(study), "runs_dir": directory.path.parent},
+            return_type="state",
+        )
+
+    assert isinstance(state, State)
+    assert state.name == "AlreadyRunning"
+    assert f"{directory.path} is run already by process {number} on " in str(state.message)
+    assert exit_code(state) == 75
+
+
+@contextmanager
+def _held_by_another(study_dir: Path) -> Iterator[int]:
+    """Hold a study's lock in a process of its own; yield its number."""
+    holds = (
+        "import sys; from pathlib import Path; from tasks.steps.study_lock import study_lock\n"
+        "with study_lock(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", holds, str(study_dir)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        yield process.pid
+        process.communicate("")
 
 
 @pytest.mark.parametrize(
@@ -320,6 +366,7 @@ def test_faults_are_told_before_anything_runs(
     state = _night(study, 9, {}, **parameters)
 
     assert state.is_failed()
+    assert exit_code(state) == 2
     assert str(state.message).startswith("configuration: ")
     assert told in str(state.message)
     assert len(list((study.parent / "runs").iterdir())) == num_before
@@ -389,11 +436,14 @@ def _assert_missed_nights_are_known(server: PrefectServer, deployment_id: str) -
     state = {"type": "CANCELLED", "name": "Cancelled", "message": message}
     path = f"/deployments/{deployment_id}/create_flow_run"
     cancelled = server.ask(path, {"state": state})
+    server.ask(path, {"state": state | {"message": "other"}, "parameters": {"study": "tiny.yaml"}})
     tomorrow = datetime.now(UTC) + timedelta(days=1)
     tonight = "00000000-0000-0000-0000-000000000000"
 
-    schedule = read_schedule(deployment_id, tonight, tomorrow, cron="", time_zone="Europe/Berlin")
+    schedule = read_schedule(
+        deployment_id, tonight, "nightly", tomorrow, cron="", time_zone="Europe/Berlin"
+    )
 
     night = night_of(datetime.fromisoformat(cancelled["created"]), "Europe/Berlin")
-    assert schedule.cron == "0 2 * * *"
+    assert [(one.cron, one.timezone) for one in schedule.crons] == [("0 2 * * *", "Europe/Berlin")]
     assert schedule.reasons[night] == f"Cancelled in Prefect: {message}"

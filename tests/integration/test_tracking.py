@@ -1,11 +1,16 @@
 """Journals in a real MLflow: SQLite and an HTTP server; killed, stopped, started again."""
 
 import json
+import os
 import random
+import re
 import subprocess
 import sys
 import time
+import urllib.request
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import yaml
@@ -17,11 +22,14 @@ from tasks.runtime.journal import Journal, read_journal
 from tasks.runtime.metrics import Metric
 from tasks.runtime.records import Exit, JobFile, Result
 from tasks.runtime.run_directory import RunDirectory
+from tasks.steps.reporting import with_pages
 from tasks.tracking.follower import RunFollower
-from tasks.tracking.store import default_tracking_uri, open_store
+from tasks.tracking.old_views import MOST_STUDIES, retire_views
+from tasks.tracking.store import Store, default_tracking_uri, open_store
 from tasks.tracking.stored import MetricPoint
 from tasks.tracking.study_directory import StudyDirectory
 from tasks.tracking.tracker import StudyTracker
+from tasks.tracking.views import view_links, view_tags, views_by_run
 from tests.integration.mlflow_server import MlflowServer, metric_rows
 
 _FOLLOW = Path(__file__).with_name("follow.py")
@@ -119,6 +127,10 @@ def _runs(client: MlflowClient, study: StudyDirectory, view: int = ViewType.ALL)
     experiment = client.get_experiment_by_name(study.read_study().name)
     assert experiment is not None
     return list(client.search_runs([experiment.experiment_id], run_view_type=view))
+
+
+def _is_of_study(run: Run) -> bool:
+    return "watershed.study_directory" in run.data.tags
 
 
 def test_what_is_sent_twice_is_there_once(server: MlflowServer, uri: str) -> None:
@@ -270,26 +282,102 @@ def test_a_study_becomes_a_parent_run_with_children(
     assert rows == _journal_rows(point)
 
 
+def test_the_interactive_page_is_reached_from_mlflow_and_prefect(
+    server: MlflowServer, tmp_path: Path
+) -> None:
+    """The addresses in the description and in Prefect's artifact are answered with the page."""
+    study = _study(tmp_path / "study-1", num_points=1)
+    study.report.write_text("# report\n\nInteractive: [scaling.html](scaling.html).\n")
+    study.scaling_page.write_text("<p>pages</p>")
+
+    assert StudyTracker(study.path, server.uri).close().error is None
+    parent = next(run for run in _runs(MlflowClient(server.uri), study) if _is_of_study(run))
+    note = parent.data.tags["mlflow.note.content"]
+    shown = with_pages(study.report.read_text(), study.path, server.uri)
+
+    (relative,) = re.findall(r"\[scaling\.html\]\((\S+)\)", note)
+    (absolute,) = re.findall(r"\[scaling\.html\]\((\S+)\)", shown)
+    assert absolute == f"{server.uri}/{relative}"
+    with urllib.request.urlopen(absolute, timeout=20) as answer:  # noqa: S310
+        assert answer.read() == b"<p>pages</p>"
+
+
+def test_older_studies_give_their_views_back(sqlite_uri: str) -> None:
+    """The newest two have theirs, and one that runs; a description that loses them has a link."""
+    store = open_store(sqlite_uri)
+    experiment = store.experiment("old views", "")
+    kind: Literal["training"] = "training"
+    run_ids = []
+    for number in range(6):
+        tags = {"watershed.study_directory": f"/runs/{number}"}
+        run_id = store.find_or_create_run(experiment, f"old-{number}", name="r", tags=tags)
+        note = f"Compare by {view_links(experiment, run_id, kind)}."
+        store.log_tags(run_id, {"mlflow.note.content": note})
+        store.tag_experiment(experiment, view_tags(run_id, ["a"], kind, ["a"]))
+        store.set_status(run_id, "RUNNING" if number == 0 else "FINISHED")
+        run_ids.append(run_id)
+    shared = {f"mlflow.sharedViewState.{'0a' * 32}": "{}"}
+    store.tag_experiment(experiment, shared)
+    store.client.delete_run(run_ids[1])
+
+    retire_views(store, experiment, run_ids[-1], most=2)
+    left = store.experiment_tags(experiment)
+    retire_views(store, experiment, run_ids[-1], most=2)
+
+    assert store.experiment_tags(experiment) == left
+    kept = [run_ids[0], *run_ids[-2:]]
+    assert set(views_by_run(left)) == {run_id[:12] for run_id in kept}
+    assert shared.items() <= left.items()
+    notes = {run.run_id: run.tags["mlflow.note.content"] for run in store.runs(experiment, "")}
+    for run_id, note in notes.items():
+        assert ("viewStateShareKey" in note) == (run_id in kept)
+        assert f"{run_id[:12]}" in note
+
+
+def test_a_study_that_begins_takes_older_views_back(sqlite_uri: str, tmp_path: Path) -> None:
+    """So that an experiment has no more of them however often its study runs."""
+    studies = [_study(tmp_path / f"study-{number}", num_points=1) for number in (1, 2)]
+    store = open_store(sqlite_uri)
+    StudyTracker(studies[0].path, sqlite_uri).close()
+    experiment = store.experiment(studies[0].read_study().name, "")
+    gone = {f"mlflow.sharedViewState.{number:012x}-by-step": "{}" for number in range(MOST_STUDIES)}
+    store.tag_experiment(experiment, gone)
+
+    assert StudyTracker(studies[1].path, sqlite_uri).close().error is None
+
+    left = store.experiment_tags(experiment)
+    assert len(gone.keys() & left.keys()) < len(gone)
+    assert {one.data.tags["mlflow.parentRunId"][:12] for one in _points(store, studies)} <= set(
+        views_by_run(left)
+    )
+
+
+def _points(store: Store, studies: Sequence[StudyDirectory]) -> list[Run]:
+    runs = [run for study in studies for run in _runs(store.client, study)]
+    return [run for run in runs if not _is_of_study(run)]
+
+
 def test_a_training_is_told_by_its_names_and_its_speed(sqlite_uri: str, tmp_path: Path) -> None:
-    """Parameters that are compared; results of a training; no model, which may be huge."""
+    """No parameter but what varies; results of a training; no model if it is huge."""
     study = _study(tmp_path / "study-1", num_points=1, experiment={"kind": "training"})
     (point,) = study.points()
     with Journal(point.journal, 30) as journal:
         journal.write(300, {Metric.VALIDATION_LOSS: 2.5, Metric.TOKENS_PER_S: 4e3})
+    os.truncate(point.model, 100_000_001)
 
     StudyTracker(study.path, sqlite_uri).close()
 
     client = MlflowClient(sqlite_uri)
     runs = {run.info.run_name: run for run in _runs(client, study)}
     child = runs["seed=0"]
-    assert child.data.params["degrees"] == "2|2|4|8"
-    assert {"model.preset", "model.hidden", "topology.levels"}.isdisjoint(child.data.params)
+    assert child.data.params == {"seed": "0"}
+    assert child.data.tags["watershed.partition"] == "zero_topo"
     assert child.data.tags["watershed.model"] == "gpt-1m"
     assert child.data.metrics["result/train_loss"] == pytest.approx(1 / 30)
     assert child.data.metrics["result/validation_loss"] == 2.5
     assert child.data.metrics["result/tokens_per_s"] == 4e3
     assert _artifacts(client, child) == {"config.yaml", "job.json", "result.json"}
-    assert child.data.tags["watershed.model_file"] == f"{point.model} (7 B)"
+    assert child.data.tags["watershed.model_file"] == f"{point.model} (100 MB)"
     assert "time/wall_s" in runs["study-1"].data.tags["mlflow.note.content"]
 
 

@@ -168,6 +168,29 @@ def test_a_training_leaves_its_journal_model_and_result(undisturbed: RunDirector
     assert sum(tensor.numel() for tensor in weights.values()) == 41_856
 
 
+# DeepSpeed alone takes seconds to import.
+@pytest.mark.parametrize("engine", [pytest.param("deepspeed", marks=pytest.mark.slow), "fsdp2"])
+def test_a_job_of_another_engine_learns_the_same_and_counts_less(
+    undisturbed: RunDirectory, tmp_path: Path, engine: str
+) -> None:
+    """Its losses are ours, on two ranks with as many sequences; bytes and waits only we count."""
+    fields = {"engine": engine, "partition": "zero3", "ranks": 2, "accumulation": 4}
+    directory = prepare(tmp_path / "run", **fields, checkpoint_every=STEPS)
+
+    code = run(directory)
+
+    *_, (last, _) = read_journal(directory.journal)
+    ours = result_of(undisturbed).metrics
+    assert code == EXIT_FINISHED
+    for metric in (Metric.TRAIN_LOSS, Metric.VALIDATION_LOSS, Metric.TOKENS_TOTAL):
+        assert last.metrics[metric] == pytest.approx(ours[metric], rel=1e-5)
+    measured = last.metrics[Metric.COMPUTE_S] + last.metrics[Metric.OPTIMIZER_S]
+    assert last.metrics[Metric.STEP_S] >= measured > 0
+    missing = {name for name in ours if name not in last.metrics}
+    assert missing == {name for name in ours if name.startswith(("bytes/", "time/exposed_"))}
+    assert missing
+
+
 def test_a_request_to_one_rank_stops_all_and_nothing_is_lost(
     undisturbed: RunDirectory, tmp_path: Path
 ) -> None:

@@ -23,7 +23,7 @@ import pytest
 
 from tasks.services.processes import all_processes, command_of, descendants, has_variable
 from tests.fakes.served import FakeCluster
-from tests.integration.postgres_server import PASSWORD, PostgresServer, is_installed
+from tests.integration.postgres_server import PASSWORD, PostgresServer, here
 from tests.integration.up_process import EXPERIMENT, RUN_S, STOP_S, Up, start_up, stop_up, watershed
 
 _ROUNDS = 2_000
@@ -353,9 +353,9 @@ def _is_readable(path: Path) -> bool:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not is_installed(), reason="PostgreSQL is not installed")
 def test_both_servers_keep_their_data_in_postgresql(tmp_path_factory: Any) -> None:
     """Tables of both are there, a study runs, and no file or command line has the password."""
+    here().carry_out()
     database = PostgresServer()
     database.start(("lab_prefect",))
     url = f"postgresql://lab@127.0.0.1:{database.port}/lab"

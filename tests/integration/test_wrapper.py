@@ -186,6 +186,27 @@ def test_a_job_behind_srun_is_not_killed(
     assert (code, read_exit(directory).code) == (143, 143)
 
 
+@pytest.mark.parametrize(("status", "expected"), [("interrupted", 143), ("failed", 1)])
+def test_a_good_exit_that_the_result_denies_is_none(
+    directory: RunDirectory, status: str, expected: int
+) -> None:
+    """Srun was seen to leave code 0 for a cancelled job whose ranks had stopped too early."""
+    said = json.dumps({"status": status})
+
+    code = run(directory, shell(f"echo '{said}' >$RUN/result.json; exit 0"))
+
+    assert (code, read_exit(directory).code) == (expected, expected)
+
+
+def test_the_result_of_an_earlier_attempt_denies_nothing(directory: RunDirectory) -> None:
+    """A job that leaves no result of its own is known by its exit code alone."""
+    directory.result.write_text('{"status": "interrupted"}')
+
+    code = run(directory, shell("exit 0"))
+
+    assert (code, read_exit(directory).code) == (0, 0)
+
+
 def test_a_job_that_does_not_stop_is_left_to_slurm(directory: RunDirectory) -> None:
     """However often it is asked; only the kill that Slurm sends to all ends it."""
     wrapper = start(directory, shell("trap '' TERM; " + BEGIN + WAITS))

@@ -48,11 +48,14 @@ EXPERIMENT: dict[str, Any] = {
 }
 CONTROL = "fp32, plain data parallelism"
 _INT8_INT4 = {"weights": "int8", "gradients": "int4"}
+_ALL_QUANTIZED = _INT8_INT4 | {"sync": "int4", "refresh": "int8"}
 VARIANTS: dict[str, dict[str, Any]] = {
     BASE: {"transport": "full"},
     "INT8 weights": {"transport": {"weights": "int8"}},
     "INT8 weights, INT4 gradients": {"transport": _INT8_INT4},
     "the same with error feedback": {"transport": _INT8_INT4 | {"error_feedback": True}},
+    "all quantized": {"transport": _ALL_QUANTIZED},
+    "all quantized, error feedback": {"transport": _ALL_QUANTIZED | {"error_feedback": True}},
     "INT8 weights, Hadamard INT8/INT4": {"transport": "sdp4bit"},
     CONTROL: {"transport": "full", "partition": "ddp"},
 }
@@ -149,14 +152,21 @@ def run_missing(path: Path, seeds: Sequence[int], source: str | None) -> None:
     """
     curves = read(path) if path.exists() else []
     done = {(curve.seed, curve.variant) for curve in curves}
-    trainings = sorted(itertools.product(seeds, VARIANTS), key=lambda one: one[1] == CONTROL)
+    trainings = sorted(itertools.product(seeds, VARIANTS), key=_place)
     data = {"name": "shakespeare", "source": source}
     with closing(RankPool(EXPERIMENT["ranks"], give_up_s=_GIVE_UP_S)) as pool:
         for seed, variant in trainings:
             if (seed, variant) not in done:
-                curves.append(curve_of(pool, variant, experiment_of(variant, seed, data=data)))
+                curve = curve_of(pool, variant, experiment_of(variant, seed, data=data))
+                curves = sorted([*curves, curve], key=lambda one: _place((one.seed, one.variant)))
                 _write(path, curves)
-                _say(f"seed {seed}, {variant}: {curves[-1].validation_loss[-1]:.4f}")
+                _say(f"seed {seed}, {variant}: {curve.validation_loss[-1]:.4f}")
+
+
+def _place(training: tuple[int, str]) -> tuple[bool, int, int]:
+    """Return what trainings are ordered by: seed and variant, the control after all others."""
+    seed, variant = training
+    return variant == CONTROL, seed, list(VARIANTS).index(variant)
 
 
 def read(path: Path) -> list[Curve]:
@@ -166,11 +176,12 @@ def read(path: Path) -> list[Curve]:
         path: As ``run_missing`` wrote it.
 
     Raises:
-        ValueError: They are not of this program's experiment.
+        ValueError: They are not of this program's experiment, or of variants that it has not.
         OSError: It cannot be read.
     """
     content = json.loads(path.read_text(encoding="utf-8"))
-    if (content["experiment"], content["variants"]) != (EXPERIMENT, VARIANTS):
+    is_known = content["variants"].items() <= VARIANTS.items()  # a variant may have been added
+    if content["experiment"] != EXPERIMENT or not is_known:
         raise ValueError(
             f"{path} holds trainings of another experiment than this program's; move it away, and "
             "all trainings are done again"

@@ -1,4 +1,8 @@
-"""What both other engines do alike with the plain model: freeze, group, recompute, measure."""
+"""What both other engines do alike with the plain model: freeze, group, recompute, measure.
+
+Neither counts the bytes of its collectives or how long it waits for them: their ``StepReport`` has
+none of it, and the times of passes and update include the waits.
+"""
 
 from collections.abc import Sequence
 from functools import partial

@@ -7,6 +7,7 @@ import pytest
 from configs.engines import deepspeed_stage, engine_faults
 from configs.sharding import Partition, named_partition
 from configs.training import TrainingExperiment
+from configs.transport import Transport
 
 
 def experiment(engine: str, **fields: Any) -> TrainingExperiment:
@@ -69,6 +70,13 @@ def test_mics_is_refused_with_the_version_that_lost_it() -> None:
         ({"transport": {"refresh": "int8"}}, "transport.refresh: DeepSpeed sends no updated"),
         ({"transport": {"error_feedback": True}}, "transport.error_feedback: DeepSpeed 0.19."),
         ({"transport": {"hadamard": True}}, "transport.hadamard: DeepSpeed does not transform"),
+        (
+            {"transport": {"weights": "int8", "block_size": 64}},
+            "transport.block_size: DeepSpeed makes blocks of its own of each matrix, so that 64 "
+            "would change nothing; leave it at 256",
+        ),
+        ({"transport": {"error_beta": 0.5}}, "transport.error_beta: DeepSpeed 0.19."),
+        ({"transport": {"error_reset_steps": 8}}, "transport.error_reset_steps: DeepSpeed 0.19."),
         (
             {"partition": "zero2", "transport": {"weights": "int8"}},
             "transport.weights: DeepSpeed quantizes with ZeRO-3 alone",
@@ -136,3 +144,47 @@ def test_fsdp2_has_no_quantized_transport() -> None:
         "transport.sync",
         "transport.hadamard",
     ]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("block_size", 64, "FSDP2 has no quantized transport, so that 64 would change nothing"),
+        ("error_beta", 0.5, "FSDP2 has no quantized transport, so that 0.5 would change nothing"),
+        ("error_reset_steps", 8, "FSDP2 has no quantized transport, so that 8 would change nothin"),
+        ("reuse_secondary", True, "FSDP2 gathers from its shards at rest in every micro-batch; "),
+    ],
+)
+def test_what_fsdp2_would_ignore_is_named(name: str, value: float, words: str) -> None:
+    """A setting that would change nothing is a fault: a comparison would rest on it."""
+    (fault,) = faults_of("fsdp2", partition="zeropp", transport={name: value})
+
+    assert fault.startswith(f"transport.{name}: {words}")
+    assert fault.endswith(", or use engine ours")
+
+
+@pytest.mark.parametrize("engine", ["deepspeed", "fsdp2"])
+def test_every_setting_of_the_transport_is_used_or_refused(engine: str) -> None:
+    """Alone changed from its default, each is a fault, but for what the engine itself does.
+
+    After its first gather of a train step, DeepSpeed takes weights from the backward copy; its
+    INT8 gathers of weights are qwZ.
+    """
+    changed: dict[str, object] = {
+        "block_size": 512,
+        "error_feedback": True,
+        "error_beta": 0.5,
+        "error_reset_steps": 2,
+        "hadamard": True,
+        "reuse_secondary": True,
+    }
+    changed |= dict.fromkeys(["weights", "gradients", "sync", "refresh"], "int8")
+    used = {"deepspeed": ["weights", "reuse_secondary"], "fsdp2": []}
+
+    faultless = [
+        name
+        for name in Transport.model_fields
+        if not faults_of(engine, partition="zeropp", transport={name: changed[name]})
+    ]
+
+    assert faultless == used[engine]

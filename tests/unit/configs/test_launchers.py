@@ -55,8 +55,20 @@ def test_a_bare_word_is_a_launcher_with_defaults() -> None:
         (
             {"time_limit": "2:00"},
             "signal_before_s",
-            "120 s before a time limit of 120 s is before the start; use less (30 at least), or a "
-            "longer time_limit",
+            "120 s before a time limit of 120 s is too soon after the start, as Slurm may be 30 s "
+            "early; use a time_limit of more than 180 s, or 30 to 59 here",
+        ),
+        (
+            {"time_limit": "3:00"},
+            "signal_before_s",
+            "120 s before a time limit of 180 s is too soon after the start, as Slurm may be 30 s "
+            "early; use a time_limit of more than 180 s, or 30 to 119 here",
+        ),
+        (
+            {"time_limit": "1:10", "signal_before_s": 30},
+            "signal_before_s",
+            "30 s before a time limit of 70 s is too soon after the start, as Slurm may be 30 s "
+            "early; use a time_limit of more than 90 s",
         ),
         (
             {"mail_user": "a@b"},
@@ -109,6 +121,14 @@ def test_a_bare_word_is_a_launcher_with_defaults() -> None:
 def test_what_cannot_be_is_said(launcher: dict[str, object], path: str, message: str) -> None:
     """The fault stands at its field, and says what to do."""
     assert _faults(**launcher) == {path: message}
+
+
+@pytest.mark.parametrize(
+    ("time_limit", "signal_before_s"), [("3:01", 120), ("3:00", 119), ("1:31", 30)]
+)
+def test_a_limit_leaves_time_before_the_warning(time_limit: str, signal_before_s: int) -> None:
+    """A second more than a minute is enough; what the message says is allowed, is."""
+    SlurmLauncherConfig(time_limit=time_limit, signal_before_s=signal_before_s)
 
 
 def test_a_text_alone_is_a_list_of_one() -> None:

@@ -100,3 +100,13 @@ def test_the_least_ranks_are_the_least(row: str, has: int, layers: int) -> None:
     assert fits(least)
     smaller = least - 8 if least > 8 else least // 2
     assert smaller < 1 or not fits(smaller)
+
+
+def test_the_least_ranks_fill_packages() -> None:
+    """Three of twelve divide a node of Aurora, but not its packages of two: four are the least."""
+    experiment = TrainingExperiment.model_validate(
+        LARGE | {"ranks": 12, "partition": "zero_topo", "topology": "aurora"}
+    )
+    three = predicted_memory(experiment.model_copy(update={"ranks": 3})).total
+
+    assert least_ranks(experiment, three) == 4

@@ -290,3 +290,45 @@ def test_all_faults_of_a_file_are_told_at_once(tmp_path: Path) -> None:
     assert "network.gb_per_s: 0 is not allowed; use a" in told
     assert "network.latency: unknown key (did you mean 'latency_us'?)" in told
     assert (of_training.path, of_training.message) == ("topology", told)
+
+
+def test_levels_that_do_not_nest_are_told_beside_faulty_links(tmp_path: Path) -> None:
+    """A bandwidth that is missing, one that is 0, and a node of 8 that has no packages of 3."""
+    path = tmp_path / "mine.yaml"
+    levels = [
+        {"name": "package", "ranks": 3, "link": {"latency_us": 2.0}},
+        {"name": "node", "ranks": 8, "link": {"gb_per_s": 50}},
+    ]
+    path.write_text(yaml.safe_dump({"levels": levels, "network": {"gb_per_s": 0}}))
+
+    with pytest.raises(ValueError, match="is faulty") as error:
+        load_topology(str(path))
+
+    told = str(error.value).removeprefix(f"{path} is faulty: ").split("; (")
+    assert len(told) == 3
+    assert told[0].startswith("(1) levels.0.link.gb_per_s: missing")
+    assert told[1].startswith("2) network.gb_per_s: 0 is not allowed")
+    assert told[2].startswith("3) levels.1.ranks: 8 ranks are no multiple (2, 3, ...) of the 3 of")
+
+
+def test_faulty_sizes_are_told_once(tmp_path: Path) -> None:
+    """Beside a faulty link as without one; what would nest is not known then."""
+    path = tmp_path / "mine.yaml"
+    levels = [{"name": "package", "ranks": "two", "link": {}}, {"name": "node"}]
+    path.write_text(yaml.safe_dump({"levels": levels}))
+
+    with pytest.raises(ValueError, match="is faulty") as error:
+        load_topology(str(path))
+
+    found = re.findall(r"\(\d+\) (\S+):", str(error.value))
+    assert found == ["levels.0.ranks", "levels.0.link.gb_per_s", "levels.1.ranks"]
+
+
+@pytest.mark.parametrize("text", ["levels: 3", "levels: [3]", "levels: [{name: [1]}]", "a: 1"])
+def test_a_file_without_levels_is_refused(tmp_path: Path, text: str) -> None:
+    """Whatever stands in their place."""
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+
+    with pytest.raises(ValueError, match=r"is faulty: \(1\) \S"):
+        load_topology(str(path))

@@ -62,26 +62,82 @@ def test_a_model_that_does_not_fit_is_told_with_what_would_help() -> None:
         "but a device has 64 GB; partition: hfsdp and recompute: true would fit"
     )
     assert large_batch.message.endswith("; micro_batch: 1 with accumulation: 4 would fit")
-    assert hopeless.message.endswith("would; use a smaller model, or more devices")
+    assert hopeless.message.endswith(
+        "would; use a smaller model, or 32 devices, or 8 devices with partition: hfsdp and "
+        "recompute: true"
+    )
     assert fitting == []
 
 
-def test_ranks_on_this_machine_share_its_memory() -> None:
-    """A terabyte model is refused; the devices of a machine that is pretended have no more."""
-    (fault,) = _faults(LocalLauncherConfig(), model={"preset": "gpt-20b", "layers": 4400})
-    here = device_bytes(_training(device="cpu"), LocalLauncherConfig())
-    pretended = device_bytes(_training(device="cpu", topology="frontier"), LocalLauncherConfig())
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"partition": "zero3"}, "16 devices, or 8 devices with recompute: true"),
+        ({"partition": "zero3", "recompute": True}, "8 devices"),
+        (
+            {"partition": "ddp"},
+            "8 devices with partition: hfsdp and recompute: true",
+        ),
+        (
+            {"sequence": 500_000},
+            "devices with more memory: no number of these would do",
+        ),
+    ],
+)
+def test_the_least_number_of_devices_is_told(fields: dict[str, Any], words: str) -> None:
+    """On one device 20 billion parameters do not fit; the number that is told does."""
+    (fault,) = _faults(**LARGE | fields, ranks=1)
 
-    assert "parameters do not fit" in fault.message
-    assert ", but by launcher: local each of 8 ranks has " in fault.message
-    assert ", its share of this machine's memory; " in fault.message
-    assert fault.message.endswith(
-        "use a smaller model, or launcher: slurm, where ranks have devices of their own"
+    assert fault.message.endswith(f" would; use a smaller model, or {words}")
+    fits = LARGE | {"partition": "zero3", "recompute": True, "ranks": 8}
+    assert _faults(**fits) == []
+    assert [one.path for one in _faults(**fits | {"ranks": 4})] == ["model"]
+
+
+def test_only_what_the_engine_has_is_offered() -> None:
+    """DeepSpeed cannot split by HFSDP, which is what ours would need at least."""
+    fields = LARGE | {"ranks": 64, "partition": "zero1", "recompute": True}
+    (ours,) = _faults(**fields)
+    (deepspeed,) = _faults(**fields, engine="deepspeed")
+
+    assert ours.message.endswith("; partition: hfsdp would fit")
+    assert deepspeed.message.endswith("; partition: zeropp would fit")
+
+
+def test_other_engines_begin_with_the_whole_model() -> None:
+    """It must fit on each rank; DeepSpeed takes it to the device, FSDP2 a stage at a time."""
+    model = {"preset": "gpt-20b", "layers": 88}
+    fields = LARGE | {"model": model, "ranks": 384, "partition": "zero3", "recompute": True}
+
+    (fault,) = _faults(**fields, engine="deepspeed")
+    (_, note) = training_notes(_training(**fields, engine="fsdp2"), CLUSTER, num_cores=2)
+
+    assert str(fault) == (
+        "engine: deepspeed takes all 40,489,414,656 parameters to every device before it splits "
+        "them: 81 GB, but a device has 64 GB; use engine ours, or a smaller model"
     )
-    assert here is not None
-    assert pretended == min(here, 64_000_000_000)
-    assert device_bytes(_training(), CLUSTER) is None
-    assert _faults(LocalLauncherConfig()) == []
+    assert _faults(**fields, engine="fsdp2") == _faults(**fields) == []
+    assert note == (
+        "engine fsdp2 builds the whole model in the host's memory on every rank before it splits "
+        "it: 162 GB each, 1,296 GB for 8 ranks of a node; what is predicted besides is of engine "
+        "ours"
+    )
+
+
+def test_ranks_of_this_machine_hold_the_whole_model_of_other_engines() -> None:
+    """A model whose shards fit beside each other, but of which there is a copy each at first."""
+    has = device_bytes(_training(device="cpu"), LocalLauncherConfig())
+    assert has is not None
+    layers = max(1, has // 3 // (12 * 512**2))  # 4/3 of what a rank has; an eighth of states is 2/3
+    model = {"layers": layers, "hidden": 512, "heads": 8, "vocabulary": 256}
+    fields = {"model": model, "partition": "zero3", "device": "cpu", "sequence": 2}
+
+    (fault,) = _faults(LocalLauncherConfig(), **fields, engine="fsdp2")
+
+    assert fault.path == "engine"
+    assert " parameters to every rank before it splits them: " in fault.message
+    assert ", but by launcher: local each of 8 ranks has " in fault.message
+    assert _faults(LocalLauncherConfig(), **fields) == []
 
 
 @pytest.mark.parametrize(

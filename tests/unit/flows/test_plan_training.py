@@ -131,6 +131,18 @@ def test_peaks_without_latency_are_told_wherever_a_plan_is(planned: Run, tmp_pat
     assert max(map(len, path.read_text().split("name:")[0].splitlines())) <= 100
 
 
+def test_links_without_latency_that_are_measured_are_told_without_peaks(planned: Run) -> None:
+    """Inside a node of Frontier bandwidths are no peaks."""
+    options = ["--model", "gpt-1m", "--batch-tokens", "64K", "--devices", "4", "--json"]
+
+    code, out, _ = planned(*options, "--topology", "frontier")
+
+    assert code == 0
+    assert json.loads(out)["cautions"][0].startswith(
+        "Caution: the file of frontier gives no latency for package and node. Splits over all"
+    )
+
+
 def test_the_plan_says_what_the_worse_network_changes(planned: Run) -> None:
     """Who is first there, and what the best one loses: the numbers of the table's column."""
     options = ["--topology", "frontier", "--devices", "8192", "--batch-tokens", "84M"]

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.slurm.bucket import Rate, TokenBucket, Urgency
+from tasks.slurm.bucket import MOST_OWED, Rate, TokenBucket, Urgency
 from tasks.slurm.ledger_file import LedgerFile
 
 RATE = Rate(capacity=10, per_minute=6)
@@ -47,7 +47,7 @@ def test_what_can_wait_leaves_tokens_to_what_cannot(path: Path) -> None:
     assert counts == [5, 3, 1]
 
 
-def test_a_cancellation_is_never_made_to_wait(path: Path) -> None:
+def test_a_cancellation_waits_for_no_refill(path: Path) -> None:
     """It overdraws the bucket, and what comes later waits until that is paid."""
     bucket = TokenBucket(LedgerFile(path))
     _empty(bucket, RATE, Urgency.LOOK, 0.0)
@@ -58,6 +58,22 @@ def test_a_cancellation_is_never_made_to_wait(path: Path) -> None:
     # 1 - 4 tokens are there; a look needs 2, which is 5 away: 50 s at 6 a minute.
     assert waits == [0.0] * 4
     assert wait_s == pytest.approx(50.0)
+
+
+def test_a_debt_has_a_floor(path: Path) -> None:
+    """Whatever is asked for: then cancellations, too, wait for what comes back."""
+    bucket = TokenBucket(LedgerFile(path))
+
+    count = _empty(bucket, RATE, Urgency.CANCEL, 0.0)
+    bucket.charge(RATE, 0.0)  # the scancel that follows the last look
+    wait_s = bucket.take(RATE, Urgency.CANCEL, 0.0)
+    for _ in range(100):
+        bucket.charge(RATE, 0.0)
+
+    # 10 tokens and 9 of the 10 that can be owed; at 6 a minute two more take 20 s.
+    assert count == 19
+    assert wait_s == pytest.approx(20.0)
+    assert bucket.take(RATE, Urgency.LOOK, 0.0) == pytest.approx((MOST_OWED + 2) * 10.0)
 
 
 def test_the_wait_that_is_told_is_enough_and_not_too_long(path: Path) -> None:

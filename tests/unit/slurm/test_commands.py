@@ -162,6 +162,18 @@ def test_a_held_job_is_started() -> None:
     assert answers.asked == [["scontrol", "update", "JobId=12_3", "StartTime=now"]]
 
 
+def test_a_held_job_is_started_without_some_nodes() -> None:
+    """In the same call, so that it cannot start on one of them in between."""
+    answers = Answers()
+
+    SlurmCli(answers.run).start_now("12", exclude="node01,node[03-04]")
+
+    (asked,) = answers.asked
+    assert asked == [
+        *("scontrol", "update", "JobId=12", "ExcNodeList=node01,node[03-04]", "StartTime=now")
+    ]
+
+
 def test_settings_are_asked_for_once() -> None:
     """Name of the cluster and largest array come from one call, which is not repeated."""
     answers = recorded("config")

@@ -4,11 +4,17 @@ from pathlib import Path
 
 import pytest
 
+from configs.launchers import SlurmLauncherConfig
 from configs.study import Study
 from tasks.runtime.records import JobFile, Result
 from tasks.runtime.run_directory import RunDirectory
+from tasks.slurm.entries import Loss
 from tasks.slurm.explaining import explain, in_markdown, in_short, last_lines
+from tasks.slurm.leader_ledger import LeaderLedger
+from tasks.slurm.ledger_file import LedgerFile, state_directory
+from tasks.slurm.plan import Batch, JobPlan
 from tasks.slurm.results import write_result
+from tasks.slurm.slurm_launcher import LEDGER_NAME
 
 
 @pytest.fixture
@@ -49,6 +55,25 @@ def test_a_long_message_is_cut_in_the_state_alone(run: RunDirectory) -> None:
 
     assert len(in_short(explained, run.read_result(), longest=50)) <= len("[data] ") + 50
     assert "x" * 999 in in_markdown(explained, "")
+
+
+def test_lost_nodes_are_told_before_what_became_of_the_job(run: RunDirectory) -> None:
+    """Slurm has queued it again: that is part of its story, though no submission has ended."""
+    ledger = LeaderLedger(LedgerFile(state_directory("here") / LEDGER_NAME))
+    plan = JobPlan(name="a", module="toy.job", run_dir=run.path)
+    ledger.register(run.path.parent, SlurmLauncherConfig(), [plan], 1.0)
+    ledger.begin(Batch(mode="single", jobs=(plan,), directory=run.path), 1, 2.0)
+    (entry,) = ledger.entries()
+    ledger.accept(entry.name, "12", 3.0)
+    ledger.lose(entry, Loss(1, "node01", moved=False, words="node01 was lost (retry 1 of 3)"))
+
+    explained = explain(run)
+
+    assert [head for head, _ in explained.submissions] == [
+        "submission 1, job 12, requeue 1 [node]",
+        "submission 1, job 12",
+    ]
+    assert explained.submissions[0][1] == "node01 was lost (retry 1 of 3)"
 
 
 def test_a_run_without_a_result_is_no_failure(run: RunDirectory) -> None:

@@ -88,6 +88,7 @@ def test_a_lost_node_is_left_out() -> None:
         15.0,
         ("node01",),
         "submitted again, as a node was lost, the job is sound (retry 1 of 3)",
+        "retry 1 of 3",
     )
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import json
+import os
 import re
 import shutil
 import sqlite3
@@ -15,7 +16,7 @@ from configs.launchers import SlurmLauncherConfig, SlurmResources
 from tasks.runtime.records import Costs, Started
 from tasks.runtime.run_directory import RunDirectory
 from tasks.slurm.agenda import Agenda
-from tasks.slurm.bucket import TokenBucket
+from tasks.slurm.bucket import MOST_OWED
 from tasks.slurm.calls import Calls, Clock, Listing
 from tasks.slurm.commands import SlurmCli
 from tasks.slurm.concluding import Conclusions
@@ -63,6 +64,17 @@ def _result(world: World, name: str) -> tuple[str, str, str]:
 
 def _is(world: World, name: str, *states: LedgerState) -> bool:
     return _entry(world, name).state in states
+
+
+def _started(world: World, name: str) -> Incarnation:
+    """Run until the newest incarnation of a job has started; return it."""
+    world.run(lambda: _run_of(world, name).started_s is not None, 300)
+    return _run_of(world, name)
+
+
+def _requeued(world: World, name: str, run: Incarnation) -> None:
+    """Run until Slurm has queued a job again."""
+    world.run(lambda: _run_of(world, name) is not run, 100)
 
 
 def _submit(world: World, *names: str) -> None:
@@ -312,6 +324,43 @@ def test_nothing_is_submitted_while_slurm_does_not_answer(tmp_path: Path) -> Non
     assert world.states() == [LedgerState.FINISHED] * 20
 
 
+def test_a_slurm_that_is_down_stands_in_the_ledger(tmp_path: Path) -> None:
+    """With its words and since when; a successor inherits that, until Slurm answers one of them."""
+    faults = Faults(failing=(("squeue", 60.0, 400.0),))
+    world = World(tmp_path, work=lambda _: DAY, config=SINGLE, faults=faults)
+    _submit(world, "a")
+    before = world.ledger.trouble()
+    world.run(lambda: world.now_s > world.slurm.start_s + 200)
+    told = world.ledger.trouble()
+    world.begin()
+    world.register([world.plan("b")])
+    world.run(100.0)
+    still = world.ledger.trouble()
+    submitted = world.slurm.num_calls("sbatch")
+    world.run(lambda: _is(world, "b", LedgerState.RUNNING), 200)
+
+    assert before is None
+    assert told is not None
+    assert still is not None
+    assert "Munge encode failed" in told.words
+    assert 60.0 <= told.since_s - world.slurm.start_s <= 91.0
+    assert still.since_s == told.since_s
+    assert still.asked_s > told.asked_s >= told.since_s + 90.0
+    assert submitted == 1
+    assert world.ledger.trouble() is None
+
+
+def test_a_successor_without_jobs_finds_out_that_slurm_answers_again(tmp_path: Path) -> None:
+    """It asks though it has nothing to follow: what stands in the ledger would stay there."""
+    world = World(tmp_path)
+    world.ledger.suffer("socket timed out", world.now_s)
+
+    world.run(5.0)
+
+    assert world.ledger.trouble() is None
+    assert world.slurm.num_calls() == 1
+
+
 def test_an_answer_that_is_cut_off_makes_no_job_absent(tmp_path: Path) -> None:
     """With every third listing cut off somewhere, all jobs are followed to their end."""
     world = World(tmp_path, faults=Faults(truncate=0.34))
@@ -537,6 +586,68 @@ def test_a_wish_is_kept_while_slurm_is_down(tmp_path: Path) -> None:
     assert world.now_s - (world.slurm.start_s + 130) <= 10.0 + 9.0
 
 
+def test_a_wish_asks_a_slurm_that_fails_at_once_no_more_than_it_must(tmp_path: Path) -> None:
+    """Rarer and rarer, at the price of few tokens: with the answer all goes on, submissions too."""
+    config = SlurmLauncherConfig(pack="single", call_burst=40, calls_per_minute=4)
+    faults = Faults(failing=(("squeue", 60.0, 180.0),))
+    world = World(tmp_path, work=lambda _: DAY, config=config, faults=faults)
+    _submit(world, "a")
+    world.run(lambda: world.now_s >= world.slurm.start_s + 61)
+    asked = world.slurm.num_calls("squeue")
+
+    world.ledger.wish_cancel([_entry(world, "a").run_dir], world.now_s)
+    world.run(1.0)
+    num_first = world.slurm.num_calls("squeue") - asked
+    world.run(lambda: world.now_s >= world.slurm.start_s + 180)
+    num_calls = world.slurm.num_calls("squeue") - asked
+    world.register([world.plan("b")])
+    world.run(lambda: _is(world, "a", LedgerState.INTERRUPTED), 10)
+    world.run(lambda: _is(world, "b", LedgerState.RUNNING), 60)
+
+    assert num_first == 1  # it may be well again
+    assert 8 <= num_calls <= 20
+
+
+def test_a_long_trouble_leaves_a_debt_that_is_soon_paid(tmp_path: Path) -> None:
+    """After half an hour with a wish: cancelled soon, the next one submitted in some minutes."""
+    config = SlurmLauncherConfig(pack="single", call_burst=40, calls_per_minute=4)
+    faults = Faults(failing=(("squeue", 60.0, 1800.0),))
+    world = World(tmp_path, work=lambda _: DAY, config=config, faults=faults)
+    _submit(world, "a")
+    world.run(lambda: world.now_s >= world.slurm.start_s + 61)
+
+    world.ledger.wish_cancel([_entry(world, "a").run_dir], world.now_s)
+    world.run(lambda: world.now_s >= world.slurm.start_s + 1800, stride_s=1.0)
+    world.register([world.plan("b")])
+    num_calls = world.slurm.num_calls()
+    world.run(lambda: _is(world, "a", LedgerState.INTERRUPTED), 60)
+    world.run(lambda: _is(world, "b", LedgerState.RUNNING), 300)
+
+    assert 40 + 4 * 1800 / 60 <= num_calls <= 40 + MOST_OWED + 4 * 1800 / 60
+
+
+def test_an_scancel_that_fails_is_not_repeated_at_every_step(tmp_path: Path) -> None:
+    """It is tried less and less often; a wish that is new is tried at once."""
+    faults = Faults(failing=(("scancel", 0.0, 300.0),))
+    world = World(tmp_path, work=lambda _: DAY, config=SINGLE, faults=faults)
+    _submit(world, "a", "b")
+    asked = world.slurm.num_calls("squeue")
+
+    world.ledger.wish_cancel([_entry(world, "a").run_dir], world.now_s)
+    world.run(120.0)
+    num_calls = world.slurm.num_calls("scancel"), world.slurm.num_calls("squeue") - asked
+    wished_s = world.now_s
+    world.ledger.wish_cancel([_entry(world, "b").run_dir], world.now_s)
+    world.run(2.0)
+    num_new = world.slurm.num_calls("scancel", since_s=wished_s)
+    world.run(lambda: world.now_s >= world.slurm.start_s + 300)
+    world.run(world.are_over, 20)
+
+    assert num_calls <= (20, 30)
+    assert num_calls[0] >= 8
+    assert num_new == 1
+
+
 # --- ends that are not good ----------------------------------------------------------------------
 
 
@@ -618,6 +729,128 @@ def test_a_lost_node_is_avoided(tmp_path: Path) -> None:
     assert _run_of(world, "a").nodes == ("node02",)
     assert _run_of(world, "a").request.exclude == {"node01"}
     assert world.ledger.submissions(_entry(world, "a").run_dir)[0].failure == "node"
+
+
+@pytest.mark.parametrize("has_accounting", [True, False])
+def test_a_node_that_is_lost_under_a_job_that_slurm_queues_again_is_avoided(
+    tmp_path: Path, *, has_accounting: bool
+) -> None:
+    """The same submission goes on without that node, and the loss is told."""
+    faults = Faults(no_accounting=not has_accounting)
+    config = SINGLE.model_copy(update={"exclude": "node02"})
+    world = World(
+        tmp_path, size=Size(num_nodes=3), work=lambda _: DAY, faults=faults, config=config
+    )
+    plan = world.plan("a").model_copy(update={"resources": SlurmResources(exclude="node02")})
+    world.register([plan])
+    world.run(lambda: _is(world, "a", LedgerState.RUNNING), 60)
+    first = _run_of(world, "a")
+    world.slurm.controller.fail_node("node01")
+    _requeued(world, "a", first)
+    world.slurm.controller.revive_node("node01")
+
+    run = _started(world, "a")
+    entry = _entry(world, "a")
+    assert run.nodes == ("node03",)
+    assert run.request.exclude == {"node01", "node02"}
+    assert entry.submission == 1
+    assert "node01 was lost" in entry.message
+    assert "(retry 1 of 3); node01 is left out from now on" in entry.message
+
+
+def test_nodes_are_left_out_only_where_enough_are_left(tmp_path: Path) -> None:
+    """On a cluster of one node the job waits for it: without any it could never start."""
+    world = World(tmp_path, size=Size(num_nodes=1), work=lambda _: DAY)
+    _submit(world, "a")
+    first = _run_of(world, "a")
+    world.slurm.controller.fail_node("node01")
+    _requeued(world, "a", first)
+    world.run(60.0)
+    world.slurm.controller.revive_node("node01")
+
+    assert _started(world, "a").request.exclude == frozenset()
+
+
+def test_a_job_that_only_the_lost_node_could_run_gets_it_back(tmp_path: Path) -> None:
+    """Slurm would hold it for good; it is submitted again, with the node, and has lost nothing."""
+    world = World(tmp_path, size=Size(num_nodes=2), work=lambda _: DAY, config=SINGLE)
+    resources = SlurmResources(exclude="node[02-02]")  # more than one can count, as a feature is
+    world.register([world.plan("a").model_copy(update={"resources": resources})])
+    world.run(lambda: _is(world, "a", LedgerState.RUNNING), 60)
+    first = _run_of(world, "a")
+    world.slurm.controller.fail_node("node01")
+    _requeued(world, "a", first)
+    world.slurm.controller.revive_node("node01")
+
+    world.run(lambda: _entry(world, "a").submission == 2, 200)
+
+    run = _started(world, "a")
+    (before, _) = world.ledger.submissions(_entry(world, "a").run_dir)
+    assert run.nodes == ("node01",)
+    assert before.failure == "refused"
+    assert "submitted again with node01, without which Slurm refused it" in before.words
+
+
+@pytest.mark.parametrize("is_killed", [True, False])
+def test_a_job_that_loses_every_node_comes_to_an_end(tmp_path: Path, *, is_killed: bool) -> None:
+    """Slurm would queue it again for ever; beyond ``max_retries`` it is cancelled, with words."""
+    config = SINGLE.model_copy(update={"max_retries": 2})
+    world = World(tmp_path, size=Size(num_nodes=5), work=lambda _: DAY, config=config)
+    _submit(world, "a")
+
+    for number in range(3):
+        run = _started(world, "a")
+        world.slurm.controller.fail_node(run.nodes[0])
+        _requeued(world, "a", run)
+        if is_killed:
+            world.begin()
+        world.run(world.are_over if number == 2 else 10.0, 300)
+
+    entry = _entry(world, "a")
+    status, reason, message = _result(world, "a")
+    assert (entry.state, entry.failure, entry.submission) == (LedgerState.FAILED, "node", 1)
+    assert (status, reason) == ("failed", "node")
+    assert "lost node03" in message
+    assert "launcher.max_retries is 2" in message
+    losses = world.ledger.losses(entry.run_dir, entry.name)
+    assert [loss.node for loss in losses] == ["node01", "node02", "node03"]
+    assert "(retry 2 of 2)" in losses[1].words
+    assert "it is cancelled" in losses[2].words
+
+
+def test_checkpoints_begin_a_new_row_of_lost_nodes(tmp_path: Path) -> None:
+    """A run of weeks may lose more nodes than ``max_retries``, as long as it moves on."""
+    config = SINGLE.model_copy(update={"max_retries": 1})
+    world = World(tmp_path, size=Size(num_nodes=5), work=lambda _: DAY, config=config)
+    _submit(world, "a")
+    checkpoints = RunDirectory(world.study_dir / "runs" / "a").checkpoints
+    checkpoints.mkdir()
+
+    for number in range(3):
+        run = _started(world, "a")
+        world.run(30.0)
+        (checkpoints / f"{number}.pt").touch()
+        os.utime(checkpoints / f"{number}.pt", (world.now_s, world.now_s))
+        world.slurm.controller.fail_node(run.nodes[0])
+        _requeued(world, "a", run)
+    assert _started(world, "a").nodes == ("node04",)
+
+
+@pytest.mark.parametrize("saves_in_s", [1.0, None])
+def test_preemptions_are_not_counted(tmp_path: Path, saves_in_s: float | None) -> None:
+    """However many, and also if the job is deaf and is killed: its nodes are not to blame."""
+    config = SINGLE.model_copy(update={"max_retries": 0})
+    world = World(tmp_path, work=lambda _: replace(DAY, saves_in_s=saves_in_s), config=config)
+    _submit(world, "a")
+
+    for _ in range(5):
+        run = _started(world, "a")
+        world.run(5.0)
+        world.slurm.controller.preempt(run)
+        _requeued(world, "a", run)
+    assert _started(world, "a").request.exclude == frozenset()
+    assert _entry(world, "a").restarts == 5
+    assert world.slurm.num_calls("scancel") == 0
 
 
 def test_a_job_that_lost_its_node_is_not_started_at_once(tmp_path: Path) -> None:
@@ -1017,7 +1250,7 @@ def test_a_job_that_comes_back_from_the_dead_is_cancelled(tmp_path: Path) -> Non
     world.register([world.plan("a")])
     world.run(world.are_over)
     clock = Clock(world.slurm.clock.now, world.slurm.clock.now)
-    calls = Calls(SlurmCli(world.slurm.run), TokenBucket(world.ledger.file), clock)
+    calls = Calls(SlurmCli(world.slurm.run), world.ledger, clock)
     doubts = Doubts(Desk(world.ledger, calls, Watch(), Agenda(), clock))
     name = _entry(world, "a").name
     listing = Listing([Queued("1", name, SlurmState.RUNNING), Queued("2", "x", SlurmState.PENDING)])

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tasks.slurm.agenda import unanswered_s
 from tasks.slurm.failures import POLICIES
 from tasks.slurm.judgement import TABLE, Action, Verdict
 from tasks.slurm.launcher import JobState
@@ -75,6 +76,15 @@ def _policies() -> list[str]:
                 ]
             )
             for failure, policy in POLICIES.items()
+        ),
+        _line(
+            [
+                "(Slurm does not answer)",
+                "nothing is, until it does",
+                "unknown is never final: it ends no job",
+                f"{unanswered_s(1):g} s",
+                "",
+            ]
         ),
     ]
 

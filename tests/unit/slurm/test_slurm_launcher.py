@@ -10,6 +10,7 @@ from configs.launchers import SlurmLauncherConfig
 from tasks.runtime.run_directory import RunDirectory
 from tasks.slurm.commands import SlurmCli
 from tasks.slurm.launcher import JobId, JobState
+from tasks.slurm.leader_ledger import LeaderLedger
 from tasks.slurm.ledger import Ledger
 from tasks.slurm.ledger_file import LedgerFile
 from tasks.slurm.plan import JobPlan
@@ -61,6 +62,27 @@ def test_a_job_is_told_by_its_id_and_why_it_waits(launcher: SlurmLauncher, tmp_p
 
     assert told.startswith(f"job {entry.slurm_job} on the default partition: PENDING")
     assert launcher.describe(JobId("unknown")) == ""
+
+
+def test_whoever_waits_for_a_job_learns_that_slurm_does_not_answer(
+    launcher: SlurmLauncher, tmp_path: Path
+) -> None:
+    """Also in a process that does not lead, until Slurm answers; not of a job that is over."""
+    job = launcher.submit(_plan(tmp_path / "study"))
+    leader = LeaderLedger(LedgerFile(tmp_path / LEDGER_NAME))
+    while not leader.entries()[0].slurm_job:
+        launcher.wait(job, 0.1)
+    before = launcher.describe(job)
+
+    leader.suffer("Unable to contact slurm controller", 1.8e9)
+    while "answered" not in (told := launcher.describe(job)):
+        launcher.wait(job, 0.05)
+    leader.recover()
+    while "answered" in launcher.describe(job):
+        launcher.wait(job, 0.05)
+
+    assert told.startswith(f"{before}; Slurm has not answered since 2027-01-1")
+    assert told.endswith(": Unable to contact slurm controller")
 
 
 def test_a_close_that_failed_can_be_repeated(launcher: SlurmLauncher, tmp_path: Path) -> None:

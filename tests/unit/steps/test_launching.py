@@ -1,5 +1,9 @@
 """From a study to jobs."""
 
+import os
+import stat
+from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -7,9 +11,10 @@ import pytest
 
 from configs.scaling import ScalingStudy
 from configs.study import Study
+from tasks.runtime.clients import make_client_directories
 from tasks.runtime.run_directory import RunDirectory
 from tasks.slurm.local import num_cores
-from tasks.steps.creation import job_file
+from tasks.steps.creation import create_study_directory, job_file
 from tasks.steps.launching import (
     CLIENT,
     SERVER,
@@ -101,3 +106,28 @@ def test_nothing_is_asked_of_slurm_for_a_study_without_jobs() -> None:
 
     assert launch_faults(predicted) == []
     assert [(one.nodes, one.tasks_per_node) for one in asked if one] == [(1, 4), (2, 8)]
+
+
+@pytest.fixture
+def usual_umask() -> Iterator[None]:
+    """The umask that most users have."""
+    before = os.umask(0o022)
+    yield
+    os.umask(before)
+
+
+@pytest.mark.usefixtures("usual_umask")
+def test_run_directories_are_closed_from_the_first(tmp_path: Path) -> None:
+    """Those of points and of their workers, before any job is submitted; the study's is, too."""
+    arrivals = {"kind": "slurm", "partitions": [{"partition": "batch", "workers": 2}]}
+    model = {"name": "quadratic", "centres": [1.0, 2.0]}
+    experiment = {"model": model, "workers": 2, "algorithm": {"collect": 1}}
+    study = _study(experiment | {"arrivals": arrivals}, kind="slurm")
+
+    directory = create_study_directory(study, tmp_path / "runs", datetime(2026, 1, 2))
+    (run,) = directory.points()
+    make_client_directories(run)
+
+    closed = [directory.path, run.path, *(worker.path for worker in run.workers())]
+    assert len(closed) == 4
+    assert {stat.S_IMODE(path.stat().st_mode) for path in closed} == {0o700}

@@ -13,11 +13,13 @@ _STUDY = Study.model_validate(
 def test_figures_are_addresses_of_the_runs_artifacts() -> None:
     """MLflow's own server answers them; what is no file of the run stays as it was."""
     report = "# s\n\n![Curves of s](curves.png)\n\n![else](https://example.org/a.png)"
+    report += "\n\nInteractive: [scaling.html](scaling.html)."
 
     note = report_note(_STUDY, report, "7", "abc")
 
     assert "![Curves of s](get-artifact?path=curves.png&run_uuid=abc)" in note
     assert "![else](https://example.org/a.png)" in note
+    assert "[scaling.html](get-artifact?path=scaling.html&run_uuid=abc)" in note
     assert "viewStateShareKey=abc-by-grid" in note
 
 

@@ -128,24 +128,32 @@ def test_the_chart_has_axes_first_seeds_last_and_numbers_that_follow() -> None:
     assert shown == ["algorithm", "seed", "algorithm.server_lr"]
 
 
-def test_of_a_training_what_follows_and_is_compared_is_added() -> None:
-    """The partition's degrees, the model's size, the tokens of a train step; not the levels."""
+def test_of_a_training_what_follows_and_varies_is_added() -> None:
+    """The degrees of each partition; not the levels, nor the ranks that all points have."""
     study = _study({"partition": ["zero_topo", "zero3"]}, {"kind": "training"})
+
+    assert varying_parameters(study) == {
+        "partition=zero_topo": {"partition": "zero_topo", "degrees": "2|2|4|8"},
+        "partition=zero3": {"partition": "zero3", "degrees": "8|8|8|8"},
+    }
+
+
+def test_the_tokens_of_a_train_step_are_a_parameter_where_they_vary() -> None:
+    """They follow from what the axis sets; size of the model, partition and ranks do not."""
+    study = _study({"seed": [0, 1], "micro_batch": [1, 2]}, {"kind": "training"})
 
     parameters = varying_parameters(study)
 
-    topo = parameters["partition=zero_topo"]
-    assert set(topo) == {
-        "partition", "ranks", "degrees", "model.num_parameters", "tokens_per_step"
-    }  # fmt: skip
-    assert (topo["partition"], topo["degrees"]) == ("zero_topo", "2|2|4|8")
-    assert topo["tokens_per_step"] == str(8 * 128)
-    assert parameters["partition=zero3"]["degrees"] == "8|8|8|8"
+    tokens = {(one["micro_batch"], one["tokens_per_step"]) for one in parameters.values()}
+    assert tokens == {("1", str(8 * 128)), ("2", str(2 * 8 * 128))}
+    names = {name for one in parameters.values() for name in one}
+    assert names == {"seed", "micro_batch", "tokens_per_step"}
 
 
 def test_a_study_without_a_grid_varies_nothing() -> None:
-    """Its one run has no parameters."""
+    """Its one run has no parameters, a training no more than a federated one."""
     assert varying_parameters(_study({}, _FEDERATED)) == {"base": {}}
+    assert varying_parameters(_study({}, {"kind": "training"})) == {"base": {}}
 
 
 def test_the_configuration_reads_back_as_it_was() -> None:

@@ -2,8 +2,18 @@
 
 import json
 import re
+from typing import Literal
+from urllib.parse import parse_qs
 
-from tasks.tracking.views import view_address, view_links, view_tags
+import pytest
+
+from tasks.tracking.views import (
+    view_address,
+    view_links,
+    view_tags,
+    views_by_run,
+    without_views,
+)
 
 PARENT = "b03f22c57a1e4771a06a0bf116750d8b"
 
@@ -66,3 +76,28 @@ def test_links_lead_to_views_that_are_kept() -> None:
     tags = view_tags(PARENT, ["ranks"], "training", ["ranks"])
     keys = re.findall(r"viewStateShareKey=([\w-]+)", links)
     assert {f"mlflow.sharedViewState.{key}" for key in keys} == set(tags)
+
+
+@pytest.mark.parametrize("kind", ["federated", "training"])
+def test_a_description_without_views_has_one_link_that_needs_none(
+    kind: Literal["federated", "training"],
+) -> None:
+    """It filters by the study's run, and orders by a result; all other words stay."""
+    note = f"# s\n\nCompare the points by {view_links('7', PARENT, kind)}. In a chart view"
+
+    plain = without_views(note, "7", PARENT)
+
+    (link,) = re.findall(r"Compare the points by \[step\]\((\S+)\)\. In a chart view", plain)
+    asked = parse_qs(link.partition("?")[2])
+    assert asked["searchFilter"] == [f"tags.`mlflow.parentRunId` = '{PARENT}'"]
+    assert asked["orderByKey"][0].startswith("metrics.`result/")
+    assert "viewStateShareKey" not in plain
+    assert without_views(plain, "7", PARENT) == plain
+
+
+def test_views_of_persons_are_not_taken_for_ours() -> None:
+    """Their keys are hashes."""
+    ours = view_tags(PARENT, ["a"], "training", ["a"])
+    theirs = {f"mlflow.sharedViewState.{'0a' * 32}": "{}", "mlflow.note.content": "by-step"}
+
+    assert views_by_run({**ours, **theirs}) == {PARENT[:12]: list(ours)}

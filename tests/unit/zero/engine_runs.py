@@ -23,7 +23,13 @@ CPU = torch.device("cpu")
 
 
 def tiny(**fields: Any) -> TrainingExperiment:
-    """Return an experiment that takes milliseconds a step; fields replace those of the base."""
+    """Return an experiment that takes milliseconds a step.
+
+    Args:
+        fields: Replace those of the base; ``clip`` and ``epsilon`` are those of its optimizer.
+    """
+    optimizer = {"lr": 3e-3, "warmup_steps": 1, "clip": 0.7}
+    optimizer |= {name: fields.pop(name) for name in ("clip", "epsilon") if name in fields}
     base = {
         "kind": "training",
         "model": TINY,
@@ -32,7 +38,7 @@ def tiny(**fields: Any) -> TrainingExperiment:
         "steps": 20,
         "dtype": "float64",
         "transport": "full",
-        "optimizer": {"lr": 3e-3, "warmup_steps": 1, "clip": 0.7},
+        "optimizer": optimizer,
     }
     return TrainingExperiment.model_validate(base | fields)
 

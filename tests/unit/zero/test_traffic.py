@@ -9,7 +9,7 @@ from configs.topology import CLUSTER, NODE, Topology, load_topology
 from configs.training import TrainingExperiment
 from configs.training_memory import predicted_memory
 from configs.transport import Transport
-from tasks.zero.traffic import ElementBytes, UnitSize, expected_bytes, state_bytes
+from tasks.zero.traffic import ElementBytes, Moves, UnitSize, expected_bytes, state_bytes
 
 FRONTIER = load_topology("frontier")
 PSI = 2**20 * 3
@@ -155,6 +155,22 @@ def test_short_blocks_and_levels_count_in_full() -> None:
     )
 
     assert total == {"package": 2 * (20 + 2 * 4)}
+
+
+@pytest.mark.parametrize(
+    ("transport", "row_length", "row_bytes"),
+    [(FULL, 2475, 2 * 2475), (QUANTIZED, 10 * 256, 10 * (128 + 4))],
+)
+def test_pieces_of_replicas_are_whole_blocks(
+    transport: Transport, row_length: int, row_bytes: int
+) -> None:
+    """By hand: a third of 7424 elements is 2475 for each of 3 replicas, or ten blocks in INT4."""
+    alone = Partition(forward=1, backward=1, gradients=1, optimizer=1)
+
+    (hop,) = Moves(alone, transport, load_topology("mini"), 3, FP16).all_reduction(7424)
+
+    assert (hop.row_length, hop.row_bytes) == (row_length, row_bytes)
+    assert hop.received_bytes == 2 * row_bytes
 
 
 def per_parameter(row: str, num_ranks: int, items: ElementBytes = FP16) -> Fraction:

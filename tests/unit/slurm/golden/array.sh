@@ -36,7 +36,7 @@ export PYTHONPATH=/data/runs/digits-20260101-120000/code/0123456789ab${PYTHONPAT
 export PYTHONSAFEPATH=1
 
 cd -- /data/runs/digits-20260101-120000/batches/abc
-exec /opt/venv/bin/python -m tasks.runtime.wrapper \
+exec /opt/venv/bin/python -S -m tasks.runtime.wrapper \
     --submission "${WATERSHED_SUBMISSION:-1}" \
     --runs /data/runs/digits-20260101-120000/batches/abc/runs.json --index "$SLURM_ARRAY_TASK_ID" \
     --requeue \

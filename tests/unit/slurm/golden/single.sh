@@ -33,7 +33,7 @@ export PYTHONPATH=/data/runs/digits-20260101-120000/code/0123456789ab${PYTHONPAT
 export PYTHONSAFEPATH=1
 
 cd -- /data/runs/digits-20260101-120000/points/000
-exec /opt/venv/bin/python -m tasks.runtime.wrapper \
+exec /opt/venv/bin/python -S -m tasks.runtime.wrapper \
     --submission "${WATERSHED_SUBMISSION:-1}" \
     --run /data/runs/digits-20260101-120000/points/000 \
     --requeue \
