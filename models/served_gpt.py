@@ -68,7 +68,7 @@ class ServedGpt:
         self._check(inputs)
         tokens = torch.from_numpy(np.ascontiguousarray(inputs, dtype=np.int64))
         with torch.no_grad():  # one by one: the logits of many would fill the memory
-            logits = torch.cat([self._model(one) for one in tokens.split(1)])
+            logits = torch.cat([self._model(one) for one in torch.split(tokens, 1)])
         answer: NDArray[np.float32] = _OUTPUTS[wanted](logits).numpy()
         return answer
 

@@ -60,7 +60,7 @@ def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
         shim = shims / name
         shim.write_text(f'#!/bin/sh\necho {name} >>"{log}"\nexec {shutil.which(name)} "$@"\n')
         shim.chmod(0o755)
-    with running_cluster(ClusterOptions(accounting=True, cpus=512, max_array_size=2000)) as cluster:
+    with running_cluster(ClusterOptions(accounting=True, max_array_size=2000)) as cluster:
         _use(cluster, shims, monkeypatch)
         yield lambda: Counter(log.read_text().split())
 

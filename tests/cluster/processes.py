@@ -144,7 +144,7 @@ def send(pids: Collection[int], number: signal.Signals) -> None:
             os.kill(pid, number)
 
 
-def crash(cluster_dir: Path, *, daemon: str | None = None, timeout_s: float = 10.0) -> None:
+def crash(cluster_dir: Path, *, daemon: str | None = None, timeout_s: float = 60.0) -> None:
     """Kill the processes of a daemon (a node with its jobs), or of the whole cluster, at once.
 
     All are stopped before one is killed, so that none can react to another's death.

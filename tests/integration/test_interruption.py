@@ -99,12 +99,14 @@ def test_killed_anywhere_it_ends_with_the_same_bits(name: str, tmp_path: Path) -
     began = time.monotonic()
     assert run_forked(undisturbed, None)
     duration = time.monotonic() - began
-    killed = prepare(tmp_path / "killed", EXPERIMENTS[name])
     rng = random.Random(1)
-
-    delays_s = [rng.uniform(0, 0.25) * duration for _ in range(12)]
-    ends = [run_forked(killed, delay_s) for delay_s in delays_s]
-    assert run_forked(killed, None)
+    for attempt in range(5):  # on a machine whose speed changes kills come too late at times
+        killed = prepare(tmp_path / f"killed-{attempt}", EXPERIMENTS[name])
+        delays_s = [rng.uniform(0, 0.25) * duration for _ in range(12)]
+        ends = [run_forked(killed, delay_s) for delay_s in delays_s]
+        assert run_forked(killed, None)
+        if ends.count(False) >= 4:
+            break
 
     assert ends.count(False) >= 4
     assert what_counts(killed) == what_counts(undisturbed)
