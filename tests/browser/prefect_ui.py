@@ -112,20 +112,32 @@ class FlowRun:
         )
 
     def await_task_run(self, name: str, state: str) -> None:
-        """Wait until a task run is in a state; the page, which lists them every 30 s, is reloaded.
+        """Wait until a task run is in a state.
 
         Args:
             name: What its name begins with.
             state: Name of the state.
         """
+        self._await("Task Runs", self.task_run(name).filter(has_text=state))
+
+    def await_log(self, text: str) -> None:
+        """Wait until the log has a text.
+
+        Args:
+            text: A part of a line.
+        """
+        self._await("Logs", self.page.get_by_role("tabpanel", name="Logs").get_by_text(text))
+
+    def _await(self, tab: str, shown: Locator) -> None:
+        """Wait for what a tab shows; the page asks anew every 30 s, or never: it is reloaded."""
         deadline = time.monotonic() + _END_MS / 1000
         while time.monotonic() < deadline:
-            self.show("Task Runs")
+            self.show(tab)
             with suppress(TooLateError):
-                self.task_run(name).filter(has_text=state).wait_for(timeout=_RELOAD_MS)
+                shown.first.wait_for(timeout=_RELOAD_MS)
                 return
             self.page.reload()
-        expect(self.task_run(name)).to_contain_text(state)
+        expect(shown.first).to_be_visible()
 
     def open_artifact(self, description: str) -> None:
         """Open one of the artifacts, in its newest version.
@@ -148,16 +160,37 @@ class FlowRun:
         """Cancel it, and confirm that."""
         self._choose("Cancel", "Cancel Flow Run")
 
+    def pause(self) -> None:
+        """Pause it, for as long as the page proposes, confirm that, and wait until it is shown."""
+        self._choose("Pause", "Pause Flow Run")
+        expect(self._state("Suspended")).to_be_visible()
+
+    def resume(self) -> None:
+        """Resume it, confirm that, and wait until it is no longer shown as paused."""
+        self._choose("Resume", "Resume")
+        expect(self._state("Suspended")).to_be_hidden()
+
     def retry(self) -> None:
         """Retry it, confirm that, and wait until it is no longer at an end."""
         self._choose("Retry", "Retry")
         expect(self._state(*_STATES)).to_be_hidden()
 
-    def _choose(self, item: str, confirmation: str) -> None:
+    def copy(self) -> RunForm:
+        """Open the form of a further run, filled in as this one was."""
+        self._open_menu()
+        self.page.get_by_role("menuitem", name="Copy to new run").click()
+        expect(self.page.get_by_role("button", name="Submit")).to_be_visible()
+        return RunForm(self.page)
+
+    def _open_menu(self) -> None:
         self.show("Logs")
         self.page.get_by_role("main").get_by_role("button", name="Open menu").click()
+
+    def _choose(self, item: str, confirmation: str) -> None:
+        self._open_menu()
         self.page.get_by_role("menuitem", name=item, exact=True).click()
-        dialog = self.page.get_by_role("alertdialog")
+        # A dialog that asks back is an alert; one with a field, as that of Pause, is none.
+        dialog = self.page.get_by_role("alertdialog").or_(self.page.get_by_role("dialog"))
         dialog.get_by_role("button", name=confirmation, exact=True).click()
         expect(dialog).to_be_hidden()
 
@@ -166,8 +199,8 @@ class FlowRun:
         return self.page.get_by_role("main").get_by_text(pattern).first
 
 
-def open_form(page: Page, address: str, deployment: str) -> RunForm:
-    """Find a deployment from the start page on, and open the form that runs it.
+def open_deployment(page: Page, address: str, deployment: str) -> None:
+    """Find a deployment from the start page on, and open its page.
 
     Args:
         page: Any page.
@@ -179,6 +212,27 @@ def open_form(page: Page, address: str, deployment: str) -> RunForm:
     page.wait_for_url("**/deployments?**")  # the page before links to flows of the same names
     links = page.get_by_role("link", name=deployment, exact=True)
     links.and_(page.locator("[href*='/deployments/deployment/']")).first.click()
+    expect(page.get_by_role("button", name="Run", exact=True)).to_be_visible()
+
+
+def schedule_switch(page: Page) -> Locator:
+    """Return the switch of the only schedule on the page of a deployment: on is active.
+
+    Args:
+        page: The page.
+    """
+    return page.get_by_role("switch", name=re.compile("^toggle "))
+
+
+def open_form(page: Page, address: str, deployment: str) -> RunForm:
+    """Find a deployment from the start page on, and open the form that runs it.
+
+    Args:
+        page: Any page.
+        address: Of the interface.
+        deployment: Name of the deployment.
+    """
+    open_deployment(page, address, deployment)
     page.get_by_role("button", name="Run", exact=True).click()
     page.get_by_role("menuitem", name="Custom run").click()
     expect(page.get_by_role("button", name="Submit")).to_be_visible()
