@@ -55,6 +55,7 @@ FILES = {
     "docs/how-to/your-cluster.md": {"my-machine-measured.yaml": _machine("dgx-a100")},
     "docs/mlflow.md": {"input.json": _SAMPLE},
     "docs/nightly.md": {"my-study.yaml": _TRAINING},
+    "docs/scaling.md": {"mini-measured.yaml": _machine("mini")},
     "docs/slurm.md": {"study.yaml": _LONG},
 }
 """Files that a document speaks of and does not show."""
@@ -72,6 +73,7 @@ _TINY_BY = {
     for name, transport in (("hsdp", "full"), ("zero3", "full"), ("zeropp", "zeropp"))
 }
 _SCALING = "watershed run configs/studies/scaling-mini.yaml"
+_SCALING_MEASURED = f"{_SCALING} --set topology=./mini-measured.yaml --set repeats=3"
 _SCALING_FEDERATED = "watershed run configs/studies/scaling-federated.yaml"
 _NIGHT = "watershed nightly configs/studies/nightly.yaml"
 _NIGHTS = [f"{_NIGHT} --night 2026-11-{day}" for day in (20, 21, 22)]
@@ -109,7 +111,8 @@ SHORTER = {
         ),
     },
     "docs/scaling.md": {
-        **_with(f"{_SIZES}[1,2]", _SCALING),
+        **_with(f"{_SIZES}[1,2]", _SCALING, _SCALING_MEASURED),
+        **_with(f"{_SMALL_BLOCKS} --force", "watershed calibrate mini --ranks 8"),
         # The Slurm there has no srun; more ranks are run by tests/cluster/test_scaling.py.
         **_with(f"{_SIZES}[1]", f"{_SCALING} --set launcher=slurm"),
         **_with("--set rounds=100 --set repeats=1 --set local_steps=[1,2]", _SCALING_FEDERATED),
@@ -147,6 +150,8 @@ SEQUENCES: dict[str, tuple[str, ...]] = {
         _SCALING,
         f"{_SCALING} --set launcher=slurm",
         "watershed run configs/studies/frontier-20b.yaml",
+        "watershed calibrate mini --ranks 8",
+        _SCALING_MEASURED,
         _SCALING_FEDERATED,
     ),
     "docs/slurm.md": (
