@@ -47,7 +47,7 @@ proof-slurm: $(STAMP)  ## Kill and disturb studies on real clusters and servers 
 	REQUIRE_SLURM=1 REQUIRE_BROWSER=1 REQUIRE_DATABASE=1 OMP_NUM_THREADS=1 $(BIN)/pytest --slow -s \
 	    --benchmark-disable tests/cluster tests/integration tests/browser tests/unit/slurm $(ARGS)
 
-proof-zero: $(STAMP)  ## The long proofs: all partitions of 8 ranks, engines, rates (40 minutes)
+proof-zero: $(STAMP)  ## The long proofs: all partitions of 8 ranks, engines, rates (half an hour)
 	OMP_NUM_THREADS=1 $(BIN)/pytest --slow -s --benchmark-disable \
 	    tests/unit/zero tests/proof $(ARGS)
 
