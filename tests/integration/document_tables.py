@@ -265,7 +265,7 @@ RUN_ELSEWHERE = {
         "test_flow_runs_that_are_asked_for_at_once_are_all_accepted"
     ),
     "sbatch job.sh": (
-        "tests/unit/slurm/test_reconciler.py::"
+        "tests/unit/slurm/test_unknown_jobs.py::"
         "test_a_script_that_was_submitted_by_hand_is_nobodys_to_cancel"
     ),
     "scontrol show reservation": (

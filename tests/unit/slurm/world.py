@@ -7,7 +7,7 @@ the cluster stay.
 
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from subprocess import CompletedProcess
 
@@ -26,6 +26,11 @@ from tests.fakes.jobs import Incarnation, Work
 from tests.fakes.node import RunDirectoryNode
 from tests.fakes.scripts import Size
 from tests.fakes.slurm import FakeSlurm, Faults
+
+DAY = Work(duration_s=86_400.0)
+SINGLE = SlurmLauncherConfig(pack="single", calls_per_minute=600, call_burst=1000)
+STATUS = ("squeue", "sacct", "scontrol")
+"""Programs that only look."""
 
 Point = Callable[[str], None]
 """Called at each point where a process may die, with the point's name."""
@@ -169,6 +174,49 @@ class World:
     def states(self) -> list[LedgerState]:
         """Return the states of all jobs."""
         return [entry.state for entry in self.entries()]
+
+    def entry(self, name: str) -> Entry:
+        """Return the ledger's entry of a job."""
+        entry = self.ledger.entry(str(self.study_dir / "runs" / name))
+        assert entry is not None
+        return entry
+
+    def is_in(self, name: str, *states: LedgerState) -> bool:
+        """Whether a job is in one of some states."""
+        return self.entry(name).state in states
+
+    def run_of(self, name: str) -> Incarnation:
+        """Return the newest incarnation of a job."""
+        return self.slurm.incarnations(self.entry(name).name)[-1]
+
+    def result(self, name: str) -> tuple[str, str, str]:
+        """Return status, reason and message of a job that has a result."""
+        result = RunDirectory(self.study_dir / "runs" / name).read_result()
+        assert result is not None
+        return result.status, result.reason, result.message
+
+    def submit(self, *names: str) -> None:
+        """Submit jobs, and run until Slurm has started them."""
+        self.register([self.plan(name) for name in names])
+        self.run(lambda: all(self.is_in(name, LedgerState.RUNNING) for name in names), 300)
+
+    def submit_anothers(self) -> str:
+        """Let the user submit a job that is none of ours; return its name."""
+        directory = self.path / "by-hand"
+        directory.mkdir()
+        (directory / "job.sh").write_text("#!/bin/bash\n#SBATCH --job-name=mine\n")
+        with suppress(TimeoutError):  # it is accepted all the same
+            self.slurm.run(["sbatch", "--parsable", str(directory / "job.sh")], 30)
+        return "mine"
+
+    def started(self, name: str) -> Incarnation:
+        """Run until the newest incarnation of a job has started; return it."""
+        self.run(lambda: self.run_of(name).started_s is not None, 300)
+        return self.run_of(name)
+
+    def requeued(self, name: str, run: Incarnation) -> None:
+        """Run until Slurm has queued a job again."""
+        self.run(lambda: self.run_of(name) is not run, 100)
 
     def are_over(self) -> bool:
         """Say whether all jobs are over."""
