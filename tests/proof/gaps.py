@@ -1,17 +1,21 @@
 """Losses of trainings beside those of one that all are compared with: gaps, table and figure."""
 
+import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from configs.base import Record
+from tasks.tracking.nightly_statistics import student_quantile
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 BASE = "fp32"
 """The variant that all others are compared with."""
+_OUTSIDE = 0.05
+"""How often an interval of a mean misses it."""
 
 
 class Curve(Record):
@@ -51,34 +55,49 @@ def curves_of(variant: str, curves: Sequence[Curve]) -> list[Curve]:
     return [curve for curve in curves if curve.variant == variant]
 
 
-def gaps_over_steps(variant: str, curves: Sequence[Curve]) -> list[list[float]]:
-    """Return how much higher than that of ``BASE`` and the same seed the losses of a variant are.
+def gaps_over_steps(
+    variant: str, curves: Sequence[Curve], *, base: str = BASE
+) -> list[list[float]]:
+    """Return how much higher than those of another one the losses of a variant are, seed by seed.
 
     Args:
         variant: Its name.
         curves: All trainings.
+        base: The other one's name.
 
     Returns:
-        One row a seed, ascending; one gap each validation, in nats. Seeds that ``BASE`` has not
-        been trained with are left out.
+        One row a seed, ascending; one gap each validation, in nats. Seeds that the other one has
+        not been trained with are left out.
     """
-    base = {curve.seed: curve.validation_loss for curve in curves_of(BASE, curves)}
+    beside = {curve.seed: curve.validation_loss for curve in curves_of(base, curves)}
     own = sorted(curves_of(variant, curves), key=lambda curve: curve.seed)
     return [
-        [loss - beside for loss, beside in zip(one.validation_loss, base[one.seed], strict=True)]
+        [loss - other for loss, other in zip(one.validation_loss, beside[one.seed], strict=True)]
         for one in own
-        if one.seed in base
+        if one.seed in beside
     ]
 
 
-def last_gaps(variant: str, curves: Sequence[Curve]) -> list[float]:
+def last_gaps(variant: str, curves: Sequence[Curve], *, base: str = BASE) -> list[float]:
     """Return the gaps of a variant at the last validation, by seed.
 
     Args:
         variant: Its name.
         curves: All trainings.
+        base: The variant that it is compared with.
     """
-    return [gaps[-1] for gaps in gaps_over_steps(variant, curves)]
+    return [gaps[-1] for gaps in gaps_over_steps(variant, curves, base=base)]
+
+
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """Return the 95 % interval of a mean, by Student's t.
+
+    Args:
+        values: Independent ones, at least two.
+    """
+    error = statistics.stdev(values) / math.sqrt(len(values))
+    half = error * student_quantile(_OUTSIDE, len(values) - 1)
+    return statistics.fmean(values) - half, statistics.fmean(values) + half
 
 
 def deviation(values: Sequence[float]) -> float:
@@ -91,13 +110,15 @@ def deviation(values: Sequence[float]) -> float:
 
 
 def table(curves: Sequence[Curve]) -> str:
-    """Return the table of the last losses, Markdown: mean ± standard deviation over the seeds.
+    """Return the table of the last losses, Markdown.
+
+    Losses are mean ± standard deviation over the seeds, gaps the mean and its 95 % interval.
 
     Args:
-        curves: All trainings; at least one.
+        curves: All trainings; at least two of each variant.
     """
     levels = list(dict.fromkeys(level for curve in curves for level in curve.received_bytes))
-    head = ["transport", "validation loss", "gap", "smallest, largest gap"]
+    head = ["transport", "validation loss", "gap [95 %]", "smallest, largest gap"]
     head += [f"KiB a step, {level}" for level in levels]
     rows = [head, ["---"] * len(head)]
     for variant in variants_of(curves):
@@ -106,10 +127,34 @@ def table(curves: Sequence[Curve]) -> str:
         gaps = last_gaps(variant, curves)
         cells = [variant, f"{statistics.fmean(losses):.4f} ± {deviation(losses):.4f}", "", ""]
         if gaps and variant != BASE:
-            cells[2] = f"{statistics.fmean(gaps):+.4f} ± {deviation(gaps):.4f}"
+            cells[2] = _with_interval(gaps)
             cells[3] = f"{min(gaps):+.4f}, {max(gaps):+.4f}"
         received = own[0].received_bytes
         rows.append([*cells, *(f"{received.get(level, 0) / 1024:,.0f}" for level in levels)])
+    return _markdown(rows)
+
+
+def comparisons(pairs: Mapping[str, tuple[str, str]], curves: Sequence[Curve]) -> str:
+    """Return a table of what one change of a transport does to the last loss, Markdown.
+
+    Args:
+        pairs: By what is changed: the variant with it, and the one without it.
+        curves: All trainings; at least two of each variant.
+    """
+    rows = [["change", "loss [95 %]", "higher in"], ["---"] * 3]
+    for change, (changed, base) in pairs.items():
+        gaps = last_gaps(changed, curves, base=base)
+        higher = sum(gap > 0 for gap in gaps)
+        rows.append([change, _with_interval(gaps), f"{higher} seeds of {len(gaps)}"])
+    return _markdown(rows)
+
+
+def _with_interval(values: Sequence[float]) -> str:
+    low, high = interval(values)
+    return f"{statistics.fmean(values):+.4f} [{low:+.4f}, {high:+.4f}]"
+
+
+def _markdown(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
@@ -144,7 +189,7 @@ def draw(curves: Sequence[Curve], path: Path) -> None:
                 _draw_band(over_steps, steps, gaps, colour=colours[variant], label=variant)
                 _draw_points(at_end, number, last_gaps(variant, curves), colour=colours[variant])
         _title(over_steps, "gap to fp32 of the same seed", "train step")
-        _title(at_end, "last gap", "each seed; mean and deviation")
+        _title(at_end, "last gap", "each seed; mean and its 95 % interval")
         at_end.set_xticks([])
         for place in (over_steps, at_end):
             place.axhline(0, color="#555555", lw=0.7)
@@ -171,8 +216,9 @@ def _draw_band(
 
 def _draw_points(place: "Axes", x: float, values: Sequence[float], *, colour: str) -> None:
     place.plot([x] * len(values), values, "o", color=colour, ms=4, alpha=0.7)
-    mean, spread = statistics.fmean(values), deviation(values)
-    place.errorbar(x + 0.2, mean, spread, fmt="_", color=colour, ms=9, capsize=3)
+    low, high = interval(values)
+    mean, half = statistics.fmean(values), (high - low) / 2
+    place.errorbar(x + 0.2, mean, half, fmt="_", color=colour, ms=9, capsize=3)
 
 
 def _title(place: "Axes", title: str, x_label: str) -> None:
