@@ -148,6 +148,8 @@ class Allowed:
         if annotation in {int, float}:
             name = "whole number" if annotation is int else "number"
             noun = f"{name}s" if plural else f"a {name}"
+            if factor := self._bound(annotated_types.MultipleOf):
+                noun = f"{'multiples' if plural else 'a multiple'} of {factor}"
             return f"{noun} {range_}" if (range_ := self._range()) else noun
         if annotation is str:
             return "text that is not empty" if self._bound(annotated_types.MinLen) else "text"
@@ -168,7 +170,8 @@ class Allowed:
         return "" if is_open else _end(below, at_most, open_word="of at most")
 
     def _bound(self, kind: type) -> object | None:
-        attribute = {"MinLen": "min_length"}.get(kind.__name__, kind.__name__.lower())
+        names = {"MinLen": "min_length", "MultipleOf": "multiple_of"}
+        attribute = names.get(kind.__name__, kind.__name__.lower())
         found = [getattr(bound, attribute) for bound in self.metadata if isinstance(bound, kind)]
         return found[-1] if found else None
 

@@ -142,13 +142,20 @@ class TrainingExperiment(Record):
             )
 
     def _frozen_faults(self) -> Iterator[Fault]:
-        """Find patterns that no parameter has: what they were to freeze would be trained."""
+        """Find patterns that no parameter has: what they were to freeze would be trained.
+
+        Also those that leave nothing to train: no engine can update that, and FSDP2 fails.
+        """
         names = list(self.model.parameter_names()) if self.frozen else []
         for number, pattern in enumerate(self.frozen):
             if not any(is_frozen(name, [pattern]) for name in names):
                 message = f"'{pattern}' is no parameter{nearest(pattern, names)}; "
                 message += "use a name, or the beginning of names and a *, such as stages.0.*"
                 yield Fault(path=f"frozen.{number}", message=message, related=("model",))
+        if names and all(is_frozen(name, self.frozen) for name in names):
+            message = f"all {len(names)} parameters are frozen, so that nothing would be trained; "
+            message += "leave at least one out"
+            yield Fault(path="frozen", message=message, related=("model",))
 
     @property
     def num_steps(self) -> int:

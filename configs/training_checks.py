@@ -1,8 +1,9 @@
 """Checks of a valid training against the machine: does it fit, are its files there.
 
-What only torch can tell (which parameters a pattern of ``frozen`` names), the job reports.
+What only a library can tell (whether ``tokenizers`` takes a tokenizer's rules), the job reports.
 """
 
+import itertools
 import os
 from collections.abc import Iterator, Mapping
 from functools import partial
@@ -16,6 +17,7 @@ from configs.engines import engine_faults
 from configs.hub_cache import Reader, hub_fault, hub_note, reader_of, unseen_note
 from configs.launchers import LauncherConfig
 from configs.text import CACHE_ENVIRONMENT, Text
+from configs.tokenizer_file import TokenizerFileError, vocabulary_of
 from configs.training import TrainingExperiment
 from configs.training_memory import (
     DeviceMemory,
@@ -28,7 +30,8 @@ _BYTE_VOCABULARY = 256
 _PROCESS_BYTES = 300_000_000
 """What Python and torch take in each process, before they train anything."""
 _NOTABLE_BYTES = 1_000_000_000
-_ACCELERATORS = ("/dev/nvidiactl", "/dev/kfd")
+_UNIQUE = ("GPU-", "MIG-")
+"""Names of devices that are not their numbers begin so."""
 _CONTAINER_LIMIT = Path("/sys/fs/cgroup/memory.max")
 _SAVINGS = ("hfsdp", "zeropp", "zero3")
 """Rows that need less memory than ZeRO-topo, the least slow first."""
@@ -47,7 +50,7 @@ def training_faults(experiment: TrainingExperiment, launcher: LauncherConfig) ->
     return [
         *engine_faults(experiment),
         *_text_faults(experiment.data, reader_of(launcher)),
-        *_vocabulary_faults(experiment),
+        *_tokenizer_faults(experiment),
         *device_faults(experiment, launcher, gpus_here()),
         *_memory_faults(experiment, launcher),
     ]
@@ -67,7 +70,7 @@ def training_notes(
         The notes.
     """
     notes = []
-    is_here = launcher.kind == "local" and not _may_use_accelerator(experiment)
+    is_here = launcher.kind == "local" and not may_use_gpus(experiment, gpus_here())
     if is_here and experiment.ranks > num_cores:
         notes.append(
             f"{experiment.ranks} ranks share {num_cores} cores of this machine; fine for a trial, "
@@ -260,7 +263,14 @@ def gpus_here(
     visible = variables.get("CUDA_VISIBLE_DEVICES")
     if visible is None:
         return present
-    return min(present, len([word for word in visible.split(",") if word.strip()]))
+    # As CUDA reads it: the first that is no device ends the list, such as -1 or NoDevFiles.
+    seen = itertools.takewhile(partial(_is_gpu, present=present), visible.split(","))
+    return min(present, len(list(seen)))
+
+
+def _is_gpu(word: str, *, present: int) -> bool:
+    word = word.strip()
+    return word.startswith(_UNIQUE) or (word.isdecimal() and int(word) < present)
 
 
 def device_bytes(experiment: TrainingExperiment, launcher: LauncherConfig) -> int | None:
@@ -286,13 +296,18 @@ def is_bound_to_devices(experiment: TrainingExperiment, launcher: LauncherConfig
         experiment: The training.
         launcher: Where it is to run.
     """
-    return launcher.kind != "local" or _may_use_accelerator(experiment)
+    return launcher.kind != "local" or may_use_gpus(experiment, gpus_here())
 
 
-def _may_use_accelerator(experiment: TrainingExperiment) -> bool:
-    """Whether a training on this machine may be one on GPUs, as far as is known without torch."""
+def may_use_gpus(experiment: TrainingExperiment, num_gpus: int | None) -> bool:
+    """Say whether a training on this machine may be one on GPUs, as far as is known without torch.
+
+    Args:
+        experiment: The training.
+        num_gpus: Of this machine; None if nobody can say.
+    """
     if experiment.device == "auto":
-        return any(Path(device).exists() for device in _ACCELERATORS)
+        return num_gpus is None or num_gpus > 0
     return experiment.device == "cuda"
 
 
@@ -307,13 +322,9 @@ def _machine_bytes() -> int:
 
 
 def _text_faults(text: Text, reader: Reader) -> Iterator[Fault]:
-    """Check that a text and its tokenizer are where they should be."""
+    """Check that a text is where it should be."""
     if message := _source_fault(text, reader):
         yield Fault(path="data.source", message=message)
-    tokenizer = text.tokenizer_path
-    if tokenizer is not None and not tokenizer.is_file():
-        message = f"{tokenizer} is no file; name a tokenizer.json of the tokenizers library"
-        yield Fault(path="data.tokenizer", message=f"{message}, or use bytes")
 
 
 def _source_fault(text: Text, reader: Reader) -> str:
@@ -366,8 +377,17 @@ def _is_packed(text: Text, reader: Reader) -> bool:
     return any(cache.expanduser().glob(f"*-{text.name}.tokens"))
 
 
-def _vocabulary_faults(experiment: TrainingExperiment) -> Iterator[Fault]:
-    vocabulary = experiment.model.vocabulary
-    if experiment.data.tokenizer_path is None and vocabulary < _BYTE_VOCABULARY:
-        message = f"{vocabulary} is less than the {_BYTE_VOCABULARY} bytes that there are; "
-        yield Fault(path="model.vocabulary", message=f"{message}use {_BYTE_VOCABULARY} or more")
+def _tokenizer_faults(experiment: TrainingExperiment) -> Iterator[Fault]:
+    """Check that a tokenizer is one, and that the model has a row for each of its tokens."""
+    vocabulary, path = experiment.model.vocabulary, experiment.data.tokenizer_path
+    try:
+        needed = _BYTE_VOCABULARY if path is None else vocabulary_of(path)
+    except TokenizerFileError as error:
+        message = f"{error}; name a tokenizer.json of the tokenizers library, or use bytes"
+        yield Fault(path="data.tokenizer", message=message)
+        return
+    if vocabulary < needed:
+        tokens = "bytes that there are" if path is None else f"that the tokens of {path} need"
+        instead = "" if path is None else ", or another tokenizer"
+        message = f"{vocabulary} is less than the {needed} {tokens}; use {needed} or more{instead}"
+        yield Fault(path="model.vocabulary", message=message, related=("data.tokenizer",))

@@ -104,7 +104,12 @@ class Result(Record):
     status: Status = Field(description="finished, failed (see reason) or interrupted (resumable).")
     reason: str = Field(default="", description="One word for the class of failure, see Reason.")
     message: str = Field(default="", description="For the user: what happened, what to do.")
-    steps: int = Field(default=0, ge=0, description="Rounds or train steps done.")
+    steps: int = Field(
+        default=0,
+        ge=0,
+        description="Rounds or train steps done, of a run that has finished or diverged; 0 of one "
+        "that was interrupted or lost a process: the journal says how far it came.",
+    )
     metrics: dict[str, float] = Field(default={}, description="The last line's metrics.")
     warnings: tuple[str, ...] = Field(default=(), description="What the user should know.")
     refused: dict[str, int] = Field(

@@ -215,9 +215,9 @@ def _synchronize(device: torch.device) -> None:
 
 @contextmanager
 def _world_of_one(device: torch.device) -> Iterator[None]:
-    backend = "nccl" if device.type == "cuda" else "gloo"
+    backend, bound = ("nccl", device) if device.type == "cuda" else ("gloo", None)
     store = dist.HashStore()  # type: ignore[attr-defined]  # torch exports it at run time
-    dist.init_process_group(backend, store=store, rank=0, world_size=1)
+    dist.init_process_group(backend, store=store, rank=0, world_size=1, device_id=bound)
     try:
         yield
     finally:
@@ -251,7 +251,8 @@ def main(argv: list[str] | None = None) -> int:
     if options.device == "cuda" and not torch.cuda.is_available():
         sys.stderr.write("no CUDA device here; --device cpu tries the code, not the speed\n")
         return _NO_DEVICE
-    device = torch.device(options.device)
+    # By number, as a process group wants it.
+    device = torch.device("cuda", 0) if options.device == "cuda" else torch.device("cpu")
     experiment = TrainingExperiment.model_validate(
         {
             "kind": "training",

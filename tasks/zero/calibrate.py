@@ -3,7 +3,7 @@
 import platform
 import time
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import torch
@@ -81,15 +81,13 @@ def calibrate(
     topology, clock = calibration.topology, Clock(device, calibration.least_s)
     rates = RateMeter(device, calibration.dtype, clock)
     widths = sorted(calibration.hidden or WIDTHS[device.type])
-    meter = LinkMeter(topology, device, clock)
-    try:
-        links = {}
-        for hop in meter.hops:
-            tell(f"measuring links of level {hop.level}")
-            compute = rates.passes(widths[len(widths) // 2], calibration.tokens)
-            links[hop.level] = meter.measure(hop, compute)
-    finally:
-        meter.close()
+    meter = LinkMeter(topology, device, clock, timeout=timedelta(seconds=calibration.timeout_s))
+    links = {}
+    for hop in meter.hops:
+        tell(f"measuring links of level {hop.level}")
+        compute = rates.passes(widths[len(widths) // 2], calibration.tokens)
+        links[hop.level] = meter.measure(hop, compute)
+    meter.close()  # not after an error, see ``training.train``
     tell("measuring blocks, memory, quantizers and the update")
     local_ranks = topology.node_ranks(calibration.ranks)
     measured = rates.measure(widths, calibration.tokens, local_ranks=local_ranks)
@@ -103,6 +101,7 @@ def calibrate(
         dtype=measured.dtype,
         width=widths[0],
         tokens=calibration.tokens or TOKENS[device.type],
+        timeout_s=calibration.timeout_s,
     )
     uname = platform.uname()
     return Calibrated(

@@ -49,6 +49,7 @@ def engine_times(
     dtype: Dtype,
     width: int,
     tokens: int,
+    timeout_s: int,
 ) -> EngineTimes:
     """Measure the engine; all ranks call this.
 
@@ -63,6 +64,7 @@ def engine_times(
         dtype: Of the blocks.
         width: h, one of those whose rate was measured.
         tokens: Of a micro-batch, one sequence.
+        timeout_s: After which a rank is taken for lost.
 
     Returns:
         Each at least 0, on all ranks the same.
@@ -81,17 +83,16 @@ def engine_times(
                 "accumulation": accumulation,
                 "dtype": dtype,
                 "device": device.type,
+                "timeout_s": timeout_s,
             }
         )
 
     inside = min(topology.levels[0].ranks, ranks)
     degrees = sorted({1, inside})
     engines = [build_engine(training(degree), device) for degree in degrees]
-    try:
-        measured = _micro_batches_s(engines, clock, tokens)
-    finally:
-        for engine in engines:
-            engine.close()
+    measured = _micro_batches_s(engines, clock, tokens)
+    for engine in engines:  # not after an error, see ``training.train``
+        engine.close()
     priced_s = sum(stage.forward_s + stage.backward_s for stage in step_costs(training(1)).stages)
     visit_s = max(0.0, measured[0] - priced_s) / num_visits(_LAYERS)
     if inside == 1:

@@ -8,6 +8,7 @@ bytes before and after: quantizers and sums are measured by themselves.
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 from torch import distributed as dist
@@ -83,16 +84,21 @@ class LinkMeter:
         topology: The machine.
         device: Of the payloads.
         clock: Times.
+        timeout: After which a rank is taken for lost.
     """
 
-    def __init__(self, topology: Topology, device: torch.device, clock: Clock) -> None:
+    def __init__(
+        self, topology: Topology, device: torch.device, clock: Clock, *, timeout: timedelta
+    ) -> None:
         self._device, self._clock = device, clock
         num_ranks = dist.get_world_size()
         self._per_node = topology.node_ranks(num_ranks)
         self.hops = hops_of(topology, num_ranks)
         chain = Chain(num_ranks, tuple(hop.outer for hop in self.hops))
         hops = [(hop.inner, hop.outer) for hop in self.hops]
-        self._routes = [Routes(topology, chain, device, hops=hops) for _ in range(2)]
+        self._routes = [
+            Routes(topology, chain, device, hops=hops, timeout=timeout) for _ in range(2)
+        ]
         self._lanes = [make_lane(device, name, Exposed()) for name in ("gathers", "reductions")]
 
     def close(self) -> None:

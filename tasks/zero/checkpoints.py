@@ -18,13 +18,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch.distributed as dist
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from tasks.runtime.atomic_files import sync_directory
 from tasks.runtime.errors import JobError, Reason
 from tasks.runtime.fence import Fence, Overtaken
 from tasks.runtime.run_directory import RunDirectory
 from tasks.zero.background import Background
+from tasks.zero.continuity import differences, hash_of
 from tasks.zero.interface import PendingSave
 from tasks.zero.messages import Failure, broadcast, gather
 
@@ -41,7 +42,10 @@ class Facts(BaseModel):
 
     step: int = Field(ge=0, description="Train steps that were done.")
     config_hash: str = Field(description="Hash of the experiment that saved it.")
-    identity: str = Field(description="Hash of what was trained, see ``Checkpoints``.")
+    identity: str = Field(description="Hash of what a continued run must have as it was.")
+    stays: dict[str, JsonValue] = Field(
+        default_factory=dict, description="What that is the hash of; earlier checkouts left it out."
+    )
     facts: dict[str, Fact] = Field(description="What else the training wants to know again.")
     files: dict[str, int] = Field(description="Bytes of every file, by its path in the directory.")
 
@@ -82,11 +86,11 @@ class _Answer(BaseModel):
 class Checkpoints:
     """The checkpoints of one run. Every method but ``poll`` is called by all ranks at once.
 
-    Who compares what: ``newest`` compares the identity, which is the caller's to choose: a hash of
-    all in the experiment that a continued run must have as it was (model, text, optimizer, seed),
-    and of nothing that it may change (ranks, machine, partition, launcher). ``TrainEngine.load``
-    then compares every vector's length and type with the model's. The hash of the whole experiment
-    is only written down, for whoever asks why.
+    Who compares what: ``newest`` compares a hash of all in the experiment that a continued run must
+    have as it was (model, text, optimizer, seed), and of nothing that it may change (ranks,
+    machine, partition, launcher), see ``continuity``. ``TrainEngine.load`` then compares every
+    vector's length and type with the model's. The hash of the whole experiment is only written
+    down, for whoever asks why.
 
     Args:
         directory: The run directory.
@@ -94,7 +98,7 @@ class Checkpoints:
         group: Of gloo, all ranks; not used for anything else while a checkpoint is being written,
             but by the engine for the writing.
         config_hash: Of the experiment.
-        identity: Of what is trained.
+        stays: What a continued run must have as it was, from ``continuity.what_stays``.
     """
 
     def __init__(
@@ -104,7 +108,7 @@ class Checkpoints:
         group: dist.ProcessGroup,
         *,
         config_hash: str,
-        identity: str,
+        stays: Mapping[str, JsonValue],
     ) -> None:
         self._directory = directory.path
         self._parent = directory.checkpoints
@@ -112,7 +116,7 @@ class Checkpoints:
         self._group = group
         self._is_first = dist.get_rank(group) == 0
         self._config_hash = config_hash
-        self._identity = identity
+        self._stays, self._identity = dict(stays), hash_of(stays)
         self._running: Background[None] | None = None
 
     def newest(self) -> Found | None:
@@ -163,6 +167,7 @@ class Checkpoints:
             step=step,
             config_hash=self._config_hash,
             identity=self._identity,
+            stays=self._stays,
             facts=dict(facts),
             files={},
         )
@@ -244,12 +249,7 @@ class Checkpoints:
             if known is None:
                 continue
             if known.identity != self._identity:
-                raise JobError(
-                    Reason.CHECKPOINT,
-                    f"{path} is of configuration {known.config_hash}, which trains another model, "
-                    f"or on other data, or otherwise; the job is {self._config_hash}; begin a new "
-                    "run",
-                )
+                raise JobError(Reason.CHECKPOINT, f"{path} is of {self._other_than(known)}")
             return _Answer(path=self._told(path), step=known.step, facts=known.facts)
         if paths:
             raise JobError(
@@ -258,6 +258,19 @@ class Checkpoints:
                 "begin a new run",
             )
         return _Answer()
+
+    def _other_than(self, known: Facts) -> str:
+        """Say in what a checkpoint's training is another than ours, and what to do."""
+        found = differences(known.stays, self._stays) if known.stays else []
+        if not found:
+            return (
+                "another training: its model, text, optimizer, seed or the like is another, and "
+                f"its {_FACTS}, of an earlier checkout, does not say which; begin a new run"
+            )
+        return (
+            f"another training, which differs in: {'; '.join(found)}; set that as it was there, "
+            "or begin a new run"
+        )
 
     def _make(self, path: Path) -> _Answer:
         """Make the directory that all ranks write into; none if the checkpoint is there, whole.

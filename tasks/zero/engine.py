@@ -6,7 +6,6 @@ sight. Between nodes nothing moves but what the partition puts there.
 """
 
 import math
-import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -30,6 +29,7 @@ from tasks.zero.interface import PendingSave, StepReport
 from tasks.zero.layout import Chain
 from tasks.zero.optimizer import UnitOptimizer
 from tasks.zero.sharded_state import begin_save, has_saved, load_state, saved_tensors
+from tasks.zero.timing import now
 from tasks.zero.units import Unit, units_of_stage
 from tasks.zero.weights import UnitWeights
 
@@ -87,6 +87,7 @@ class Engine:
         self._saving: dist.ProcessGroup | None = None
         self._dtype = DTYPES[experiment.dtype]
         self._master_dtype = torch.promote_types(self._dtype, torch.float32)
+        self._reuses = experiment.transport.reuse_secondary
         self._num_steps = self._num_updates = 0
         self._leaving: deque[UnitGradients] = deque()
         self._errors = self._error_feedback()
@@ -188,7 +189,7 @@ class Engine:
 
     def train_step(self, micro_batches: Sequence[Tensor], lr: float) -> StepReport:
         """Do one update from the mean gradient over all tokens; see ``TrainEngine``."""
-        began = self._now()
+        began = now(self._device)
         self._fabric.take_counts()
         if self._errors is not None:
             self._errors.begin_step(self._num_steps)
@@ -196,7 +197,7 @@ class Engine:
         for number, tokens in enumerate(micro_batches):
             is_last = number == len(micro_batches) - 1
             loss += self._micro_batch(tokens.to(self._device), is_last=is_last)
-        optimizer_began = self._now()
+        optimizer_began = now(self._device)
         passes_exposed = sum(self._fabric.exposed_s.values())
         scale = 1 / (self._num_ranks * len(micro_batches))
         grad_norm, mean_loss = self._norm_and_loss(loss, scale)
@@ -208,7 +209,7 @@ class Engine:
             gradients.clear()
         self._leaving.clear()
         counts = self._fabric.take_counts()
-        ended, exposed = self._now(), sum(counts.exposed_s.values())
+        ended, exposed = now(self._device), sum(counts.exposed_s.values())
         self._num_steps += 1
         return StepReport(
             loss=mean_loss,
@@ -219,12 +220,6 @@ class Engine:
             optimizer_s=ended - optimizer_began - (exposed - passes_exposed),
             received_bytes=counts.received_bytes,
         )
-
-    def _now(self) -> float:
-        """Return the time at which all is done that was begun; a GPU is waited for."""
-        if self._device.type == "cuda":
-            torch.cuda.current_stream(self._device).synchronize()
-        return time.perf_counter()
 
     def _micro_batch(self, tokens: Tensor, *, is_last: bool) -> Tensor:
         """Run forward and backward passes; return the mean loss over the tokens, float64."""
@@ -249,7 +244,7 @@ class Engine:
                 outputs.append(x)
             if stage == last or visit.is_backward:
                 self._let_leave(stage, is_last=is_last)
-            self._release(number)
+            self._release(number, is_last=is_last)
         return loss.detach().double()
 
     def _backward(self, stage: int, x: Tensor, output: Tensor, gradient: Tensor) -> Tensor:
@@ -280,8 +275,12 @@ class Engine:
         for unit in self._units_of[visits[0].stage]:
             self._weights[unit].acquire()
 
-    def _release(self, number: int) -> None:
-        """Give weights back after a visit; what the next one uses, stays."""
+    def _release(self, number: int, *, is_last: bool) -> None:
+        """Give weights back after a visit; what the next one uses, stays.
+
+        A copy lives no longer than its train step, so that every step moves the same bytes: those
+        of frozen weights go, too, and after a step that was skipped.
+        """
         visit = self._visits[number]
         following = self._visits[number + 1 : number + 2]
         needed = {unit for later in following for unit in self._units_of[later.stage]}
@@ -290,7 +289,8 @@ class Engine:
                 is_between = any(
                     unit in self._units_of[later.stage] for later in self._visits[number + 1 :]
                 )
-                self._weights[unit].release(is_between=is_between)
+                is_used_again = is_between or (self._reuses and not is_last)
+                self._weights[unit].release(is_used_again=is_used_again)
 
     def _let_leave(self, stage: int, *, is_last: bool) -> None:
         """Send away the gradients that are complete when a stage's backward pass is done."""
@@ -331,19 +331,21 @@ class Engine:
     def evaluate(self, batches: Sequence[Tensor]) -> float:
         """Return the mean loss over the tokens of all ranks' batches; see ``TrainEngine``."""
         loss = torch.zeros((), dtype=torch.float64, device=self._device)
-        for tokens in batches:
-            loss += self._loss_without_graph(tokens.to(self._device)) / len(batches)
+        for number, tokens in enumerate(batches):
+            is_last = number == len(batches) - 1
+            own = self._loss_without_graph(tokens.to(self._device), is_last=is_last)
+            loss += own / len(batches)
         self._fabric.sum_scalars(loss)
         return loss.item() / self._num_ranks
 
-    def _loss_without_graph(self, tokens: Tensor) -> Tensor:
+    def _loss_without_graph(self, tokens: Tensor, *, is_last: bool) -> Tensor:
         x = tokens[:, :-1]
         visits = self._visits[: len(self._model.stages)]
         for number, visit in enumerate(visits):
             self._gather_ahead(visits[number : number + 1 + self._experiment.prefetch])
             x = self._run(visit.stage, x, with_graph=False)
             for unit in self._units_of[visit.stage]:
-                self._weights[unit].release(is_between=False)
+                self._weights[unit].release(is_used_again=self._reuses and not is_last)
         return self._loss_of(x, tokens[:, 1:]).double()
 
     def begin_save(self, directory: Path) -> PendingSave:

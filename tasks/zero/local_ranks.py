@@ -17,7 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkProcess
@@ -27,7 +27,7 @@ from tasks.runtime.fence import Overtaken
 from tasks.runtime.job import EXIT_FAILED, explained
 from tasks.runtime.records import Result
 from tasks.runtime.stopping import Interrupted, StopRequest, stoppable
-from tasks.zero.errors import lost_peer
+from tasks.zero.errors import last_words, lost_peer
 from tasks.zero.identity import Identity
 from tasks.zero.rendezvous import MEETING
 
@@ -35,12 +35,7 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 _LOOK_S = 0.2
 _OTHERS_S = 2.0
 """How long ranks may go on after one that was lost, to say their own word."""
-_CULPRIT_S = 5.0
-"""How long a rank that has lost another one may be the only news, before those that still run are
-taken for what it has waited for."""
-_ABORTED_S = 15.0
-"""The same after one that NCCL has ended: the time limits of the others began with their own waits,
-up to a train step later."""
+_AS_NCCL_ENDS = ", as NCCL ends a rank that has waited too long for another one"
 _PR_SET_PDEATHSIG = 1
 
 Work = Callable[[Identity], Result]
@@ -62,7 +57,7 @@ class EndKind(StrEnum):
     LOST_PEER = "lost peer"
     """It could not go on, as another rank had gone or was silent."""
     ABORTED = "aborted"
-    """NCCL has ended it, as another rank was silent."""
+    """It aborted when NCCL may have ended it, as another rank was silent."""
     FINISHED = "finished"
 
 
@@ -77,7 +72,10 @@ _ORDER = {
     EndKind.FINISHED: 6,
 }
 """What explains the end of the others comes before it."""
-_PATIENCE_S = {EndKind.LOST_PEER: _CULPRIT_S, EndKind.ABORTED: _ABORTED_S}
+PATIENCE_S = {EndKind.LOST_PEER: 5.0, EndKind.ABORTED: 15.0}
+"""How long a rank that has lost another one may be the only news, before those that still run are
+taken for what it has waited for. After one that NCCL has ended it is longer: the time limits of the
+others began with their own waits, up to a train step later."""
 
 
 @dataclass(frozen=True)
@@ -153,7 +151,7 @@ def run_ranks(
 def _explaining(ends: Sequence[RankEnd]) -> RankEnd:
     """Choose the end that explains the end of all, from ends in the order in which they came."""
     chosen = min(ends, key=lambda end: _ORDER[end.kind])
-    if chosen.kind is EndKind.LOST:
+    if chosen.kind in {EndKind.LOST, EndKind.ABORTED}:
         return chosen
     # An error that all have, rank 0 knows most of.
     same = [e for e in ends if (e.kind, e.result.reason) == (chosen.kind, chosen.result.reason)]
@@ -179,9 +177,27 @@ def _supervise(ranks: Sequence[_Rank], stop: StopRequest, aborts_after_s: float)
             ends.append(end)
             if end.kind in {EndKind.LOST, EndKind.FAILED, EndKind.OVERTAKEN}:
                 deadline_s = min(deadline_s, time.monotonic() + _OTHERS_S)
-            elif end.kind in _PATIENCE_S:
-                deadline_s = min(deadline_s, time.monotonic() + _PATIENCE_S[end.kind])
-    return ends + [RankEnd(r.identity.rank, EndKind.SILENT, _silent(r, ends)) for r in running]
+            elif end.kind in PATIENCE_S:
+                deadline_s = min(deadline_s, time.monotonic() + PATIENCE_S[end.kind])
+    silent = [RankEnd(r.identity.rank, EndKind.SILENT, _silent(r, ends)) for r in running]
+    aborted = [end for end in ends if end.kind is EndKind.ABORTED]
+    if running and not have_waited(len(aborted), len(running)):
+        # After the others: who has failed in words is the surer cause.
+        ends += [replace(end, kind=EndKind.LOST) for end in aborted]
+    return ends + silent
+
+
+def have_waited(num_aborted: int, num_silent: int) -> bool:
+    """Say whether ranks that have aborted were ended by NCCL, as they waited for silent ones.
+
+    A rank that crashes by SIGABRT leaves the same signal. But then it is the others that wait; a
+    rank that is silent has all others wait.
+
+    Args:
+        num_aborted: Ranks that have aborted.
+        num_silent: Ranks that have given no sign since.
+    """
+    return num_aborted > num_silent
 
 
 def _end_of(rank: _Rank, *, was_stopped: bool, aborts_of_waiting: bool) -> RankEnd:
@@ -201,15 +217,24 @@ def _end_of(rank: _Rank, *, was_stopped: bool, aborts_of_waiting: bool) -> RankE
         how = f"was killed by {name}"
         how += ", perhaps for want of memory" if name == "SIGKILL" else ""
         if name == "SIGABRT" and aborts_of_waiting:
-            how += ", as NCCL ends a rank that has waited too long for another one"
             return RankEnd(number, EndKind.ABORTED, lost(f"{_named(rank)} {how}"))
     return RankEnd(number, EndKind.LOST, lost(f"{_named(rank)} {how}"))
 
 
 def _silent(rank: _Rank, ends: Sequence[RankEnd]) -> Result:
     """Say what is to be said of a rank that runs on while others have given up."""
-    words = next((e.result.message for e in ends if e.kind in _PATIENCE_S), "").partition(";")[0]
+    words = next((words_of(end) for end in ends if end.kind in PATIENCE_S), "")
     return lost(f"{_named(rank)} did not answer: it is stopped, or hangs ({words})")
+
+
+def words_of(end: RankEnd) -> str:
+    """Return what a rank's end says of it, once it is sure that it has waited for another one.
+
+    Args:
+        end: ``LOST_PEER`` or ``ABORTED``.
+    """
+    words = end.result.message.partition("; continue")[0]
+    return words + (_AS_NCCL_ENDS if end.kind is EndKind.ABORTED else "")
 
 
 def _named(rank: _Rank) -> str:
@@ -256,11 +281,18 @@ def _be(identity: Identity, work: Work, end: Connection, parent: int, meeting: s
         # Also what torch's distributed checkpoint raises, which is no Exception.
         words = lost_peer(error)
         kind = EndKind.FAILED if words is None else EndKind.LOST_PEER
-        result = explained(error) if words is None else lost(f"rank {identity.rank}: {words}")
+        result = _own_fault(error) if words is None else lost(f"rank {identity.rank}: {words}")
     end.send((kind.value, result.model_dump()))
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)
+
+
+def _own_fault(error: BaseException) -> Result:
+    result, said = explained(error), last_words(error)
+    if result.reason != Reason.INTERNAL or not said:
+        return result
+    return result.model_copy(update={"message": f"NCCL says: {said} (see stdout.log)"})
 
 
 @contextmanager

@@ -1,7 +1,5 @@
 """What a rank sets up before the first train step: its device, its text; and what is trained."""
 
-import hashlib
-import json
 from pathlib import Path
 
 import torch
@@ -87,29 +85,6 @@ def open_batches(experiment: TrainingExperiment) -> tuple[Batches, str]:
     except DataError as error:
         raise JobError(Reason.DATA, str(error)) from error
     return batches, file.fingerprint
-
-
-def identity_hash(experiment: TrainingExperiment, fingerprint: str) -> str:
-    """Return a hash of all that a continued training must have as it was.
-
-    What may change between two starts, is not in it: ranks, machine, partition, transport.
-
-    Args:
-        experiment: The training.
-        fingerprint: Of its tokens.
-    """
-    same = {
-        "model": experiment.model.model_dump(mode="json"),
-        "tokens": fingerprint,
-        "optimizer": experiment.optimizer.model_dump(mode="json"),
-        "validation_fraction": experiment.data.validation_fraction,
-        "frozen": sorted(experiment.frozen),
-        **{
-            name: getattr(experiment, name)
-            for name in ("engine", "sequence", "sequences_per_step", "steps", "dtype", "seed")
-        },
-    }
-    return hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def describe(experiment: TrainingExperiment) -> None:

@@ -46,7 +46,7 @@ INTERFACE = "WATERSHED_INTERFACE"
 MEETING = "WATERSHED_MEETING"
 """Variable with the directory in which rank 0 makes its own; who starts the ranks removes it."""
 
-_LIBRARIES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
+_GLOO, _NCCL = "GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"
 
 _LOOPBACK = "127.0.0.1"
 _SIGN = "sign"
@@ -78,7 +78,7 @@ def join(
     # A topology may pretend nodes where all ranks were started by one process.
     is_one_machine = is_one_node or identity.num_local == identity.num_ranks
     if interface := loopback_interface() if is_one_machine else os.environ.get(INTERFACE):
-        for name in _LIBRARIES:
+        for name in (_GLOO, _NCCL):
             os.environ.setdefault(name, interface)
     if identity.rank != 0:
         store = find_store(attempt, timeout)
@@ -247,8 +247,8 @@ def loopback_interface() -> str:
 def own_address(variables: Mapping[str, str]) -> str:
     """Return an address by which other nodes reach this one.
 
-    That of the interface which the user names; else the name that Slurm, or this machine, has for
-    itself, whichever the network knows.
+    That of the interface which the user names, for us, gloo or NCCL; else the name that Slurm, or
+    this machine, has for itself, whichever the network knows.
 
     Args:
         variables: Of the environment.
@@ -259,9 +259,12 @@ def own_address(variables: Mapping[str, str]) -> str:
     Raises:
         JobError: There is no such interface, or no name that the network knows.
     """
-    for variable in (INTERFACE, *_LIBRARIES):
+    for variable in (INTERFACE, _GLOO):
         if interface := variables.get(variable, ""):
             return _address_of(interface, variable)
+    for interface in _chosen_by_nccl(variables.get(_NCCL, "")):
+        with contextlib.suppress(OSError):  # one without an IPv4 address
+            return _ipv4_of(interface)
     names = [name for name in (variables.get("SLURMD_NODENAME"), socket.gethostname()) if name]
     for name in names:
         try:
@@ -282,8 +285,26 @@ def _address_of(interface: str, variable: str) -> str:
         return _ipv4_of(name)
     except OSError as error:
         known = ", ".join(name for _, name in socket.if_nameindex())
-        message = f"{variable}={interface}: {error.strerror}; this machine has {known}"
-        raise JobError(Reason.RANKS, message) from error
+        raise JobError(
+            Reason.RANKS,
+            f"{variable}={interface}: {error.strerror}; this machine has {known}; set {INTERFACE} "
+            "to one by which the nodes reach each other",
+        ) from error
+
+
+def _chosen_by_nccl(words: str) -> list[str]:
+    """Return the interfaces of this machine that NCCL's variable names, as NCCL documents it.
+
+    A list of prefixes or, after an equals sign, of names. After a caret it says which ones are not
+    to be used, and names none.
+    """
+    if words.startswith("^"):
+        return []
+    wanted = tuple(filter(None, words.removeprefix("=").split(",")))
+    known = [name for _, name in socket.if_nameindex()]
+    if words.startswith("="):
+        return [name for name in known if name in wanted]
+    return [name for name in known if name.startswith(wanted)]
 
 
 def _ipv4_of(interface: str) -> str:

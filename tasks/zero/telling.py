@@ -4,11 +4,13 @@ They have no connection of their own, but the directory of the attempt. Rank 0 t
 and of requests to stop. Of a rank that is lost or has failed its own parent tells, at once: with
 its exit code srun ends all others. A rank that has only lost another one leaves a mark, and waits
 to be ended. If nobody tells, as the node of the lost rank went with it, or as that rank is alive
-and silent, then the lowest rank of those that have left a mark tells who has not.
+and silent, then the lowest rank of those that have left a mark tells who has not; or who has been
+killed by SIGABRT, unless those are so many that they have waited for the others.
 """
 
 import contextlib
 import time
+from collections.abc import Set
 from pathlib import Path
 
 from tasks.runtime.fence import Overtaken
@@ -18,16 +20,15 @@ from tasks.runtime.run_directory import RunDirectory
 from tasks.runtime.signs import STARTED
 from tasks.runtime.stopping import Interrupted, StopRequest
 from tasks.zero.identity import Identity
-from tasks.zero.local_ranks import EndKind, RankEnd, lost
+from tasks.zero.local_ranks import PATIENCE_S, EndKind, RankEnd, have_waited, lost, words_of
 
 _POLL_S = 0.1
 _SAME_ERROR_S = 1.0
 """How long a failed rank lets rank 0 tell first, which knows more of an error that all have."""
 _LEADER_S = 5.0
-_CULPRIT_S = 5.0
 _ENDED_S = 0.5
 """Enough for the marks of others; srun sends SIGKILL after Slurm's KillWait, half a minute."""
-_LOST_PEER = "lost-peer-"
+_MARKS = {EndKind.LOST_PEER: "lost-peer-", EndKind.ABORTED: "aborted-"}
 _MOST_NAMED = 8
 
 
@@ -73,25 +74,30 @@ class Telling:
         return conclusion(end)
 
     def _tell_who_is_missing(self, end: RankEnd, stop: StopRequest) -> Result:
-        """Wait for who tells; else say which ranks have left no mark.
+        """Wait for who tells; else say which ranks have left no mark, or which have aborted.
 
         Raises:
             ToldByAnother: Another process tells.
             OSError: The attempt's directory cannot be written or read.
         """
-        (self._attempt / f"{_LOST_PEER}{end.rank}").touch()
-        if self._wait_until_told(_CULPRIT_S, stop):
+        (self._attempt / f"{_MARKS[end.kind]}{end.rank}").touch()
+        if self._wait_until_told(PATIENCE_S[end.kind], stop):
             raise ToldByAnother(EXIT_FAILED)
-        marked = {
-            int(path.name.removeprefix(_LOST_PEER)) for path in self._attempt.glob(f"{_LOST_PEER}*")
-        }
+        aborted = self._marked(EndKind.ABORTED)
+        marked = aborted | self._marked(EndKind.LOST_PEER)
         if end.rank != min(marked) and self._wait_until_told(_LEADER_S):
             raise ToldByAnother(EXIT_FAILED)
-        missing = sorted(set(range(self._identity.num_ranks)) - marked)
-        named = ", ".join(map(str, missing[:_MOST_NAMED])) or "none"
-        more = f" and {len(missing) - _MOST_NAMED} more" if len(missing) > _MOST_NAMED else ""
-        words = end.result.message.partition(";")[0]
-        return lost(f"ranks that did not answer: {named}{more} ({words})")
+        missing = set(range(self._identity.num_ranks)) - marked
+        if aborted and not (missing and have_waited(len(aborted), len(missing))):
+            if aborted == {end.rank}:
+                return end.result
+            said = end.result.message.partition("; continue")[0]
+            return lost(f"ranks that were killed by SIGABRT: {_named(aborted)} ({said})")
+        return lost(f"ranks that did not answer: {_named(missing)} ({words_of(end)})")
+
+    def _marked(self, kind: EndKind) -> set[int]:
+        prefix = _MARKS[kind]
+        return {int(path.name.removeprefix(prefix)) for path in self._attempt.glob(f"{prefix}*")}
 
     def _wait_until_told(self, limit_s: float, stop: StopRequest | None = None) -> bool:
         """Wait for a result of this attempt; say whether there is one."""
@@ -108,6 +114,11 @@ class Telling:
             told_s = self._directory.result.stat().st_mtime
             return told_s >= (self._attempt / STARTED).stat().st_mtime
         return False
+
+
+def _named(ranks: Set[int]) -> str:
+    named = ", ".join(map(str, sorted(ranks)[:_MOST_NAMED])) or "none"
+    return f"{named} and {len(ranks) - _MOST_NAMED} more" if len(ranks) > _MOST_NAMED else named
 
 
 def conclusion(end: RankEnd) -> Result:

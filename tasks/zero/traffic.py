@@ -11,6 +11,8 @@ Rules that the engine follows:
 - A gather of a degree above a node's stops at the node's, if that is one of the degrees.
 - A shard that is summed over its replicas is cut into one piece for each of them, padded to equal
   pieces, and to whole blocks where they are quantized.
+- With ``reuse_secondary`` the copy between the passes stays for later micro-batches, but no longer
+  than its train step: each begins with gathers from the shards at rest, of frozen units, too.
 - Only trainable units have gradients, and move between micro-batches.
 - Sums of a few scalars (norm, loss) do not count.
 """

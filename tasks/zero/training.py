@@ -28,18 +28,13 @@ from tasks.runtime.records import JobFile, Result
 from tasks.runtime.run_directory import RunDirectory
 from tasks.runtime.stopping import Interrupted, StopRequest, stop_asked
 from tasks.zero.checkpoints import Checkpoints, Found
+from tasks.zero.continuity import what_stays
 from tasks.zero.engines import build_engine
 from tasks.zero.export import write_model
 from tasks.zero.identity import Identity
 from tasks.zero.interface import StepReport, TrainEngine
 from tasks.zero.memory import peak_bytes
-from tasks.zero.preparation import (
-    describe,
-    device_of,
-    identity_hash,
-    open_batches,
-    pack_tokens,
-)
+from tasks.zero.preparation import describe, device_of, open_batches, pack_tokens
 from tasks.zero.progress import Progress
 from tasks.zero.rendezvous import join
 from tasks.zero.schedule import lr_at
@@ -84,7 +79,7 @@ def train(
         fence,
         dist.new_group(backend="gloo"),
         config_hash=job.config_hash,
-        identity=identity_hash(experiment, fingerprint),
+        stays=what_stays(experiment, fingerprint),
     )
     found = checkpoints.newest()
     engine = build_engine(experiment, device, is_continued=found is not None)

@@ -89,16 +89,16 @@ class UnitWeights:
             self._kept = self._pending.kept or self._kept
             self._pending = None
 
-    def release(self, *, is_between: bool) -> None:
+    def release(self, *, is_used_again: bool) -> None:
         """Give back what is not to stay.
 
         Args:
-            is_between: Whether the backward pass of the micro-batch is still to come.
+            is_used_again: Whether a later pass is to gather from what stays: the backward pass of
+                the micro-batch or, if the setting says so, a later micro-batch of the train step.
         """
-        stays = is_between or self._transport.reuse_secondary
-        if not stays:
+        if not is_used_again:
             self._kept = None
-        whole_stays = stays and self._partition.backward == 1
+        whole_stays = is_used_again and self._partition.backward == 1
         if self._partition.forward > 1 and not whole_stays:
             self._unit.free()
 
@@ -109,9 +109,6 @@ class UnitWeights:
             shard: Of the optimizer's degree, in the type of the weights or a wider one; not to be
                 changed before that.
         """
-        self._kept = None
-        if self._partition.forward > 1 and self._unit.is_allocated:  # kept over the train step
-            self._unit.free()
         if shard is self.shard:
             return
         degrees, wire = self._partition, self._transport.refresh
@@ -166,4 +163,4 @@ class UnitWeights:
         self._finish_refresh()
         if self._pending is not None:
             self.acquire()
-            self.release(is_between=False)
+            self.release(is_used_again=False)

@@ -7,7 +7,6 @@ one degree S, in shard groups of neighbouring ranks; FSDP2 averages over the N /
 
 import itertools
 import math
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -32,6 +31,7 @@ from tasks.zero.adapters.plain_model import (
 )
 from tasks.zero.interface import PendingSave, StepReport
 from tasks.zero.sharded_state import begin_save, load_state
+from tasks.zero.timing import now
 
 
 class Fsdp2Engine:
@@ -76,22 +76,22 @@ class Fsdp2Engine:
 
     def train_step(self, micro_batches: Sequence[Tensor], lr: float) -> StepReport:
         """Do one update; see ``TrainEngine``."""
-        started = time.perf_counter()
-        total = torch.zeros((), device=self._device)
+        started = now(self._device)
+        total = torch.zeros((), dtype=torch.float64, device=self._device)
         for number, tokens in enumerate(micro_batches, start=1):
             self._reduce_at(is_last=number == len(micro_batches))
             loss = batch_loss(self._model, tokens, self._device) / len(micro_batches)
             loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
             total += loss.detach()
         loss_mean = mean_over_ranks(total)
-        computed = time.perf_counter()
+        computed = now(self._device)
         grad_norm = self._update(lr)
         return StepReport(
             loss=loss_mean,
             grad_norm=grad_norm,
             is_skipped=not math.isfinite(grad_norm),
             compute_s=computed - started,
-            optimizer_s=time.perf_counter() - computed,
+            optimizer_s=now(self._device) - computed,
         )
 
     def evaluate(self, batches: Sequence[Tensor]) -> float:

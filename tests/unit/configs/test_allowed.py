@@ -8,6 +8,8 @@ import pytest
 from pydantic import Strict
 
 from configs.allowed import Allowed, leaf_paths, paths_named
+from configs.base import Record
+from configs.calibration import Calibration
 from configs.federated import FederatedExperiment
 from configs.training import TrainingExperiment
 
@@ -46,6 +48,22 @@ def _at(path: str) -> Allowed:
 def test_types_and_bounds_are_put_into_words(path: str, words: str) -> None:
     """Ranges are said with their ends, open or closed; unions with their members."""
     assert _at(path).words() == words
+
+
+@pytest.mark.parametrize(
+    ("record", "path", "words"),
+    [
+        (TrainingExperiment, "transport.block_size", "a multiple of 8 from 32 to 16384"),
+        (Calibration, "hidden", "a list of multiples of 32 from 32 to 65536"),
+    ],
+)
+def test_multiples_are_put_into_words(record: type[Record], path: str, words: str) -> None:
+    """What is refused for being no multiple is not said to be allowed."""
+    allowed = Allowed.of(record)
+    for key in path.split("."):
+        allowed = allowed.child(key)
+
+    assert allowed.words() == words
 
 
 def test_every_field_has_its_path_once() -> None:

@@ -1,5 +1,6 @@
 """Checks of a training against the machine."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from configs.training_checks import (
     device_bytes,
     device_faults,
     gpus_here,
+    may_use_gpus,
     training_faults,
     training_notes,
 )
@@ -171,7 +173,7 @@ def test_files_that_are_there_are_no_faults(tmp_path: Path) -> None:
     """A text, a tokenizer with fewer words than bytes, and a name on the hub."""
     text, tokenizer = tmp_path / "text.txt", tmp_path / "tokenizer.json"
     text.write_text("1 + 1 = 2")
-    tokenizer.write_text("{}")
+    tokenizer.write_text(json.dumps({"model": {"vocab": {"1": 0, "=": 99}}}))
     data = {"name": "file", "source": str(text), "tokenizer": str(tokenizer)}
 
     assert _faults(data=data, model=TINY | {"vocabulary": 100}) == []
@@ -217,12 +219,74 @@ def test_gpus_are_counted_without_torch(tmp_path: Path) -> None:
     assert gpus_here(tmp_path, {}) is None
 
 
+@pytest.mark.parametrize(
+    ("visible", "num_gpus"),
+    [
+        ("-1", 0),
+        ("NoDevFiles", 0),
+        ("0,-1,1", 1),
+        ("0,7", 1),
+        (" 2, 1 ,0", 3),
+        ("GPU-8a1f,GPU-77e2", 2),
+        ("MIG-11c9", 1),
+    ],
+)
+def test_the_first_that_is_no_gpu_hides_the_others(
+    tmp_path: Path, visible: str, num_gpus: int
+) -> None:
+    """As CUDA has it; -1 is how a training on CPUs is had where there are GPUs."""
+    for number in range(3):
+        (tmp_path / f"nvidia{number}").touch()
+
+    found = gpus_here(tmp_path, {"CUDA_VISIBLE_DEVICES": visible})
+
+    assert found == num_gpus
+    assert may_use_gpus(_training(device="auto"), found) is (num_gpus > 0)
+
+
+def test_gpus_are_used_where_they_may_be_there() -> None:
+    """With ``auto`` if any are seen, or nobody can say; else as the device says."""
+    found = [may_use_gpus(_training(device="auto"), number) for number in (0, 2, None)]
+
+    assert found == [False, True, True]
+    assert may_use_gpus(_training(device="cuda"), 0)
+    assert not may_use_gpus(_training(device="cpu"), None)
+
+
 def test_bytes_need_a_vocabulary_of_256() -> None:
     """A smaller embedding has no row for some bytes."""
     (fault,) = _faults(model=TINY | {"vocabulary": 100})
 
     assert str(fault) == (
         "model.vocabulary: 100 is less than the 256 bytes that there are; use 256 or more"
+    )
+
+
+def test_a_tokenizer_needs_a_vocabulary_of_its_size(tmp_path: Path) -> None:
+    """Before anything is submitted: each of its tokens has a row in the embedding."""
+    tokenizer = tmp_path / "tokenizer.json"
+    tokenizer.write_text(json.dumps({"model": {"vocab": {"a": 0, "b": 999}}}))
+
+    (fault,) = _faults(data={"tokenizer": str(tokenizer)})
+    enough = _faults(data={"tokenizer": str(tokenizer)}, model=TINY | {"vocabulary": 1000})
+
+    assert str(fault) == (
+        f"model.vocabulary: 256 is less than the 1000 that the tokens of {tokenizer} need; use "
+        "1000 or more, or another tokenizer"
+    )
+    assert enough == []
+
+
+def test_what_is_no_tokenizer_is_told_once(tmp_path: Path) -> None:
+    """A text in its place is refused, with what to name instead."""
+    text = tmp_path / "text.txt"
+    text.write_text("1 + 1 = 2")
+
+    (fault,) = _faults(data={"tokenizer": str(text)})
+
+    assert str(fault) == (
+        f"data.tokenizer: {text} is not JSON; name a tokenizer.json of the tokenizers library, or "
+        "use bytes"
     )
 
 
@@ -235,6 +299,20 @@ def test_what_would_freeze_nothing_is_a_fault() -> None:
     assert "'stages.9.*' is no parameter" in message
     assert "did you mean 'stages.1.mlp.up.weight'?" in message
     assert "'stages.0.weight'" not in message
+
+
+@pytest.mark.parametrize("frozen", [["*"], ["stages.0.*", "stages.1.*", "stages.2.*"]])
+def test_something_must_be_trained(frozen: list[str]) -> None:
+    """A training without a parameter to train is none; all but one may be frozen."""
+    with pytest.raises(ValidationError) as raised:
+        _training(frozen=frozen)
+
+    (error,) = raised.value.errors()
+    assert str(error["ctx"]["reason"]) == (
+        "all 16 parameters are frozen, so that nothing would be trained; leave at least one out"
+    )
+    assert error["loc"] == ("frozen",)
+    assert _training(frozen=["stages.0.*", "stages.1.*", "stages.2.norm.*"]).frozen
 
 
 def test_what_an_engine_cannot_do_is_a_fault() -> None:

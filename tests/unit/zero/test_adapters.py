@@ -89,6 +89,16 @@ def test_fsdp2_is_data_parallel_adamw(ranks: Ranks, partition: Any, fields: dict
     assert differences(found, ranks(4).run(train_by_hand, experiment)[0]) < ROUNDING
 
 
+def test_fsdp2_in_float64_reports_losses_in_float64(ranks: Ranks) -> None:
+    """They are those of plain AdamW to 12 digits, of which float32 has 7."""
+    experiment = small("fsdp2", dtype="float64", accumulation=2)
+
+    found = ranks(4).run(train, experiment)[0]
+
+    expected = ranks(4).run(train_by_hand, experiment)[0]
+    assert found.losses == pytest.approx(expected.losses, rel=1e-12)
+
+
 @pytest.mark.parametrize(
     ("partition", "fields"),
     [

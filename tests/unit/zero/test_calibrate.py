@@ -5,6 +5,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from torch import distributed as dist
 
 from configs.calibration import Calibration
 from configs.topology import CLUSTER, Link, Topology, load_topology
@@ -37,10 +40,11 @@ from tasks.zero.calibrate_fit import (
     usable_bytes,
     with_engine,
 )
-from tasks.zero.calibrate_links import hops_of
+from tasks.zero.calibrate_links import LinkMeter, hops_of
 from tasks.zero.calibrate_times import Clock
 from tasks.zero.cost_model import predict
 from tasks.zero.costs.links import Algorithm, Network
+from tests.ranks import RankPool
 
 LEVELS = [{"name": "package", "ranks": 2}, {"name": "node", "ranks": 4}]
 BARE = Topology.model_validate({"name": "bare", "levels": LEVELS})
@@ -478,8 +482,83 @@ def measure_engine(
         dtype="float32",
         width=32,
         tokens=16,
+        timeout_s=60,
     )
     return time.perf_counter() - began, engine.visit_s, engine.collective_s
+
+
+@pytest.fixture
+def own_ranks() -> Iterator[RankPool]:
+    """Return two ranks that no other test goes on with."""
+    pool = RankPool(2, give_up_s=20)
+    yield pool
+    pool.close()
+
+
+@pytest.mark.parametrize("part", ["links", "engine"])
+def test_a_rank_that_fails_can_say_so_at_once(own_ranks: RankPool, part: str) -> None:
+    """It gives no process group back: NCCL would have it wait for all others to do the same."""
+    assert own_ranks.run(fail_while_measuring, part) == [0, 0]
+
+
+def fail_while_measuring(rank: int, num_ranks: int, part: str) -> int:
+    """Return how many process groups are given back where a measurement fails."""
+    del rank
+    given_back: list[object] = []
+    vars(dist)["destroy_process_group"] = given_back.append  # waits for others, with NCCL
+    cpu, fields = torch.device("cpu"), {"topology": BARE, "ranks": num_ranks, **TINY}
+    clock = ClockWithoutMemory(cpu, 0.01)
+    sizes = {"ranks": num_ranks, "width": 32, "tokens": 16, "timeout_s": 60}
+    parts: dict[str, Callable[[], object]] = {
+        "links": lambda: calibrate(Calibration.model_validate(fields), cpu, lack_memory),
+        "engine": lambda: engine_times(BARE, cpu, clock, dtype="float32", **sizes),
+    }
+    with pytest.raises(MemoryError):
+        parts[part]()
+    return len(given_back)
+
+
+def lack_memory(line: str) -> None:
+    """Fail.
+
+    Raises:
+        MemoryError: Always.
+    """
+    raise MemoryError(line)
+
+
+class ClockWithoutMemory(Clock):
+    """Fails when it is to time a train step."""
+
+    def own_s(self, work: Callable[[], object]) -> float:
+        """See ``Clock``.
+
+        Raises:
+            MemoryError: Always.
+        """
+        raise MemoryError(work)
+
+
+def test_a_rank_that_is_silent_is_waited_for_no_longer_than_was_asked(own_ranks: RankPool) -> None:
+    """Also in the groups of the links, whose own limit would be half an hour."""
+    told = own_ranks.run(measure_with_a_silent_rank)[0]
+
+    assert "imeout" in told or "imed out" in told
+
+
+def measure_with_a_silent_rank(rank: int, num_ranks: int) -> str:
+    """Return the error with which rank 0 gives up waiting for rank 1."""
+    del num_ranks
+    cpu = torch.device("cpu")
+    meter = LinkMeter(BARE, cpu, Clock(cpu, 0.01), timeout=timedelta(seconds=0.5))
+    if rank == 1:
+        time.sleep(2)
+        return ""
+    try:
+        meter.measure(meter.hops[0], lambda: None)
+    except RuntimeError as error:
+        return str(error)
+    return "it went on"
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,8 @@
 """Checkpoints of a training: only whole ones are found, and nobody who was overtaken places one."""
 
 import errno
+import hashlib
+import json
 import os
 import pickle
 import re
@@ -10,31 +12,43 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
-from pydantic import BaseModel
+from pydantic import BaseModel, JsonValue
 
 from tasks.runtime.attempt import Claimant, claim
 from tasks.runtime.errors import JobError
 from tasks.runtime.fence import Fence, Overtaken
 from tasks.runtime.run_directory import RunDirectory
 from tasks.zero.checkpoints import Checkpoints, Fact, Found
+from tasks.zero.continuity import what_stays
 from tasks.zero.flat_slices import FlatSlice
 from tasks.zero.interface import PendingSave
 from tasks.zero.messages import broadcast
+from tasks.zero.preparation import open_batches
 from tasks.zero.sharded_state import begin_save, load_state
 from tests.ranks import RankPool, RanksFailedError
+from tests.unit.zero.engine_runs import tiny
 
 LENGTH = 6000
+SAME: dict[str, JsonValue] = {"seed": 0}
+"""What a training must have as it was."""
 
 
 class World:
     """A run whose state is one vector, all elements the number of the train step, on one rank."""
 
     def __init__(
-        self, rank: int, num_ranks: int, run_dir: str, *, attempt: int = 0, identity: str = "id"
+        self,
+        rank: int,
+        num_ranks: int,
+        run_dir: str,
+        *,
+        attempt: int = 0,
+        stays: dict[str, JsonValue] = SAME,
     ) -> None:
         group = dist.new_group(backend="gloo")
         self._group = group
@@ -46,7 +60,7 @@ class World:
             Fence(Path(run_dir), attempt),
             group,
             config_hash=f"hash of {num_ranks} ranks",
-            identity=identity,
+            stays=stays,
         )
 
     def save(self, step: int, facts: Mapping[str, Fact] | None = None) -> None:
@@ -134,10 +148,12 @@ def load(rank: int, num_ranks: int, run_dir: str) -> tuple[int, float] | None:
     return World(rank, num_ranks, run_dir).load()
 
 
-def find(rank: int, num_ranks: int, run_dir: str, identity: str) -> Found | JobError | None:
+def find(
+    rank: int, num_ranks: int, run_dir: str, stays: dict[str, JsonValue] = SAME
+) -> Found | JobError | None:
     """Find the newest checkpoint, or what is wrong with it."""
     try:
-        return World(rank, num_ranks, run_dir, identity=identity).checkpoints.newest()
+        return World(rank, num_ranks, run_dir, stays=stays).checkpoints.newest()
     except JobError as error:
         return error
 
@@ -149,7 +165,7 @@ def test_the_newest_two_are_kept(ranks: Callable[[int], RankPool], tmp_path: Pat
     ranks(4).run(save_steps, str(tmp_path), 10, 20, 30)
 
     assert names(tmp_path) == ["step-0000000020", "step-0000000030"]
-    found = ranks(2).run(find, str(tmp_path), "id")
+    found = ranks(2).run(find, str(tmp_path))
     facts: dict[str, Fact] = {"journal_lines": 60, "wall_s": 15.0, "text": "fingerprint"}
     assert found == [Found(tmp_path / "checkpoints" / "step-0000000030", 30, facts)] * 2
 
@@ -169,7 +185,7 @@ def test_without_checkpoints_there_is_none(
     ranks: Callable[[int], RankPool], tmp_path: Path
 ) -> None:
     """A run that has not begun is told so, on all ranks."""
-    assert ranks(2).run(find, str(tmp_path), "id") == [None] * 2
+    assert ranks(2).run(find, str(tmp_path)) == [None] * 2
 
 
 def _cut(path: Path) -> None:
@@ -225,22 +241,89 @@ def test_if_all_are_damaged_nothing_is_guessed(
     for path in (tmp_path / "checkpoints").iterdir():
         _cut(path)
 
-    for answer in ranks(2).run(find, str(tmp_path), "id"):
+    for answer in ranks(2).run(find, str(tmp_path)):
         assert answer.reason == "checkpoint"
         assert str(answer).startswith(f"none of the 2 checkpoints in {tmp_path}/checkpoints can be")
         assert str(answer).endswith("begin a new run")
 
 
+def save_as(rank: int, num_ranks: int, run_dir: str, stays: dict[str, JsonValue]) -> None:
+    """Save one checkpoint of a training."""
+    world = World(rank, num_ranks, run_dir, stays=stays)
+    world.save(10)
+    world.checkpoints.finish()
+
+
+def stays_of(directory: Path, text: str, **fields: object) -> dict[str, JsonValue]:
+    """Return what stays of a real training on a text, which is packed anew if it is another."""
+    source = directory / "text.txt"
+    source.write_text(text)
+    base = {
+        "data": {"name": "file", "source": str(source)},
+        "model": {"layers": 1, "hidden": 24, "heads": 2, "vocabulary": 256},
+        "sequence": 12,
+    }
+    experiment = tiny(**base | fields)
+    return what_stays(experiment, open_batches(experiment)[1])
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"seed": 5}, "seed 0 there, 5 here"),
+        ({"text": "abc" * 2001}, "the text or its tokenizer"),
+        (
+            {"dtype": "float32", "frozen": ["stages.1.*"], "optimizer": {"lr": 1e-4}},
+            'optimizer.lr 0.003 there, 0.0001 here; frozen [] there, ["stages.1.*"] here; '
+            "dtype float64 there, float32 here",
+        ),
+    ],
+    ids=["seed", "text", "several"],
+)
 def test_one_of_another_training_is_refused(
+    ranks: Callable[[int], RankPool],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    changed: dict[str, Any],
+    words: str,
+) -> None:
+    """Other ranks are well, another seed or text is not: what differs is named, and nothing else.
+
+    Also where no word of the configuration has changed, but the text in its file.
+    """
+    monkeypatch.setenv("WATERSHED_CACHE", str(tmp_path / "cache"))
+    as_it_was: dict[str, Any] = {"text": "abc" * 2000, "optimizer": {"lr": 3e-3}}
+
+    ranks(4).run(save_as, str(tmp_path), stays_of(tmp_path, **as_it_was))
+    for answer in ranks(2).run(find, str(tmp_path), stays_of(tmp_path, **as_it_was | changed)):
+        assert answer.reason == "checkpoint"
+        assert str(answer) == (
+            f"{tmp_path}/checkpoints/step-0000000010 is of another training, which differs in: "
+            f"{words}; set that as it was there, or begin a new run"
+        )
+    again = ranks(2).run(find, str(tmp_path), stays_of(tmp_path, **as_it_was))
+
+    assert [found.step for found in again] == [10, 10]
+
+
+def test_one_of_an_earlier_checkout_is_compared_by_its_hash(
     ranks: Callable[[int], RankPool], tmp_path: Path
 ) -> None:
-    """Other ranks are well, another identity is not; both configurations are named."""
-    ranks(4).run(save_steps, str(tmp_path), 10)
+    """It is continued, or refused in words that claim nothing of what differs."""
+    ranks(2).run(save_steps, str(tmp_path), 10)
+    path = tmp_path / "checkpoints" / "step-0000000010" / "facts.json"
+    facts = json.loads(path.read_text())
+    del facts["stays"]
+    path.write_text(json.dumps(facts))
 
-    for answer in ranks(2).run(find, str(tmp_path), "another"):
-        assert answer.reason == "checkpoint"
-        assert "step-0000000010 is of configuration hash of 4 ranks" in str(answer)
-        assert str(answer).endswith("the job is hash of 2 ranks; begin a new run")
+    (same, _), (other, _) = (ranks(2).run(find, str(tmp_path), {"seed": n}) for n in (0, 5))
+
+    assert facts["identity"] == hashlib.sha256(b'{"seed": 0}').hexdigest()[:16]
+    assert same.step == 10
+    assert str(other) == (
+        f"{path.parent} is of another training: its model, text, optimizer, seed or the like is "
+        "another, and its facts.json, of an earlier checkout, does not say which; begin a new run"
+    )
 
 
 def test_the_same_step_is_not_saved_again(ranks: Callable[[int], RankPool], tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import itertools
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +11,22 @@ import pytest
 import torch
 from torch import Tensor
 
+from configs.gpt import is_frozen
 from configs.sharding import ROWS, Partition
 from configs.training import TrainingExperiment
 from models.gpt import build_gpt
+from tasks.zero.engines import build_engine
+from tasks.zero.interface import StepReport
 from tasks.zero.layout import padded
 from tasks.zero.sharded_state import load_state
 from tasks.zero.traffic import ElementBytes, UnitSize, expected_bytes, state_bytes
 from tests.ranks import RankPool
 from tests.unit.zero.engine_runs import (
+    CPU,
     TINY,
     Trained,
     load_and_train,
+    micro_batches,
     tiny,
     train,
     train_and_save,
@@ -34,6 +40,7 @@ BURSTING = TINY | {"init_std": 1e9}  # scores of 1e36, and their products above 
 SMALL = TINY | {"hidden": 6, "heads": 1, "rotary_fraction": 1, "vocabulary": 37}
 """Eight ranks divide none of its lengths, and some parameters have fewer elements than that."""
 BFLOAT16 = ElementBytes(weights=2, sums=4, optimizer=12)
+FLOAT32 = ElementBytes(weights=4, sums=4, optimizer=12)
 FLOAT64 = ElementBytes(weights=8, sums=8, optimizer=24)
 EPSILONS = {"float64": 1e-8, "float32": 1e-5}
 """Adam's, above the rounding of gradients: what has none else would get steps of full size.
@@ -85,7 +92,10 @@ def _relative(value: Tensor, reference: Tensor) -> float:
 
 
 def unit_sizes(experiment: TrainingExperiment) -> list[UnitSize]:
-    """Return the units of an experiment whose head is not tied, from closed forms."""
+    """Return the units of an experiment, from closed forms.
+
+    Its head is not tied, and of what is frozen stages are whole.
+    """
     model, transport = experiment.model, experiment.transport
     quantizes = {"int8", "int4"} & set(transport.model_dump().values())
     block_size = transport.block_size if quantizes else 1
@@ -95,6 +105,7 @@ def unit_sizes(experiment: TrainingExperiment) -> list[UnitSize]:
     return [
         UnitSize(
             padded(length, degree=degree, block_size=block_size),
+            is_trainable=not is_frozen(f"stages.{number}.", experiment.frozen),
             backward_gathers=0 if number == len(lengths) - 1 else 1,
         )
         for number, length in enumerate(lengths)
@@ -338,6 +349,60 @@ def test_every_byte_is_counted(ranks: Ranks, row: str, transport: str, accumulat
             items=BFLOAT16,
         )
         assert one.state_bytes == states
+
+
+def train_and_evaluate(
+    rank: int, num_ranks: int, experiment: TrainingExperiment
+) -> list[StepReport]:
+    """Train, and evaluate before the last step."""
+    del num_ranks
+    reports = []
+    with closing(build_engine(experiment, CPU)) as engine:
+        for step in range(experiment.steps):
+            batches = micro_batches(experiment, step, rank)
+            if step == experiment.steps - 1:
+                engine.evaluate(batches)
+            reports.append(engine.train_step(batches, experiment.optimizer.lr))
+    return reports
+
+
+@pytest.mark.parametrize(
+    "partition", ["zeropp", partition_of((8, 1, 8, 8))], ids=["shard", "whole"]
+)
+@pytest.mark.parametrize(
+    "fields",
+    [{}, {"frozen": ["stages.1.*"]}, {"dtype": "float32", "model": BURSTING}],
+    ids=["trained", "frozen", "skipped"],
+)
+def test_no_copy_outlives_its_train_step(
+    ranks: Ranks, partition: str | dict[str, int], fields: dict[str, Any]
+) -> None:
+    """With ``reuse_secondary`` every train step moves the bytes of the closed form.
+
+    So it does after another step, and after a validation; where weights are frozen, or a step is
+    skipped, and so nothing is refreshed; whether what stays is a shard, or the whole vector.
+    """
+    experiment = tiny(
+        partition=partition,
+        transport=SWITCHED["reusing"],
+        accumulation=2,
+        steps=3,
+        **{"dtype": "bfloat16"} | fields,
+    )
+
+    reports: list[StepReport] = ranks(8).run(train_and_evaluate, experiment)[0]
+
+    expected = expected_bytes(
+        unit_sizes(experiment),
+        experiment.degrees,
+        experiment.transport,
+        experiment.topology,
+        num_ranks=8,
+        items=BFLOAT16 if experiment.dtype == "bfloat16" else FLOAT32,
+        accumulation=2,
+    )
+    assert [report.received_bytes for report in reports] == [expected] * 3
+    assert all(report.is_skipped == ("model" in fields) for report in reports)
 
 
 def test_no_byte_crosses_nodes_inside_a_micro_batch(ranks: Ranks) -> None:

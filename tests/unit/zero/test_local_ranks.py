@@ -32,6 +32,32 @@ EXPERIMENT = TrainingExperiment.model_validate(
 )
 RANKS = all_ranks(EXPERIMENT)
 PATIENCE_S = 2
+NCCL = "NCCL error in: /pytorch/torch/csrc/distributed/c10d/NCCLUtils.cpp:93, "
+NO_MEMORY = f"""{NCCL}unhandled cuda error (run with NCCL_DEBUG=INFO for details)
+ncclUnhandledCudaError: Call to CUDA function failed.
+Last error:
+Cuda failure 2 'out of memory'"""
+SAME_GPU = f"""{NCCL}invalid usage (run with NCCL_DEBUG=WARN for details)
+ncclInvalidUsage: This usually reflects invalid usage of NCCL library.
+Last error:
+Duplicate GPU detected : rank 1 and rank 0 both on CUDA device 50000"""
+NO_ROOM = f"""{NCCL}unhandled system error (run with NCCL_DEBUG=INFO for details)
+ncclSystemError: System call (e.g. socket, malloc) or external library call failed or device error.
+Last error:
+Error while creating shared memory segment /dev/shm/nccl-Ab12 (size 33030528), error: No space left
+on device (28)"""
+PEER_GONE = f"""{NCCL}remote process exited or there was a network error, NCCL version 2.28.9
+ncclRemoteError: A call failed possibly due to a network error or a remote process exiting.
+Last error:
+socketProgress: Connection closed by remote peer node7<45074>"""
+NOBODY_THERE = (
+    "[1] is setting up NCCL communicator and retrieving ncclUniqueId from [0] via c10d key-value "
+    "store by key '0', but store->get('0') got error: wait timeout after 120000ms"
+)
+GIVEN_UP = (
+    "NCCL communicator was aborted on rank 1.  Original reason for failure was: [Rank 1] Watchdog "
+    "caught collective operation timeout: WorkNCCL(SeqNum=1, OpType=BROADCAST, Timeout(ms)=600000)"
+)
 
 
 def finish(identity: Identity, directory: Path) -> Result:
@@ -162,6 +188,41 @@ def abort_at_once(identity: Identity, directory: Path) -> Result:
         os.abort()
     time.sleep(30)
     return finish(identity, directory)
+
+
+def abort_after_a_while(identity: Identity, directory: Path) -> Result:
+    """Rank 1 is ended by a defect of a library, when NCCL's time limit could be over for others."""
+    time.sleep(1.5)
+    return abort_at_once(identity, directory)
+
+
+def abort_before_the_others(identity: Identity, directory: Path) -> Result:
+    """Rank 1 is ended by a defect of a library, the others by NCCL, as they have lost it."""
+    del directory
+    time.sleep(1.0 if identity.rank == 1 else 1.3)
+    os.abort()
+
+
+def lack_memory(identity: Identity, directory: Path) -> Result:
+    """Rank 2 has too little memory for NCCL; the others wait for it.
+
+    Raises:
+        DistBackendError: What torch makes of that.
+    """
+    if identity.rank == 2:
+        raise dist.DistBackendError(NO_MEMORY)
+    time.sleep(30)
+    return finish(identity, directory)
+
+
+def share_a_gpu(identity: Identity, directory: Path) -> Result:
+    """All ranks see what two of them have done.
+
+    Raises:
+        DistBackendError: What torch makes of that.
+    """
+    del identity, directory
+    raise dist.DistBackendError(SAME_GPU)
 
 
 def be_the_parent(
@@ -347,6 +408,24 @@ def test_ranks_that_nccl_has_ended_are_not_to_blame(tmp_path: Path) -> None:
     assert "was killed by SIGABRT, as NCCL ends a rank that has waited" in end.result.message
 
 
+@pytest.mark.slow  # as above
+def test_a_rank_that_aborts_while_the_others_wait_is_named(tmp_path: Path) -> None:
+    """Also after NCCL's time limit: had it waited for one of them, the others had done so, too."""
+    end, _ = end_of(abort_after_a_while, tmp_path, aborts_after_s=0.5)
+
+    assert (end.rank, end.kind, end.result.reason) == (1, EndKind.LOST, "rank_lost")
+    assert "rank 1 (process " in end.result.message
+    assert "was killed by SIGABRT; continue from" in end.result.message
+
+
+def test_of_ranks_that_all_abort_the_first_is_named(tmp_path: Path) -> None:
+    """There is none that they have waited for."""
+    end, _ = end_of(abort_before_the_others, tmp_path, aborts_after_s=0.5)
+
+    assert (end.rank, end.kind, end.result.reason) == (1, EndKind.ABORTED, "rank_lost")
+    assert "was killed by SIGABRT; continue from" in end.result.message
+
+
 @pytest.mark.parametrize("aborts_after_s", [float("inf"), 600.0])
 def test_a_rank_that_aborts_itself_is_named(tmp_path: Path, aborts_after_s: float) -> None:
     """Where nothing waits under a time limit, or before it can be over."""
@@ -357,9 +436,34 @@ def test_a_rank_that_aborts_itself_is_named(tmp_path: Path, aborts_after_s: floa
     assert "NCCL" not in end.result.message
 
 
+def test_what_nccl_says_of_the_rank_itself_is_its_own_fault(tmp_path: Path) -> None:
+    """Too little memory is told as such, of the rank that has it; nobody is lost."""
+    end, _ = end_of(lack_memory, tmp_path)
+
+    assert (end.rank, end.kind, end.result.reason) == (2, EndKind.FAILED, "memory")
+
+
+def test_what_nccl_refuses_is_told_whole(tmp_path: Path) -> None:
+    """The last line is what helps; the job isn't tried again, as it would be for a lost rank."""
+    end, _ = end_of(share_a_gpu, tmp_path)
+
+    assert (end.rank, end.kind, end.result.reason) == (0, EndKind.FAILED, "internal")
+    assert end.result.message == (
+        "NCCL says: Duplicate GPU detected : rank 1 and rank 0 both on CUDA device 50000 "
+        "(see stdout.log)"
+    )
+
+
 @pytest.mark.parametrize(
     ("error", "words"),
     [
+        (dist.DistBackendError(NO_MEMORY), None),
+        (dist.DistBackendError(SAME_GPU), None),
+        (dist.DistBackendError(NO_ROOM), None),
+        (dist.DistBackendError(PEER_GONE), f"{NCCL}remote process exited or there was a network"),
+        (dist.DistBackendError(NOBODY_THERE), "is setting up NCCL communicator and retrieving"),
+        (dist.DistBackendError(GIVEN_UP), "Watchdog caught collective operation timeout"),
+        (dist.DistStoreError("wait timeout after 10ms, keys: /sign"), "wait timeout after 10ms"),
         (
             RuntimeError("[/x/gloo/transport/tcp/pair.cc:553] Connection closed by peer [::1]:1"),
             "Connection closed by peer [::1]:1",
@@ -372,10 +476,17 @@ def test_a_rank_that_aborts_itself_is_named(tmp_path: Path, aborts_after_s: floa
 def test_only_errors_of_the_communication_tell_of_lost_peers(
     error: Exception, words: str | None
 ) -> None:
-    """Those of gloo name its source files; all others are a rank's own, and so is the blame."""
+    """Those of gloo name its source files, those of NCCL the peer; all others are a rank's own."""
     found = lost_peer(error)
 
     assert found == words or (words and found and found.startswith(words))
+
+
+def test_nccls_last_words_name_the_lost_peer() -> None:
+    """Which node it was on stands in the last line alone."""
+    assert str(lost_peer(dist.DistBackendError(PEER_GONE))).endswith(
+        ": socketProgress: Connection closed by remote peer node7<45074>"
+    )
 
 
 @pytest.mark.parametrize("ask", ["get", "wait"])

@@ -25,7 +25,8 @@ def world(device: torch.device) -> Generator[None]:
     """One rank."""
     store = dist.HashStore()  # type: ignore[attr-defined]  # torch exports it at run time
     backend = "nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, store=store, rank=0, world_size=1)
+    bound = device if device.type == "cuda" else None
+    dist.init_process_group(backend, store=store, rank=0, world_size=1, device_id=bound)
     try:
         yield
     finally:
@@ -68,17 +69,34 @@ def test_a_gpu_trains_as_a_cpu_does(engine: str, *, recompute: bool) -> None:
     assert losses(experiment, CUDA) == pytest.approx(losses(experiment, CPU), rel=1e-9)
 
 
-def test_passes_and_updates_are_timed_where_they_run() -> None:
+@pytest.mark.parametrize("engine", ["ours", "fsdp2", "deepspeed"])
+def test_passes_and_updates_are_timed_where_they_run(engine: str) -> None:
     """Kernels are counted where they were asked for, though they run after that."""
     experiment = alone(
-        model=TINY | {"hidden": 512}, sequence=512, micro_batch=8, accumulation=4, dtype="float32"
+        engine=engine,
+        model=TINY | {"hidden": 512},
+        sequence=512,
+        micro_batch=8,
+        accumulation=4,
+        dtype="float32",
     )
-    with world(CUDA), closing(build_engine(experiment, CUDA)) as engine:
+    with world(CUDA), closing(build_engine(experiment, CUDA)) as built:
         for step in range(3):
-            report = engine.train_step(micro_batches(experiment, step, 0), 1e-3)
+            report = built.train_step(micro_batches(experiment, step, 0), 1e-3)
 
     # 16,384 tokens, 0.6 TFLOP and more, before 6 million weights are updated once.
     assert report.compute_s > 3 * report.optimizer_s
+
+
+@pytest.mark.parametrize("engine", ["ours", "fsdp2", "deepspeed"])
+def test_the_end_of_an_update_is_waited_for(engine: str) -> None:
+    """Else its kernels, which run after they were asked for, count as passes of the next step."""
+    model = TINY | {"hidden": 4096, "heads": 32}  # 400 million weights take milliseconds
+    experiment = alone(engine=engine, model=model, sequence=2, accumulation=1, dtype="float32")
+    with world(CUDA), closing(build_engine(experiment, CUDA)) as built:
+        for step in range(2):
+            built.train_step(micro_batches(experiment, step, 0), 1e-3)
+            assert torch.cuda.current_stream(CUDA).query()
 
 
 @pytest.mark.parametrize(

@@ -118,6 +118,22 @@ def test_an_interface_that_is_not_there_is_named_with_those_that_are() -> None:
     """So that the right one can be chosen."""
     with pytest.raises(JobError, match=r"WATERSHED_INTERFACE=ib7: .*; this machine has .*lo"):
         own_address({INTERFACE: "ib7"})
+    with pytest.raises(JobError, match=r"GLOO_SOCKET_IFNAME=ib7,lo: .* set WATERSHED_INTERFACE to"):
+        own_address({"GLOO_SOCKET_IFNAME": "ib7,lo", "SLURMD_NODENAME": "localhost"})
+
+
+@pytest.mark.parametrize("wanted", ["=lo", "l", "=lo,ib7", "ib7,lo", "lo"])
+def test_the_interface_that_nccl_is_given_is_taken(wanted: str) -> None:
+    """By a prefix or, after an equals sign, by its name; the first of a list that is there."""
+    assert own_address({"NCCL_SOCKET_IFNAME": wanted, "SLURMD_NODENAME": "me"}) == "127.0.0.1"
+
+
+@pytest.mark.parametrize("wanted", ["hsn", "=l", "^docker0,lo", "^=lo", "^"])
+def test_where_nccl_is_given_no_interface_slurms_name_is_used(wanted: str) -> None:
+    """Only what is excluded, or a prefix that none has: NCCL says itself what it cannot use."""
+    variables = {"NCCL_SOCKET_IFNAME": wanted, "SLURMD_NODENAME": "localhost"}
+
+    assert own_address(variables) == "localhost"
 
 
 def test_slurms_name_of_the_node_is_used_if_the_network_knows_it() -> None:

@@ -17,6 +17,7 @@ from tasks.zero.telling import Telling
 GOOD = Result(status="finished", steps=3)
 FAILED = Result(status="failed", reason="data", message="there are none")
 LOST_PEER = lost("rank 1: Connection closed by peer")
+ABORTED = lost("rank 0 was killed by SIGABRT")
 NO_STOP, STOP = StopRequest(), StopRequest(made_s=1.0)
 
 
@@ -113,3 +114,39 @@ def test_if_nobody_tells_the_ranks_without_a_mark_are_named(directory: RunDirect
     assert result.message.startswith(
         "ranks that did not answer: 0, 2 (rank 1: Connection closed by peer); continue from"
     )
+
+
+@pytest.mark.slow  # it is what is waited for
+def test_ranks_that_nccl_ends_a_train_step_later_are_waited_for(directory: RunDirectory) -> None:
+    """Their time limits began with their own waits: they aren't named with the silent one."""
+
+    def leave_marks() -> None:
+        for rank in (2, 3):
+            (directory.attempt(1) / f"aborted-{rank}").touch()
+
+    threading.Timer(5.5, leave_marks).start()  # after the patience with a closed connection
+    stop = StopRequest()
+    threading.Timer(6.0, setattr, (stop, "made_s", 1.0)).start()  # it needn't be waited for whole
+
+    result = telling(directory, 0).settle(RankEnd(0, EndKind.ABORTED, ABORTED), stop)
+
+    assert result.message.startswith(
+        "ranks that did not answer: 1 (rank 0 was killed by SIGABRT, as NCCL ends a rank that has "
+    )
+
+
+def test_a_rank_that_aborts_while_the_others_wait_names_itself(directory: RunDirectory) -> None:
+    """Had it waited for one of them, the others had done so, too."""
+    result = telling(directory, 0).settle(RankEnd(0, EndKind.ABORTED, ABORTED), STOP)
+
+    assert result == ABORTED
+
+
+def test_a_rank_that_aborts_is_named_by_those_that_have_lost_it(directory: RunDirectory) -> None:
+    """Their own connections were closed by that; it may be the only one that has aborted."""
+    for mark in ("lost-peer-2", "aborted-3"):
+        (directory.attempt(1) / mark).touch()
+
+    result = telling(directory, 0).settle(RankEnd(0, EndKind.LOST_PEER, LOST_PEER), STOP)
+
+    assert result.message.startswith("ranks that were killed by SIGABRT: 3 (rank 1: Connection ")

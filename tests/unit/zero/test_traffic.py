@@ -188,24 +188,30 @@ def kept(
     )
 
 
+@pytest.mark.parametrize("sums", [2, 4])
 @pytest.mark.parametrize("num_ranks", [8, 16, 64, 384])
-def test_memory_is_that_of_the_table(num_ranks: int) -> None:
-    """Every formula of 2.5 for mixed-precision Adam; of one node, ZeRO++ has no copy of its own."""
-    n = Fraction(1, num_ranks)
+def test_memory_is_that_of_the_table(num_ranks: int, sums: int) -> None:
+    """Every formula of 2.5 for mixed-precision Adam; of one node, ZeRO++ has no copy of its own.
+
+    Sums of 2 bytes an element are the table's; a run has those of 4. That an engine keeps what the
+    closed form says is checked by ``test_engine.test_every_byte_is_counted``.
+    """
+    n, whole = Fraction(1, num_ranks), 2 + sums + 12
     secondary = Fraction(2, 8) if num_ranks > 8 else 0
     expected = {
-        "ddp": Fraction(16),
-        "zero1": 4 + 12 * n,
-        "zero2": 2 + 14 * n,
-        "zero3": 16 * n,
-        "zeropp": 16 * n + secondary,
-        "mics": Fraction(16, 8),
-        "hfsdp": Fraction(4, 8) + 12 * n,
-        "zero_topo": Fraction(5, 4) + 12 * n,
+        "ddp": Fraction(whole),
+        "zero1": 2 + sums + 12 * n,
+        "zero2": 2 + (sums + 12) * n,
+        "zero3": whole * n,
+        "zeropp": whole * n + secondary,
+        "mics": Fraction(whole, 8),
+        "hfsdp": Fraction(2 + sums, 8) + 12 * n,
+        "zero_topo": Fraction(2, 2) + Fraction(sums, 8) + 12 * n,
     }
 
+    items = ElementBytes(weights=2, sums=sums, optimizer=12)
     for row, value in expected.items():
-        assert per_parameter(row, num_ranks) == value, row
+        assert per_parameter(row, num_ranks, items) == value, row
 
 
 def test_memory_of_the_two_models_is_that_of_the_table() -> None:
