@@ -19,7 +19,7 @@ class Urgency(Enum):
     CANCEL = "cancel"
     """A user waits for it: it may overdraw the bucket, to a floor; later calls pay for it."""
     LOOK = "look"
-    """The regular listing, and what jobs in doubt need."""
+    """The regular listing, and what jobs in doubt need, or those that are to avoid a lost node."""
     SUBMIT = "submit"
     CONFIRM = "confirm"
     """Looks between the regular ones, which only make things faster: from the upper half."""

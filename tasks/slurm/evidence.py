@@ -55,8 +55,6 @@ class Found:
         started: Who claimed it; None if there is no attempt.
         exit: How it ended; None while it has not.
         result: What the engine says of its end; None without an exit, or if it left no result.
-        heartbeat_age_s: Time since it was last seen alive; None without an attempt, or after its
-            exit.
     """
 
     evidence: Evidence
@@ -64,7 +62,6 @@ class Found:
     started: Started | None = None
     exit: Exit | None = None
     result: Result | None = None
-    heartbeat_age_s: float | None = None
 
 
 NOTHING = Found(Evidence.NONE)
@@ -261,7 +258,6 @@ class EvidenceReader:
             Evidence.SILENT if age_s > self._silent_after_s else Evidence.ALIVE,
             attempt=watched.attempt,
             started=watched.started,
-            heartbeat_age_s=age_s,
         )
 
 

@@ -13,7 +13,7 @@ from tasks.slurm.errors import SlurmError
 from tasks.slurm.evidence import Found
 from tasks.slurm.judgement import DONE, NODE, REFUSED, Action, Told, Verdict, judge, told_of
 from tasks.slurm.launcher import JobState
-from tasks.slurm.losing import Losses
+from tasks.slurm.losing import LeftOut, Losses
 from tasks.slurm.sightings import HELD_AFTER_REQUEUE, Accounted, Queued
 from tasks.slurm.states import Evidence, FailureClass, SlurmState
 from tasks.slurm.watching import News
@@ -28,6 +28,9 @@ _START_AFTER_S = 15.0
 _RESTART_AFTER_S = 3.0
 """A job that was requeued in good order: started within a second on the same node, slurmd refuses
 it as already killed (seen in 10 of 18 starts below a second, in none of 24 from one second on)."""
+_RELEASE_AGAIN_S = 5.0
+_RELEASE_WITHIN_S = 121.0
+"""For so long Slurm holds a job that it has queued again; looks beyond that would be in vain."""
 
 
 class Follower:
@@ -45,7 +48,9 @@ class Follower:
         self._losses = Losses(desk)
         self._stirred: set[str] = set()
         self._since_s: dict[tuple[str, str, str], float] = {}
-        self._released: set[tuple[str, int]] = set()  # of a job of Slurm, which runs may share
+        # Of a job of Slurm, which runs may share.
+        self._released: dict[tuple[str, int], LeftOut] = {}
+        self._is_answering = True
         self._culled: set[str] = set()
         self._excess: list[str] = []
         self._is_healthy: bool | None = None
@@ -79,7 +84,7 @@ class Follower:
             Slurm's ids of what is to be cancelled though nobody wishes it: it has finished.
         """
         desk = self._desk
-        self._excess, self._is_healthy = [], None
+        self._excess, self._is_healthy, self._is_answering = [], None, True
         stirring = [
             (entry, line)
             for entry in entries
@@ -164,8 +169,7 @@ class Follower:
             self._desk.ledger.adopt(entry, started.slurm_job, started.submission)
             self._desk.agenda.confirm(self._desk.clock.steady(), is_news=True)
             return None
-        self._act(entry, verdict, line, found)
-        return _observed(entry, verdict, line)
+        return _observed(self._act(entry, verdict, line, found), verdict, line)
 
     def _told(self, entry: Entry, line: Queued | None, rows: Sequence[Accounted] | None) -> Told:
         told = replace(told_of(line, rows or ()), slurm_job=entry.slurm_job)
@@ -206,7 +210,8 @@ class Follower:
         self._desk.agenda.ask(Urgency.CONFIRM, now_s + _DETAILS_AGAIN_S)
         return True
 
-    def _act(self, entry: Entry, verdict: Verdict, line: Queued | None, found: Found) -> None:
+    def _act(self, entry: Entry, verdict: Verdict, line: Queued | None, found: Found) -> Entry:
+        """Do what follows for a job that goes on; return it, with words if there are new ones."""
         now_s = self._desk.clock.steady()
         if verdict.action is Action.LOOK_AGAIN:
             self._desk.agenda.confirm(now_s, is_news=False)
@@ -224,31 +229,59 @@ class Follower:
             self._excess.append(entry.slurm_job)
         if not is_held or line is None:
             self._since_s.pop(("held", entry.run_dir, entry.name), None)
-            return
+            return entry
         if self._losses.is_spent(entry) and not entry.wish_cancel:
             self._excess.append(entry.slurm_job)
-            return
+            return entry
         since_s = self._since("held", entry)
         has_left = verdict.action is Action.START_NOW
         start_s = since_s + (_RESTART_AFTER_S if has_left else _START_AFTER_S)
         if self._losses.is_waiting(entry, line):
-            return
+            return entry
         if now_s < start_s:
             self._desk.agenda.ask(Urgency.CONFIRM, start_s)
         elif has_left or found.evidence is not Evidence.ALIVE:
-            self._release(entry, line)
+            return self._release(entry, line)
+        return entry
 
-    def _release(self, entry: Entry, line: Queued) -> None:
-        """Let a held job start, once; if that fails it starts later by itself."""
+    def _release(self, entry: Entry, line: Queued) -> Entry:
+        """Let a held job start, without the nodes that it has lost; return it, with words on them.
+
+        If Slurm does not answer, it is tried again while it holds the job; then that starts by
+        itself.
+        """
         key = (line.slurm_job, line.restarts)
-        if key in self._released or self._desk.calls.pay(Urgency.CONFIRM):
-            return
-        self._released.add(key)
-        exclude = self._losses.left_out(entry, line)
+        left_out = self._released.get(key)
+        if left_out is None:
+            left_out = self._start_now(line, self._losses.left_out(entry, line))
+            if left_out.is_final:
+                self._released[key] = left_out
+            elif left_out.blamed:
+                self._release_again(entry)
+        return self._losses.told(entry, line, left_out)
+
+    def _start_now(self, line: Queued, left_out: LeftOut) -> LeftOut:
+        """Take back the hold of a job; return which nodes Slurm leaves out then."""
+        if not left_out.is_final:
+            return left_out
+        # Without nodes to leave out it only makes things faster.
+        urgency = Urgency.LOOK if left_out.exclude else Urgency.CONFIRM
+        if not self._is_answering or self._desk.calls.pay(urgency):
+            why_not = left_out.why_not or "Slurm has not been asked yet"
+            return replace(left_out, why_not=why_not, is_final=False)
         try:
-            self._desk.calls.slurm.start_now(line.slurm_job, exclude=exclude)
-        except SlurmError:
-            return
+            self._desk.calls.slurm.start_now(line.slurm_job, exclude=left_out.exclude)
+        except SlurmError as error:
+            self._is_answering = not error.is_transient
+            why_not = left_out.why_not or str(error)
+            return replace(left_out, why_not=why_not, is_final=not error.is_transient)
+        return left_out
+
+    def _release_again(self, entry: Entry) -> None:
+        """Ask for a look that tries again to keep a job from a node, while Slurm holds the job."""
+        now_s = self._desk.clock.steady()
+        if now_s - self._since("held", entry) < _RELEASE_WITHIN_S:
+            self._desk.agenda.ask(Urgency.CONFIRM, now_s + _RELEASE_AGAIN_S)
 
     def _hear_of_allocation(self, entry: Entry, found: Found) -> None:
         """Conclude a run that has finished, though others go on in the same job of Slurm."""

@@ -11,10 +11,10 @@ Decisions that are not obvious:
   changes no bit of it. To compute it again would burn node-hours for the same bits, and the node
   would refuse to. Of many runs in one allocation Slurm tells only the worst anyway.
 * *Without a result no success*: COMPLETED alone says no more than that the script ended.
-* *What the engine says of itself goes before what Slurm says*: code 1 to 127 is an error of the
-  application, also if the node was lost afterwards. Memory is the exception: where Slurm knows of
-  a process killed for it, the engine saw only the consequence. So are lost ranks: those that are
-  left know that one is gone, and Slurm may know why.
+* *What the engine says of itself goes before what Slurm says*: code 1 to 127 but 75 is an error
+  of the application, also if the node was lost afterwards. Memory is the exception: where Slurm
+  knows of a process killed for it, the engine saw only the consequence. So are lost ranks: those
+  that are left know that one is gone, and Slurm may know why.
 * *A job that is queued again is not over*, nor is one whose scheduler or file system is silent.
 """
 

@@ -3,11 +3,11 @@
 Such a job's submission goes on, and Slurm gives it the same node again when that is back: a job
 that ends its nodes would do so for ever. So each loss is counted as that of a job which must not be
 queued again (see ``failures``): the node is left out from then on, and beyond the limit the job is
-cancelled, and has failed.
+cancelled, and has failed. That a node is left out is told when Slurm has done it, not before.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tasks.runtime.run_directory import RunDirectory
@@ -27,6 +27,37 @@ _NODES_S = 60.0
 """So long an answer about the cluster's nodes is good."""
 
 
+@dataclass(frozen=True)
+class LeftOut:
+    """Nodes that a job is not to get again, and what is told of them.
+
+    Attributes:
+        blamed: The nodes that were lost; empty if nothing is to be changed.
+        exclude: All nodes that Slurm is to leave out, the user's own too, with commas; empty for no
+            change.
+        why_not: Why they are not left out; empty if they are, once Slurm has taken ``exclude``.
+        is_final: Whether that is the last word; else it is tried again.
+    """
+
+    blamed: tuple[str, ...] = ()
+    exclude: str = ""
+    why_not: str = ""
+    is_final: bool = True
+
+    @property
+    def words(self) -> str:
+        """What has become of the nodes, for people: a clause; empty if there are none."""
+        if not self.blamed:
+            return ""
+        nodes, are = ", ".join(self.blamed), "is" if len(self.blamed) == 1 else "are"
+        if not self.why_not:
+            return f"{nodes} {are} left out from now on"
+        if self.is_final:
+            return f"{nodes} {are} not left out: {self.why_not}"
+        # A call without an answer may have done it all the same.
+        return f"it may get {nodes} again: {self.why_not}"
+
+
 class Losses:
     """Finds lost nodes, and says what follows for their jobs.
 
@@ -42,6 +73,7 @@ class Losses:
         self._since_s: dict[tuple[str, str, int], float] = {}
         self._nodes: dict[str, frozenset[str]] = {}
         self._nodes_s = -_NODES_S
+        self._nodes_failed_s = -_AGAIN_S
 
     def is_open(self, entry: Entry, line: Queued | None, times: dict[str, float]) -> bool:
         """Say whether a job was queued again, and it is not known yet what had ended it.
@@ -126,26 +158,51 @@ class Losses:
             and isinstance(self._next_step(entry), Retry)
         )
 
-    def left_out(self, entry: Entry, line: Queued) -> str:
-        """Return all nodes that a job which has lost some must not have, with commas.
+    def left_out(self, entry: Entry, line: Queued) -> LeftOut:
+        """Say which nodes a job that has lost some must not have.
 
         Args:
             entry: The job.
             line: Its line in the queue.
 
         Returns:
-            The nodes; empty if nothing is to be changed, also where too few would be left: Slurm
-            would hold the job for good.
+            The nodes; none where too few would be left, as Slurm would hold the job for good, or
+            where it is not known how many would be.
         """
         step = self._next_step(entry)
         if not isinstance(step, Retry) or not step.exclude:
-            return ""
-        resources = self._desk.ledger.resources(entry)
+            return LeftOut()
         known = self._known_nodes()
+        if known is None:
+            why_not = f"the nodes of {line.partition} are not known"
+            return LeftOut(step.exclude, why_not=why_not, is_final=False)
+        resources = self._desk.ledger.resources(entry)
         there = frozenset().union(*(known.get(one, ()) for one in line.partition.split(",")))
         if len(there.difference(step.exclude)) < resources.nodes:
-            return ""
-        return ",".join(filter(None, (resources.exclude, *step.exclude)))
+            return LeftOut(step.exclude, why_not=f"too few nodes would be left in {line.partition}")
+        return LeftOut(step.exclude, ",".join(filter(None, (resources.exclude, *step.exclude))))
+
+    def told(self, entry: Entry, line: Queued, left_out: LeftOut) -> Entry:
+        """Write down what has become of the nodes that a job is not to get again.
+
+        Args:
+            entry: The job.
+            line: Its line in the queue.
+            left_out: The nodes.
+
+        Returns:
+            The job, with words that say so.
+        """
+        step = self._next_step(entry) if left_out.words else None
+        if not isinstance(step, Retry):
+            return entry
+        newest = self._desk.ledger.losses(entry.run_dir, entry.name)[-1]
+        if left_out.why_not and newest.restarts != line.restarts:
+            return entry  # what was sent after the loss still holds
+        words = f"{_lost(newest.node, step)}; {left_out.words}"
+        if words != newest.words:
+            self._desk.ledger.lose(entry, replace(newest, words=words))
+        return replace(entry, message=words)
 
     def _next_step(self, entry: Entry) -> Retry | GiveUp | None:
         """Return what follows the newest loss of a submission; None if it has had none."""
@@ -166,22 +223,23 @@ class Losses:
         moved = has_begun and progressed(RunDirectory(Path(entry.run_dir)), found)
         ended = Ended(FailureClass.NODE_FAILURE, node, moved)
         step = self._after(entry, [*ledger.failures(entry), ended])
-        words = f"{node or 'a node'} was lost, and Slurm has queued the job again"
-        if isinstance(step, GiveUp):
-            words += f"; it is cancelled: {step.words}"
-        else:
-            words += f" ({step.count})" + f"; {node} is left out from now on" * bool(step.exclude)
+        words = _lost(node, step)
         ledger.lose(entry, Loss(line.restarts, node, moved, words))
         return replace(entry, message=words)
 
-    def _known_nodes(self) -> dict[str, frozenset[str]]:
+    def _known_nodes(self) -> dict[str, frozenset[str]] | None:
+        """Return partition -> its nodes; None if Slurm cannot be asked now, or does not answer."""
         now_s = self._desk.clock.steady()
-        if now_s - self._nodes_s >= _NODES_S and not self._desk.calls.pay(Urgency.CONFIRM):
-            self._nodes_s = now_s
-            try:
-                self._nodes = self._desk.calls.slurm.nodes()
-            except SlurmError:
-                self._nodes = {}
+        if now_s - self._nodes_s < _NODES_S:
+            return self._nodes
+        if now_s - self._nodes_failed_s < _AGAIN_S or self._desk.calls.pay(Urgency.LOOK):
+            return None
+        try:
+            self._nodes = self._desk.calls.slurm.nodes()
+        except SlurmError:
+            self._nodes_failed_s = self._desk.clock.steady()
+            return None
+        self._nodes_s = now_s
         return self._nodes
 
     def _settle(self, key: tuple[str, str, int]) -> None:
@@ -191,6 +249,14 @@ class Losses:
 
 def _key(entry: Entry, line: Queued) -> tuple[str, str, int]:
     return entry.run_dir, entry.name, line.restarts
+
+
+def _lost(node: str, step: Retry | GiveUp) -> str:
+    """Tell a loss, and what follows, but for the nodes that are left out."""
+    words = f"{node or 'a node'} was lost, and Slurm has queued the job again"
+    if isinstance(step, GiveUp):
+        return f"{words}; it is cancelled: {step.words}"
+    return f"{words} ({step.count})"
 
 
 def _is_of_last(found: Found, line: Queued) -> bool:

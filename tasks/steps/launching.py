@@ -20,7 +20,7 @@ from tasks.slurm.commands import SlurmCli
 from tasks.slurm.errors import SlurmMissing, SlurmUnreachable
 from tasks.slurm.launcher import Launcher
 from tasks.slurm.local import LocalLauncher, num_cores
-from tasks.slurm.plan import JobPlan
+from tasks.slurm.plan import SERVER_MODULE, JobPlan
 from tasks.slurm.slurm_launcher import SlurmLauncher
 from tasks.slurm.snapshot import take
 from tasks.slurm.surroundings import of_plan
@@ -30,7 +30,6 @@ _log = logging.getLogger(__name__)
 
 # Engines load torch, so they are named, not imported.
 SIMULATION = "tasks.federated.simulate_job"
-SERVER = "tasks.federated.server_job"
 CLIENT = "tasks.federated.client_job"
 TRAINING = "tasks.zero.train_job"
 
@@ -152,7 +151,7 @@ def point_plan(study: Study, job: JobFile, run: RunDirectory, code_dir: Path | N
     if isinstance(job.experiment, TrainingExperiment):
         module = TRAINING
     else:
-        module = SERVER if is_anarchic(job) else SIMULATION
+        module = SERVER_MODULE if is_anarchic(job) else SIMULATION
     plan = JobPlan(
         name=f"{study.name} {job.point}",
         module=module,

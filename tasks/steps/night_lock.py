@@ -15,8 +15,8 @@ from io import FileIO
 from pathlib import Path
 
 from tasks.runtime.plain_text import plain
+from tasks.slurm.file_systems import has_no_locks
 
-_NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS}
 _LONGEST_NAME = 400
 _SAFELY = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 """Of every open: no link is followed, and nobody's named pipe is waited for."""
@@ -57,7 +57,7 @@ def night_lock(runs_dir: Path, study: str, flow_run: str) -> Iterator[str]:
             if error.errno == errno.EBADF:  # NFS, and a file that we may only read
                 why = "on NFS only who may write it can lock it"
                 raise OSError(error.errno, why, str(path)) from error
-            if error.errno not in _NO_LOCKS:
+            if not has_no_locks(error):
                 raise
         with contextlib.suppress(OSError):  # a file that may only be read, a full disk
             _tell(lock, flow_run)

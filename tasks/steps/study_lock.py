@@ -4,7 +4,6 @@ It is a file lock, so it goes with its process, however that ends. Two hosts exc
 where the file system has locks for all of them.
 """
 
-import errno
 import fcntl
 import os
 import socket
@@ -15,11 +14,11 @@ from pathlib import Path
 from typing import IO
 
 from tasks.runtime.run_directory import RunDirectory
+from tasks.slurm.file_systems import has_no_locks
 
 _ASKED_S = 1.0
 """Others hold the lock for an instant when they ask who holds it, see ``signs.is_locked``."""
 _POLL_S = 0.05
-_NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS}
 
 
 @contextmanager
@@ -66,7 +65,7 @@ def _is_taken(lock: IO[str]) -> bool:
                 return False
             time.sleep(_POLL_S)
         except OSError as error:
-            if error.errno not in _NO_LOCKS:
+            if not has_no_locks(error):
                 raise
             return True
         else:

@@ -1,8 +1,10 @@
 """Ends that are not good: what is told of them, what is tried again, where, and how often."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
 
@@ -16,7 +18,7 @@ from tasks.slurm.judgement import Told, judge
 from tasks.slurm.results import slurm_output
 from tasks.slurm.states import SlurmState
 from tests.fakes.controller import Timing
-from tests.fakes.jobs import Work
+from tests.fakes.jobs import Incarnation, Work
 from tests.fakes.scripts import Size
 from tests.fakes.slurm import Faults
 from tests.unit.slurm.world import (
@@ -144,6 +146,139 @@ def test_nodes_are_left_out_only_where_enough_are_left(tmp_path: Path) -> None:
     world.slurm.controller.revive_node("node01")
 
     assert world.started("a").request.exclude == frozenset()
+    told = "; node01 is not left out: too few nodes would be left in batch"
+    assert world.entry("a").message.endswith(told)
+
+
+def _back_in_use(world: World, *, is_killed: bool = False) -> Incarnation:
+    """Let a job lose node01, which comes back at once; return its next life."""
+    world.submit("a")
+    first = world.run_of("a")
+    world.slurm.controller.fail_node("node01")
+    world.requeued("a", first)
+    world.slurm.controller.revive_node("node01")
+    if is_killed:
+        world.run(lambda: "was lost" in world.entry("a").message, 60)
+        world.begin()
+    return world.started("a")
+
+
+def _refuse_updates(world: World, said: str) -> list[Sequence[str]]:
+    """Let ``scontrol update`` fail from now on; return its calls."""
+    answer = world.slurm.run
+    refused = []
+
+    def run(argv: Sequence[str], timeout_s: float) -> "CompletedProcess[str]":
+        if argv[:2] != ["scontrol", "update"]:
+            return answer(argv, timeout_s)
+        refused.append(argv)
+        return CompletedProcess(list(argv), 1, "", said)
+
+    world.slurm.run = run  # type: ignore[method-assign]  # Slurm's own answer
+    return refused
+
+
+@pytest.mark.parametrize("command", ["scontrol", "sinfo"])
+@pytest.mark.parametrize("is_killed", [True, False])
+def test_a_node_is_left_out_though_slurm_does_not_do_it_at_once(
+    tmp_path: Path, command: str, *, is_killed: bool
+) -> None:
+    """It is tried again while Slurm holds the job, and told once it is done."""
+    faults = Faults(failing=((command, 0.0, 110.0),))
+    size = Size(num_nodes=2)
+    world = World(tmp_path, size=size, work=lambda _: DAY, faults=faults, config=SINGLE)
+
+    run = _back_in_use(world, is_killed=is_killed)
+
+    entry = world.entry("a")
+    (loss,) = world.ledger.losses(entry.run_dir, entry.name)
+    assert run.nodes == ("node02",)
+    assert run.request.exclude == {"node01"}
+    assert entry.message == (
+        "node01 was lost, and Slurm has queued the job again (retry 1 of 3); "
+        "node01 is left out from now on"
+    )
+    assert loss.words == entry.message
+
+
+@pytest.mark.parametrize("pack", ["single", "allocation"])
+def test_a_node_is_left_out_however_small_the_bucket_is(tmp_path: Path, pack: str) -> None:
+    """The smallest that the configuration allows is enough for the three calls."""
+    config = SlurmLauncherConfig.model_validate({"pack": pack, "call_burst": 4})
+    world = World(tmp_path, size=Size(num_nodes=2), work=lambda _: DAY, config=config)
+
+    run = _back_in_use(world)
+
+    assert run.nodes == ("node02",)
+    assert run.request.exclude == {"node01"}
+    assert world.entry("a").message.endswith("; node01 is left out from now on")
+
+
+def test_all_runs_of_a_job_are_told_what_became_of_its_node(tmp_path: Path) -> None:
+    """They share a job of Slurm, which is asked once."""
+    config = SINGLE.model_copy(update={"pack": "allocation"})
+    world = World(tmp_path, size=Size(num_nodes=2), work=lambda _: DAY, config=config)
+    world.register([world.plan("b")])
+
+    run = _back_in_use(world)
+
+    assert run.nodes == ("node02",)
+    assert world.entry("a").slurm_job == world.entry("b").slurm_job
+    for name in "ab":
+        assert world.entry(name).message.endswith("; node01 is left out from now on")
+    assert sum("update" in call.argv for call in world.slurm.calls) == 1
+
+
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        ("scontrol", "; it may get node01 again: Munge encode failed"),
+        ("sinfo", "; it may get node01 again: the nodes of batch are not known"),
+    ],
+)
+def test_a_node_that_cannot_be_left_out_is_not_told_to_be(
+    tmp_path: Path, command: str, told: str
+) -> None:
+    """The job is not held for longer than Slurm holds it, and is asked for within measure."""
+    faults = Faults(failing=((command, 0.0, 10_000.0),))
+    size = Size(num_nodes=2)
+    world = World(tmp_path, size=size, work=lambda _: DAY, faults=faults, config=SINGLE)
+
+    run = _back_in_use(world)
+
+    assert run.nodes == ("node01",)
+    assert (run.started_s or 0.0) - run.submitted_s < 125.0
+    assert told in world.entry("a").message
+    assert 2 <= world.slurm.num_calls(command) <= 25
+
+
+def test_what_slurm_refuses_for_good_is_not_tried_again(tmp_path: Path) -> None:
+    """The job starts when Slurm lets it go, and its words say that it may get the node again."""
+    world = World(tmp_path, size=Size(num_nodes=2), work=lambda _: DAY, config=SINGLE)
+    refused = _refuse_updates(world, "Access/permission denied")
+
+    run = _back_in_use(world)
+
+    assert run.nodes == ("node01",)
+    assert len(refused) == 1
+    assert world.entry("a").message.endswith("node01 is not left out: Access/permission denied")
+
+
+def test_a_job_that_was_preempted_stays_away_from_the_node_that_it_lost(tmp_path: Path) -> None:
+    """Also if it is released when Slurm does not answer: what was told of the node stays true."""
+    size = Size(num_nodes=3)
+    world = World(tmp_path, size=size, work=lambda _: DAY, config=SINGLE)
+    run = _back_in_use(world)
+    told = world.entry("a").message
+    refused = _refuse_updates(world, "Unable to contact slurm controller (connect failure)")
+    world.slurm.controller.preempt(run)
+    world.requeued("a", run)
+
+    run = world.started("a")
+
+    assert run.request.exclude == {"node01"}
+    assert world.entry("a").message == told
+    assert len(refused) > 1
 
 
 def test_a_job_that_only_the_lost_node_could_run_gets_it_back(tmp_path: Path) -> None:
