@@ -58,6 +58,18 @@ class ServerAmsgrad(Record):
     )
 
 
+class FadasAmsgrad(ServerAmsgrad):
+    """AMSGrad as FADAS has it: the rate adapts to the delay, whatever else is set."""
+
+    delay_threshold: Whole | None = Field(
+        default=1,
+        ge=1,
+        le=MOST_ROUNDS,
+        description="tau_c: in a round whose largest delay is above, the rate is "
+        "min(server_lr, 1/delay); null leaves the rate.",
+    )
+
+
 ServerOptimizer = Annotated[
     ServerSgd | ServerMomentum | ServerAdam | ServerAmsgrad,
     tagged_by("name", "sgd"),
@@ -215,10 +227,8 @@ class Fadas(AlgorithmBase):
     name: Literal["fadas"] = "fadas"
     server_lr: PositiveFloat = Field(default=0.01, description="eta of AMSGrad.")
     server: Annotated[
-        ServerAmsgrad, tagged_by("name", "amsgrad"), BeforeValidator(_only_amsgrad)
-    ] = Field(
-        default=ServerAmsgrad(delay_threshold=1), description="FADAS is AMSGrad by definition."
-    )
+        FadasAmsgrad, tagged_by("name", "amsgrad"), BeforeValidator(_only_amsgrad)
+    ] = Field(default=FadasAmsgrad(), description="FADAS is AMSGrad by definition.")
 
 
 class Mifa(AlgorithmBase):

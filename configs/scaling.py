@@ -24,7 +24,8 @@ from configs.scaling_points import (
     Measure,
     Published,
     Scaling,
-    size_of,
+    grows_with_steps,
+    mean_local_steps,
 )
 from configs.study import Axis, Experiment, Overrides, Study
 from configs.training import TrainingExperiment
@@ -40,7 +41,8 @@ class ScalingStudy(Record):
     kind: Literal["scaling"] = Field(description="Tells this file from a study with a grid.")
     name: str = Field(
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$",
-        description="Name of the study: letters, digits, dot, dash, underscore.",
+        description="Name of the study: letters, digits, dot, dash, underscore; at most 63, the "
+        "first a letter or digit.",
     )
     description: str = Field(default="", description="What the study asks, in a sentence or two.")
     experiment: Experiment = Field(description="The base; the sizes set its ranks, or m and K.")
@@ -63,8 +65,9 @@ class ScalingStudy(Record):
     )
     server_rate: Literal["sqrt", "constant"] = Field(
         default="sqrt",
-        description="Federated: the server's rate grows like the root of m K, as the theorems of "
-        "linear speed-up have it, or stays.",
+        description="Federated: the server's effective step grows like the root of m K, as the "
+        "theorems of linear speed-up have it (the rate of an algorithm that does not divide by K "
+        "is divided by it; area needs constant), or its rate stays.",
     )
     mode: Literal["weak", "strong"] = Field(
         default="weak",
@@ -167,10 +170,7 @@ class ScalingStudy(Record):
                 if steps is not None:
                     overrides["local_steps"] = {"kind": "constant", "steps": steps}
                 if self.server_rate == "sqrt":
-                    size = returns * (1 if steps is None else steps)
-                    per = base.algorithm.collect if steps is None else size_of(base)
-                    rate = base.algorithm.server_lr * math.sqrt(size / per)
-                    overrides[SERVER_RATE] = float(f"{rate:.6g}")
+                    overrides[SERVER_RATE] = _root_rate(base, returns, steps)
                 axis[f"{returns} x {_steps_of(base) if steps is None else steps}"] = overrides
         return axis
 
@@ -198,6 +198,22 @@ def strong_batch(base: TrainingExperiment, first: int, ranks: int) -> dict[str, 
     per_rank = first * base.micro_batch * base.accumulation // ranks
     micro_batch = next(n for n in range(base.micro_batch, 0, -1) if per_rank % n == 0)
     return {"micro_batch": micro_batch, "accumulation": per_rank // micro_batch}
+
+
+def _root_rate(base: FederatedExperiment, returns: int, steps: int | None) -> float:
+    """Return the server's rate at which its effective step has grown like the root of m K.
+
+    Args:
+        base: The experiment whose rate it is.
+        returns: m.
+        steps: K; None for that of the base.
+    """
+    algorithm = base.algorithm
+    more_steps = 1.0 if steps is None else steps / (mean_local_steps(base) or 1.0)
+    rate = algorithm.server_lr * math.sqrt(returns / algorithm.collect * more_steps)
+    if grows_with_steps(algorithm):
+        rate /= more_steps
+    return float(f"{rate:.6g}")
 
 
 def _steps_of(base: FederatedExperiment) -> str:

@@ -7,11 +7,20 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
+from configs.algorithms import Algorithm, Area
 from configs.base import Fault
 from configs.faults import faults_in
+from configs.federated import FederatedExperiment
 from configs.overrides import OverrideError, set_path
-from configs.scaling_points import RANKS, RETURNS_AND_STEPS, SEED, SERVER_RATE, STRATEGY
-from configs.study import Study
+from configs.scaling_points import (
+    RANKS,
+    RETURNS_AND_STEPS,
+    SEED,
+    SERVER_RATE,
+    STRATEGY,
+    grows_with_steps,
+)
+from configs.study import Overrides, Study
 from configs.training import TrainingExperiment
 
 if TYPE_CHECKING:
@@ -97,6 +106,48 @@ def _faults_of_federated(study: "ScalingStudy") -> Iterator[Fault]:
     if study.measure != "all":
         message = "federated averaging is not predicted, so every point runs; use all"
         yield Fault(path="measure", message=message)
+    if study.server_rate == "sqrt":
+        yield from _faults_of_server_rate(study)
+
+
+def _faults_of_server_rate(study: "ScalingStudy") -> Iterator[Fault]:
+    """Find algorithms whose rate the sizes cannot set, or not together with that of the base."""
+    base = study.experiment
+    if not isinstance(base, FederatedExperiment):
+        return
+    no_step = "the server_lr of area is a share of the mean model, no step that sqrt could scale"
+    if isinstance(base.algorithm, Area):
+        message = f"{no_step}; use server_rate: constant"
+        yield Fault(path="server_rate", message=message, related=("experiment.algorithm",))
+        return
+    for label, overrides in study.strategies.items():
+        algorithm = _algorithm_with(base, overrides)
+        if isinstance(algorithm, Area):
+            message = f"{no_step}; use server_rate: constant"
+            yield Fault(path=f"strategies.{label}", message=message)
+        elif study.local_steps and algorithm is not None:
+            one, other = grows_with_steps(base.algorithm), grows_with_steps(algorithm)
+            if one != other:
+                words = {True: "grows with K", False: "does not depend on K"}
+                message = (
+                    f"its step {words[other]} at one server_lr, while the base's {words[one]}, and "
+                    "the sizes set one server_lr for both; use server_rate: constant, or a study "
+                    "for each"
+                )
+                yield Fault(path=f"strategies.{label}", message=message)
+
+
+def _algorithm_with(base: FederatedExperiment, overrides: Overrides) -> Algorithm | None:
+    """Return a strategy's algorithm; None if it is not valid, or has a rate of its own."""
+    if any(_sets(path, value, SERVER_RATE) for path, value in overrides.items()):
+        return None
+    raw = base.model_dump(mode="json", exclude_unset=True)
+    try:
+        for path, value in overrides.items():
+            set_path(raw, path, value)
+        return FederatedExperiment.model_validate(raw).algorithm
+    except (OverrideError, ValidationError):  # told by _faults_of_each_strategy
+        return None
 
 
 def _faults_of_strategies(study: "ScalingStudy") -> Iterator[Fault]:

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from configs.algorithms import Algorithm, ServerAdam, ServerAmsgrad
 from configs.arrivals import ConstantSteps, PerWorkerSteps, UniformSteps
 from configs.base import Fault, PositiveFloat, Record, Whole, raise_faults
 from configs.federated import FederatedExperiment
@@ -132,3 +133,17 @@ def mean_local_steps(experiment: FederatedExperiment) -> float | None:
     if isinstance(steps, PerWorkerSteps):
         return float(sum(steps.steps) / len(steps.steps))
     return None
+
+
+def grows_with_steps(algorithm: Algorithm) -> bool:
+    """Say whether the server moves K times as far for K times the local steps, its rate being one.
+
+    Args:
+        algorithm: The server's.
+
+    Returns:
+        False where changes are divided by K, and with Adam and AMSGrad, whose step does not depend
+        on the size of the direction.
+    """
+    is_adaptive = isinstance(algorithm.server, (ServerAdam, ServerAmsgrad))
+    return not algorithm.is_normalised and not is_adaptive

@@ -2,10 +2,10 @@
 
 CSV with a header: ``worker,pull_time,return_time`` and, optionally, ``num_steps``, ``sequence``
 (which keys the random draws of a worker's return, by default how many it had made before; it has
-gaps where returns were dropped, which stand in no trace) and ``version`` (the model that was
-pulled; without it the times say which, as only a virtual clock can: real ones differ from node to
-node). Times are in virtual seconds. Without torch, so that ``watershed check`` sees what a run will
-see.
+gaps where returns were dropped, which stand in no trace, but rises) and ``version`` (the model that
+was pulled; without it the times say which, as only a virtual clock can: real ones differ from node
+to node). Times are in virtual seconds. Without torch, so that ``watershed check`` sees what a run
+will see.
 """
 
 import csv
@@ -109,6 +109,8 @@ def read_trace(path: Path, workers: int) -> list[TracedReturn]:
     if faults:
         raise TraceError(path, faults)
     rows.sort(key=lambda row: row.returned_at_s)
+    if faults := list(_sequence_faults(rows)):
+        raise TraceError(path, faults)
     return list(_numbered(rows))
 
 
@@ -225,6 +227,26 @@ def trace_faults(experiment: FederatedExperiment) -> list[Fault]:
             Fault(path="arrivals.path", message=f"{error.path}: {fault}") for fault in error.faults
         ]
     return []
+
+
+def _sequence_faults(rows: Sequence[TracedReturn]) -> Iterator[str]:
+    """Find returns whose number is not above those of their worker before, by time of return.
+
+    A number that stands twice would give two returns the same minibatches. What our server and
+    simulator record rises: they take a return only if its number is above the last one.
+    """
+    last: dict[int, int] = {}
+    for row in rows:
+        if row.sequence is None:
+            return
+        before = last.get(row.worker, -1)
+        if row.sequence <= before:
+            yield (
+                f"worker {row.worker} returns sequence={row.sequence} at {row.returned_at_s} s, "
+                f"after {before}; it keys the random draws and has to rise with the time of "
+                "return: correct it, or remove the column sequence"
+            )
+        last[row.worker] = max(before, row.sequence)
 
 
 def _numbered(rows: Sequence[TracedReturn]) -> Iterator[TracedReturn]:

@@ -15,6 +15,8 @@ from models.errors import PartitionError
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
+_MOST_NAMED = 5
+
 
 @dataclass(frozen=True)
 class Shards:
@@ -126,6 +128,14 @@ def _by_labels(
     smallest = int(np.bincount(labels).min())
     takers = -(-workers * labels_per_worker // num_labels)
     per_class = smallest // takers
+    if smallest == 0:
+        absent = np.flatnonzero(np.bincount(labels) == 0).tolist()
+        some = ", ".join(map(str, absent[:_MOST_NAMED]))
+        more = f" and {len(absent) - _MOST_NAMED} more" if len(absent) > _MOST_NAMED else ""
+        raise PartitionError(
+            f"no sample has label {some}{more} (of 0 to {num_labels - 1}), and workers are to have "
+            "as many of each; use a larger data.max_samples, or dirichlet or iid as data.partition"
+        )
     if per_class == 0:
         most = smallest * num_labels // labels_per_worker
         raise PartitionError(

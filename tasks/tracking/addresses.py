@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 from urllib.parse import quote, urlsplit, urlunsplit
 
 from configs.addresses import MLFLOW_UI_VARIABLE
@@ -49,9 +50,10 @@ def opening_command(tracking_uri: str, program: str = "mlflow") -> str:
 
     Args:
         tracking_uri: The store; user and password of a database are left out.
-        program: How to call MLflow.
+        program: How to call MLflow, as a shell reads it.
     """
-    return f"{program} server --backend-store-uri {hidden_password(tracking_uri)} --port {_PORT}"
+    store = shlex.quote(hidden_password(tracking_uri))
+    return f"{program} server --backend-store-uri {store} --port {_PORT}"
 
 
 def hidden_password(tracking_uri: str) -> str:

@@ -1,6 +1,7 @@
 """The end of a report, in words: what went wrong, what to know, what to run next."""
 
 import os
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -67,7 +68,8 @@ def untracked(directory: StudyDirectory, rows: Sequence[Row]) -> str:
         return ""
     if len(told) > _MOST_UNTRACKED:
         told = [*told[:_MOST_UNTRACKED], f"- and {len(told) - _MOST_UNTRACKED} other runs"]
-    remedy = f"`watershed resume {os.path.relpath(directory.path)}` sends it when that is mended."
+    where = shlex.quote(os.path.relpath(directory.path))
+    remedy = f"`watershed resume {where}` sends it when that is mended."
     return "\n".join(["## What MLflow has not got\n", *told, "", f"All is here on disk. {remedy}"])
 
 
@@ -87,10 +89,11 @@ def next_steps(
         rows: Its runs.
         tracking_uri: Where they are tracked, for the command that shows them.
     """
-    where = os.path.relpath(directory.path)
+    where = shlex.quote(os.path.relpath(directory.path))
     told = []
     if failed := [row for row in rows if row.state == "failed"]:
-        told.append(f"Look at a failure: `watershed show {os.path.relpath(failed[0].directory)}`")
+        run = shlex.quote(os.path.relpath(failed[0].directory))
+        told.append(f"Look at a failure: `watershed show {run}`")
     if any(row.state not in GOOD | {"damaged"} for row in rows) or not rows:
         told.append(f"Continue what has not finished: `watershed resume {where}`")
     refused = [row.label for row in rows if row.num_refused]

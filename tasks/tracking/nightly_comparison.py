@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from enum import StrEnum
 
@@ -50,6 +50,8 @@ class PointComparison:
         origin: Of a regression; else None.
         level_since: The first night of the last improvement that stayed: nights before it are no
             reference. None if there was none in the nights that were looked at.
+        num_zero_nights: Earlier nights that were measured and cannot be compared with, as a value
+            of theirs is not above zero.
     """
 
     label: str
@@ -61,6 +63,7 @@ class PointComparison:
     reference_run_id: str
     origin: Origin | None
     level_since: date | None = None
+    num_zero_nights: int = 0
 
     @property
     def reference(self) -> float | None:
@@ -124,6 +127,7 @@ def compare_points(
             tonight=[one.values[metric] for one in group.finished],
             nights=[_values(night, group.finished, metric) for night in reference.nights],
             higher_is_better=metric in HIGHER_IS_BETTER,
+            num_zero_nights=_num_zero(history, group.finished, metric),
         )
         for (group, metric, _), reference in zip(chosen, references, strict=True)
     ]
@@ -133,7 +137,9 @@ def compare_points(
     ):
         is_worse = result.verdict is Verdict.WORSE
         origin = _origin(nights, group.finished, metric, tonight, commit) if is_worse else None
-        compared.append(_told(group, metric, reference, result, origin))
+        told = _told(group, metric, reference, result, origin)
+        num_zero = _num_zero(history, group.finished, metric)
+        compared.append(replace(told, num_zero_nights=num_zero))
     return compared
 
 
@@ -179,9 +185,19 @@ def _marks(night: PastNight, repeats: Sequence[Repeat], metric: str) -> set[str 
 
 def _has(night: PastNight, repeats: Sequence[Repeat], metric: str) -> bool:
     """Whether a night has a value above zero of each repeat: others have no logarithm."""
+    return all(0 < value < math.inf for value in _found(night, repeats, metric))
+
+
+def _num_zero(history: History, repeats: Sequence[Repeat], metric: str) -> int:
+    """Count the nights that have a value of each repeat, and one that is not above zero."""
+    found = [_found(night, repeats, metric) for night in history.nights]
+    return sum(all(map(math.isfinite, values)) and min(values) <= 0 for values in found)
+
+
+def _found(night: PastNight, repeats: Sequence[Repeat], metric: str) -> list[float]:
+    """Values of the repeats; NaN where there is none."""
     runs = [night.runs.get(one.config_hash) for one in repeats]
-    values = [run.values.get(metric, math.nan) if run is not None else math.nan for run in runs]
-    return all(0 < value < math.inf for value in values)
+    return [run.values.get(metric, math.nan) if run is not None else math.nan for run in runs]
 
 
 def _values(night: PastNight, repeats: Sequence[Repeat], metric: str) -> tuple[float, ...]:
@@ -262,7 +278,7 @@ def outcome_of(
         return Outcome.FAILED
     if missing or not compared:
         return Outcome.CANNOT_TELL
-    if not any(one.nights for one in compared):
+    if not any(one.nights or one.num_zero_nights for one in compared):
         return Outcome.FIRST
     if Verdict.BETTER in verdicts:
         return Outcome.BETTER

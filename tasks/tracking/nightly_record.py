@@ -3,7 +3,7 @@
 from datetime import date
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import AwareDatetime, Field
 
 from configs.base import Record
 from configs.study import Study
@@ -38,6 +38,9 @@ class NightRecord(Record):
     )
     flow_run_id: str = Field(
         default="", description="Prefect's id of the night's flow run, which a retry has too."
+    )
+    began: AwareDatetime | None = Field(
+        default=None, description="When its first attempt began; None if that is not known."
     )
 
 

@@ -79,11 +79,13 @@ class Sample:
         nights: The same of each earlier night, K rows of length R, in any order; column r is the
             same repeat (seed) in all of them and in ``tonight``.
         higher_is_better: Whether a larger value is a better one.
+        num_zero_nights: Earlier nights that are left out, as a value of theirs is not above zero.
     """
 
     tonight: Sequence[float]
     nights: Sequence[Sequence[float]]
     higher_is_better: bool
+    num_zero_nights: int = 0
 
 
 @dataclass(frozen=True)
@@ -238,6 +240,8 @@ def _difference(sample: Sample, rule: Rule) -> _Difference | str:
     num_repeats = len(sample.tonight)
     if not num_repeats or any(len(night) != num_repeats for night in sample.nights):
         raise ValueError("every night needs a value of each of tonight's repeats, of one at least")
+    if not sample.nights and sample.num_zero_nights:
+        return "earlier nights have values not above zero, so there is no ratio"
     if not sample.nights:
         return "no earlier night"
     if len(sample.nights) < MIN_NIGHTS:

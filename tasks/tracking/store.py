@@ -5,12 +5,13 @@ value), and parameters, tags, status and artifacts are overwritten with what the
 """
 
 import os
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from configs.directories import artifact_location
+from configs.tracked_names import tracked_name
 from tasks.tracking.errors import TrackingError
 from tasks.tracking.refusals import translated
 from tasks.tracking.stored import MetricPoint, RunStatus, StoredRun
@@ -114,7 +115,7 @@ class Store:
         """
         with translated(self.tracking_uri):
             for key, text in tags.items():
-                self.client.set_experiment_tag(experiment_id, _name(key), text)
+                self.client.set_experiment_tag(experiment_id, tracked_name(key), text)
 
     def experiment_tags(self, experiment_id: str) -> dict[str, str]:
         """Return the tags of an experiment.
@@ -165,7 +166,8 @@ class Store:
         with translated(self.tracking_uri):
             runs = self._runs_with(experiment_id, key)
             if not runs:
-                self.client.create_run(experiment_id, run_name=name, tags={_KEY_TAG: key, **tags})
+                named = {tracked_name(tag): text for tag, text in tags.items()}
+                self.client.create_run(experiment_id, run_name=name, tags={_KEY_TAG: key} | named)
                 # Asked again: a request that we gave up waiting for may have been carried out.
                 runs = self._runs_with(experiment_id, key)
             for double in runs[1:]:
@@ -212,7 +214,6 @@ class Store:
                     run_id=str(run.info.run_id),
                     name=str(run.info.run_name),
                     status=str(run.info.status),
-                    start_ms=int(run.info.start_time or 0),
                     tags=dict(run.data.tags),
                     metrics=dict(run.data.metrics),
                 )
@@ -235,7 +236,9 @@ class Store:
 
             for start in range(0, len(points), MAX_METRICS_PER_BATCH):
                 chunk = points[start : start + MAX_METRICS_PER_BATCH]
-                metrics = [Metric(_name(p.key), p.value, p.timestamp_ms, p.step) for p in chunk]
+                metrics = [
+                    Metric(tracked_name(p.key), p.value, p.timestamp_ms, p.step) for p in chunk
+                ]
                 self.client.log_batch(run_id, metrics=metrics, synchronous=True)
 
     def log_parameters(self, run_id: str, parameters: Mapping[str, str]) -> None:
@@ -252,7 +255,7 @@ class Store:
             from mlflow.entities import Param  # noqa: PLC0415  3 s
 
             present = self.client.get_run(run_id).data.params
-            named = {_name(key): text for key, text in parameters.items()}
+            named = {tracked_name(key): text for key, text in parameters.items()}
             missing = [Param(key, text) for key, text in named.items() if key not in present]
             for start in range(0, len(missing), _MAX_PARAMS_PER_BATCH):
                 chunk = missing[start : start + _MAX_PARAMS_PER_BATCH]
@@ -271,7 +274,7 @@ class Store:
         with translated(self.tracking_uri):
             from mlflow.entities import RunTag  # noqa: PLC0415  3 s
 
-            named = [RunTag(_name(key), text) for key, text in tags.items()]
+            named = [RunTag(tracked_name(key), text) for key, text in tags.items()]
             self.client.log_batch(run_id, tags=named, synchronous=True)
 
     def log_files(self, run_id: str, paths: Sequence[Path]) -> None:
@@ -332,13 +335,9 @@ class Store:
                 self.client.set_terminated(run_id, status)
 
 
-def _name(text: str) -> str:
-    """Replace the characters that MLflow refuses in names."""
-    return re.sub(r"[^\w\-. :/]", "_", text)
-
-
 def _artifact_location(tracking_uri: str) -> str | None:
     """Put the artifacts beside an SQLite database; a server knows its own place."""
     if not tracking_uri.startswith("sqlite:///"):
         return None
-    return str(Path(tracking_uri.removeprefix("sqlite:///")).resolve().parent / "mlartifacts")
+    database = Path(tracking_uri.removeprefix("sqlite:///")).resolve()
+    return artifact_location(database.parent / "mlartifacts")

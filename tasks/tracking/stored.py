@@ -29,7 +29,6 @@ class StoredRun(NamedTuple):
         run_id: Its id.
         name: Its name.
         status: RUNNING, FINISHED, FAILED, KILLED or SCHEDULED.
-        start_ms: When it was made, Unix milliseconds.
         tags: Name -> text.
         metrics: Name -> last value.
     """
@@ -37,6 +36,5 @@ class StoredRun(NamedTuple):
     run_id: str
     name: str
     status: str
-    start_ms: int
     tags: Mapping[str, str]
     metrics: Mapping[str, float]

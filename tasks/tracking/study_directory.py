@@ -1,10 +1,14 @@
 """The files of one study: its points' run directories, and what is made of them."""
 
+import json
+import math
 import re
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
-from configs.study import Study
+from configs.study import Point, Study
+from tasks.runtime.errors import DamagedFileError
 from tasks.runtime.reading import load_record
 from tasks.runtime.run_directory import RunDirectory
 
@@ -18,6 +22,11 @@ class StudyDirectory:
     """
 
     path: Path
+
+    @property
+    def argument(self) -> str:
+        """Its path as a shell reads it, so that a command with it can be pasted."""
+        return shlex.quote(str(self.path))
 
     @property
     def study(self) -> Path:
@@ -75,9 +84,39 @@ class StudyDirectory:
         return RunDirectory(self.path / "points" / f"{index:03d}-{slug}")
 
     def points(self) -> list[RunDirectory]:
-        """Return the run directories that have a job, in the order of the grid."""
+        """Return the run directories of all points, in the order of the grid.
+
+        One whose ``job.json`` or whole directory is gone is among them, and is damaged: what was
+        computed there is not to vanish from the study without a word. Only beside a ``study.json``
+        that cannot be read are they those that are there.
+        """
         jobs = self.path.glob("points/*/job.json")
-        return [RunDirectory(job.parent) for job in sorted(jobs, key=_position)]
+        runs = {_position(job.parent): RunDirectory(job.parent) for job in jobs}
+        for run in map(self._run_of, self.missing_points()):
+            runs[_position(run.path)] = run
+        return [runs[position] for position in sorted(runs)]
+
+    def missing_points(self) -> list[Point]:
+        """Return the points whose ``job.json`` is gone, which each had when the study was made."""
+        jobs = self.path.glob("points/*/job.json")
+        there = {number for number, _ in (_position(job.parent) for job in jobs)} - {-1}
+        if len(there) >= self._num_points():  # as nearly always: the study need not be checked
+            return []
+        try:
+            points = self.read_study().points()
+        except (OSError, DamagedFileError):
+            return []
+        return [point for point in points if point.index not in there]
+
+    def _run_of(self, point: Point) -> RunDirectory:
+        return self.point(point.index, point.label)
+
+    def _num_points(self) -> int:
+        """Count the points of the grid as it is written; 0 if it cannot be read."""
+        try:
+            return math.prod(map(len, json.loads(self.study.read_bytes())["grid"].values()))
+        except (OSError, ValueError, LookupError, TypeError, AttributeError):
+            return 0
 
     def read_study(self) -> Study:
         """Read ``study.json``.
@@ -89,6 +128,6 @@ class StudyDirectory:
         return load_record(Study, self.study)
 
 
-def _position(job: Path) -> tuple[int, str]:
-    number = job.parent.name.partition("-")[0]
-    return int(number) if number.isdigit() else -1, job.parent.name
+def _position(run: Path) -> tuple[int, str]:
+    number = run.name.partition("-")[0]
+    return int(number) if number.isdigit() else -1, run.name

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 from urllib.parse import quote
 
+from configs.tracked_names import tracked_name
 from tasks.runtime.metrics import Metric
 
 _PREFIX = "mlflow.sharedViewState."
@@ -52,7 +53,7 @@ def view_tags(
     Returns:
         Tag -> the view's state in JSON.
     """
-    group = f"axis.{axes[0]}" if axes else "watershed.config_hash"
+    group = tracked_name(f"axis.{axes[0]}") if axes else "watershed.config_hash"
     state: dict[str, object] = {
         "searchFilter": f"tags.`mlflow.parentRunId` = '{parent_run_id}'",
         "groupBy": {
@@ -106,7 +107,7 @@ def _parallel_coordinates(
                 "metricSectionId": section,
                 "isGenerated": False,
                 "deleted": False,
-                "selectedParams": list(parameters[:_MOST_AXES]),
+                "selectedParams": [tracked_name(one) for one in parameters[:_MOST_AXES]],
                 "selectedMetrics": list(metrics),
                 "showAllRuns": True,
             }

@@ -7,7 +7,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from configs.algorithms import ServerAmsgrad
+from configs.algorithms import Fadas, FadasAmsgrad
 from configs.faults import faults_in
 from configs.federated import FederatedExperiment
 from configs.study import Study
@@ -64,6 +64,10 @@ def _faults(text: str) -> list[str]:
         (
             "{data: digits, algorithm: {colect: 3}}",
             "algorithm.colect: unknown key (did you mean 'collect'?); known: collect, server_lr,",
+        ),
+        (
+            "{data: digits, worker: {rounds: 5}}",
+            "worker.rounds: unknown key here; it stands beside 'worker', not below it; known: ",
         ),
         ("{data: digits, lr: 3}", "lr: unknown key here (did you mean 'worker.lr'?); known: kind,"),
         (
@@ -255,7 +259,22 @@ def test_fadas_takes_its_optimiser_as_a_bare_word(server: str) -> None:
 
     experiment = FederatedExperiment.model_validate(raw)
 
-    assert experiment.algorithm.server == ServerAmsgrad()
+    assert experiment.algorithm.server == FadasAmsgrad()
+
+
+def test_fadas_stays_adaptive_when_a_number_of_its_optimiser_is_set() -> None:
+    """Only a threshold of null turns the delay-adaptive rate off."""
+
+    def threshold(server: str) -> int | None:
+        raw = yaml.safe_load(f"{{data: digits, algorithm: {{name: fadas, server: {server}}}}}")
+        algorithm = FederatedExperiment.model_validate(raw).algorithm
+        assert isinstance(algorithm, Fadas)
+        return algorithm.server.delay_threshold
+
+    assert threshold("{beta1: 0.95}") == 1
+    assert threshold("amsgrad") == 1
+    assert threshold("{delay_threshold: 3}") == 3
+    assert threshold("{delay_threshold: null}") is None
 
 
 ROWS = "ddp, zero1, zero2, zero3, zeropp, mics, hsdp, hfsdp, zero_topo"

@@ -88,6 +88,27 @@ def test_texts_are_looked_for_alike(
     assert _checked(data, training=True).faults == []
 
 
+@pytest.mark.parametrize(
+    ("data", "training", "directory"),
+    [
+        ("mnist", False, "ylecun___mnist"),
+        ("shakespeare", True, "karpathy___tiny_shakespeare"),
+    ],
+)
+def test_what_will_be_fetched_is_said_before(
+    data: str, directory: str, tmp_path: Path, *, training: bool
+) -> None:
+    """Also on this machine; what is in the cache is not fetched."""
+    before = [one for one in _checked(data, training=training).notes if "hub" in one]
+    _cached(tmp_path, directory)
+    after = [one for one in _checked(data, training=training).notes if "hub" in one]
+
+    assert len(before) == 1
+    assert before[0].startswith(directory.replace("___", "/") + " is not in the cache here; jobs ")
+    assert "WATERSHED_DATA" in before[0]
+    assert after == []
+
+
 def test_the_variables_of_the_jobs_count(tmp_path: Path) -> None:
     """Those of the launcher go before those of the shell."""
     (tmp_path / "shared").mkdir()

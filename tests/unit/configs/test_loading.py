@@ -98,6 +98,14 @@ def test_settings_override_the_base(tmp_path: Path) -> None:
         ("workers=-1", "workers: -1 is not allowed; use a whole number from 1 to 10000000"),
         ("algorithm.colect=1", "algorithm.colect: unknown key (did you mean 'collect'?); known:"),
         (
+            "worker.rounds=5",
+            "worker.rounds: unknown key here; it stands beside 'worker', not below it; known: ",
+        ),
+        (
+            "algorithm.server.seed=5",
+            "algorithm.server.seed: unknown key here; it stands beside 'algorithm', not below it",
+        ),
+        (
             "rounds=7",
             "rounds: the grid axis 'rounds' sets rounds and would win; change it in the file",
         ),

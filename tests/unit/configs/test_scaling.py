@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from configs.faults import faults_in
 from configs.loading import ConfigError, load_study
 from configs.scaling import ScalingStudy, strong_batch
+from configs.stability import effective_step
 from configs.study import Point, Study
 from configs.training import TrainingExperiment
 from tasks.zero.cost_model import predict
@@ -123,6 +124,64 @@ def test_federated_sizes_are_returns_times_local_steps() -> None:
     assert found == {"2 x 2": 3.0, "2 x 8": 6.0, "8 x 2": 6.0, "8 x 8": 12.0}
 
 
+@pytest.mark.parametrize(
+    "algorithm",
+    [
+        {"name": "afa_cd"},
+        {"name": "afa_cd", "normalise": False},
+        {"name": "afa_cs", "normalise": False},
+        {"name": "fedavg"},
+        {"name": "fedbuff"},
+        {"name": "mifa"},
+        {"name": "ca2fl"},
+        {"name": "fedavg", "server": "momentum"},
+    ],
+)
+def test_the_effective_step_grows_with_the_root_of_m_k(algorithm: dict[str, Any]) -> None:
+    """Whole changes contain K already: the rate is divided by it, so that the root is left."""
+    base = FEDERATED | {"algorithm": algorithm | {"collect": 2, "server_lr": 3.0}}
+
+    points = _study(experiment=base, sizes=[2, 8], local_steps=[2, 32]).points()
+
+    found = {
+        point.coordinates["m x K"]: effective_step(point.experiment)
+        for point in points
+        if point.experiment.kind == "federated"
+    }
+    ratios = {label: step / found["2 x 2"] for label, step in found.items()}
+    assert ratios == pytest.approx({"2 x 2": 1, "2 x 32": 4, "8 x 2": 2, "8 x 32": 8})
+
+
+@pytest.mark.parametrize(
+    "algorithm", [{"name": "fadas"}, {"name": "fedbuff", "server": {"name": "adam"}}]
+)
+def test_an_adaptive_server_has_divided_k_out_already(algorithm: dict[str, Any]) -> None:
+    """Adam's step does not depend on the size of the direction, so that its rate is the step."""
+    base = FEDERATED | {"algorithm": algorithm | {"collect": 2, "server_lr": 3.0}}
+
+    points = _study(experiment=base, sizes=[2], local_steps=[2, 32]).points()
+
+    assert [getattr(point.experiment, "algorithm").server_lr for point in points] == [3.0, 12.0]  # noqa: B009
+
+
+def test_the_rate_grows_with_m_alone_where_the_local_steps_stay() -> None:
+    """Without local_steps there is no K to divide by."""
+    base = FEDERATED | {"algorithm": {"name": "fedavg", "collect": 2, "server_lr": 3.0}}
+
+    points = _study(experiment=base, sizes=[2, 8]).points()
+
+    assert [getattr(point.experiment, "algorithm").server_lr for point in points] == [3.0, 6.0]  # noqa: B009
+
+
+def test_area_can_be_scaled_at_a_constant_rate() -> None:
+    """Its server_lr is a share of the mean model, which the sizes leave as it is."""
+    base = FEDERATED | {"algorithm": {"name": "area", "collect": 2}}
+
+    points = _study(experiment=base, sizes=[2, 8], server_rate="constant").points()
+
+    assert [getattr(point.experiment, "algorithm").server_lr for point in points] == [1.0, 1.0]  # noqa: B009
+
+
 def test_a_federated_rate_may_stay() -> None:
     """With server_rate: constant a strategy may set the rate itself."""
     tuned = {"slow": {"algorithm.server_lr": 0.5}, "fast": {"algorithm.server_lr": 2.0}}
@@ -218,6 +277,34 @@ def test_a_federated_rate_may_stay() -> None:
                 "strategies": {"a": {"algorithm": {"name": "afa_cs", "collect": 3}}},
             },
             ["strategies.a: sets algorithm.collect, which the sizes set; remove it here"],
+        ),
+        (
+            {"experiment": FEDERATED | {"algorithm": {"name": "area"}}},
+            ["server_rate: the server_lr of area is a share of the mean model, no step"],
+        ),
+        (
+            {"experiment": FEDERATED, "strategies": {"a": {"algorithm.name": "area"}}},
+            ["strategies.a: the server_lr of area is a share of the mean model, no step"],
+        ),
+        (
+            {
+                "experiment": FEDERATED,
+                "sizes": [2],
+                "local_steps": [1, 4],
+                "strategies": {"a": {"seed": 0}, "b": {"algorithm": "fedavg"}},
+            },
+            [
+                "strategies.b: its step grows with K at one server_lr, while the base's does not "
+                "depend on K, and the sizes set one server_lr for both; use server_rate: constant"
+            ],
+        ),
+        (
+            {
+                "experiment": FEDERATED,
+                "sizes": [2, 4],
+                "strategies": {"a": {"seed": 0}, "b": {"algorithm": "fedavg"}},
+            },
+            [],
         ),
         ({"experiment": FEDERATED, "local_steps": [-1]}, ["local_steps: -1 is none; use 1 or"]),
         (

@@ -92,6 +92,14 @@ def test_the_hash_follows_the_meaning_of_an_experiment() -> None:
     assert len(plain.config_hash) == 12
 
 
+@pytest.mark.parametrize("name", ["x" * 64, ".x", "-x", "a b"])
+def test_the_rule_of_a_name_is_in_its_refusal(name: str) -> None:
+    """All of it: what it is made of, how long it may be, and how it begins."""
+    (fault,) = faults_in(Study, {"name": name, "experiment": {"data": "digits"}})
+
+    assert "letters, digits, dot, dash, underscore; at most 63, the first a letter" in str(fault)
+
+
 def test_a_study_survives_json() -> None:
     """A study read back from its JSON has the same points: no default became a setting."""
     study = _study(**{"algorithm.name": ["afa_cd", "fedasync"], "algorithm.collect": [1]})
@@ -136,6 +144,10 @@ def test_labels_that_collide_are_numbered() -> None:
     [
         ({"seed": []}, "grid.seed: has no values; give at least one"),
         ({"seed": [1, 2, 1]}, "grid.seed: 1 stands twice; remove one"),
+        (
+            {"a (b)": {"x": {"seed": 1}}, "a [b]": {"y": {"worker.lr": 0.5}}},
+            "grid.a [b]: is 'a _b_' in MLflow, as 'a (b)' is; rename one",
+        ),
         (
             {"worker.lr": [1, 1.0]},
             "grid.worker.lr: 'lr=1' and 'lr=1.0' are the same experiment; remove one",

@@ -229,3 +229,21 @@ def test_who_waits_for_all_needs_all_in_the_trace(
 
     assert len(faults) == num_faults
     assert all("1 (such as 2) do not return in the 2 rounds" in str(fault) for fault in faults)
+
+
+def test_a_number_that_does_not_rise_is_refused(tmp_path: Path) -> None:
+    """The same number would give two returns the same draws; gaps are of dropped returns."""
+    path = _write(
+        tmp_path,
+        "worker,pull_time,return_time,sequence\n"
+        "0,0,1,0\n0,1,2,0\n1,0,3,5\n1,3,4,1\n2,0,5,1\n2,5,6,7\n",
+    )
+
+    why = (
+        "it keys the random draws and has to rise with the time of return: correct it, or remove "
+        "the column sequence"
+    )
+    assert _faults(path) == [
+        f"worker 0 returns sequence=0 at 2.0 s, after 0; {why}",
+        f"worker 1 returns sequence=1 at 4.0 s, after 5; {why}",
+    ]

@@ -70,6 +70,20 @@ def test_by_labels_says_how_many_workers_there_may_be() -> None:
     assert len(partition(labels, None, ByLabels(labels_per_worker=2), workers=14, seed=0)) == 14
 
 
+def test_by_labels_names_labels_that_no_sample_has() -> None:
+    """Fewer workers would not help: of a label without samples nobody can have any."""
+    labels = np.array([0, 2, 2, 5, 5, 5])
+
+    with pytest.raises(PartitionError) as refused:
+        partition(labels, None, ByLabels(labels_per_worker=2), workers=2, seed=0)
+
+    assert str(refused.value) == (
+        "no sample has label 1, 3, 4 (of 0 to 5), and workers are to have as many of each; use a "
+        "larger data.max_samples, or dirichlet or iid as data.partition"
+    )
+    assert len(partition(labels, None, Iid(), workers=2, seed=0)) == 2
+
+
 def test_by_labels_refuses_more_labels_than_there_are() -> None:
     """Asking for more labels a worker than the samples have is refused with their number."""
     labels = np.repeat(np.arange(3), 10)

@@ -12,6 +12,7 @@ from tasks.runtime.journal import Journal
 from tasks.runtime.metrics import BYTES_PREFIX, Metric, exposed_metric
 from tasks.runtime.records import Exit, JobFile, Result
 from tasks.runtime.run_directory import RunDirectory
+from tasks.steps.creation import job_file
 from tasks.tracking.study_directory import StudyDirectory
 
 Curve = Callable[[Point, int], float]
@@ -134,9 +135,14 @@ def _write_study(
     directory.path.mkdir()
     directory.study.write_text(study.model_dump_json())
     finished = Result(status="finished", wall_s=3.0)
-    for point in study.points()[:num_points]:
+    for point in study.points():
+        run = directory.point(point.index, point.label)
+        if num_points is not None and point.index >= num_points:
+            run.path.mkdir(parents=True)
+            write_json(run.job, job_file(study, point).model_dump(mode="json"))
+            continue
         write_run(
-            directory.point(point.index, point.label),
+            run,
             point,
             study=study.name,
             line=line,

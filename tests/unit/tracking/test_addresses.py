@@ -1,5 +1,7 @@
 """Addresses of MLflow, as everybody who sees a study may read them."""
 
+import shlex
+
 import pytest
 
 from tasks.tracking.addresses import opening_command, server_address
@@ -43,4 +45,13 @@ def test_the_password_of_a_database_is_hidden() -> None:
     command = opening_command("postgresql://me:se:c@ret@db.site:5432/mlflow", "bin/mlflow")
 
     address = "postgresql://***@db.site:5432/mlflow"
-    assert command == f"bin/mlflow server --backend-store-uri {address} --port 5000"
+    assert command == f"bin/mlflow server --backend-store-uri '{address}' --port 5000"
+
+
+def test_the_command_can_be_pasted() -> None:
+    """Whatever characters the directory has."""
+    command = opening_command("sqlite:////my runs/#1/mlflow.db")
+
+    assert shlex.split(command, comments=True)[:4] == [
+        *("mlflow", "server", "--backend-store-uri", "sqlite:////my runs/#1/mlflow.db")
+    ]

@@ -6,9 +6,15 @@ from datetime import date, timedelta
 import numpy as np
 import pytest
 
-from tasks.tracking.nightly_comparison import PointComparison, compare_points
+from tasks.tracking.nightly_comparison import (
+    Outcome,
+    PointComparison,
+    compare_points,
+    outcome_of,
+)
 from tasks.tracking.nightly_history import History, PastNight, PastRun
 from tasks.tracking.nightly_points import PointGroup, Repeat
+from tasks.tracking.nightly_report import headline
 from tasks.tracking.nightly_statistics import Rule, Verdict
 
 _METRIC = "step_s"
@@ -161,3 +167,37 @@ def test_a_night_that_was_better_by_chance_stays_among_the_others() -> None:
     assert len(after.nights) == 4
     assert len(then.nights) == 6
     assert then.level_since is None
+
+
+# --- a metric that was 0 --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("tonight", [0.0, 7.0])
+def test_after_nights_of_zero_it_cannot_be_told(tonight: float) -> None:
+    """Zero has no ratio; but that there were earlier nights is not denied."""
+    nights = _Nights()
+    first = nights.add([0.0])
+    for _ in range(3):
+        nights.add([0.0])
+
+    compared = nights.compare([tonight])
+
+    why = "earlier nights have values not above zero, so there is no ratio"
+    assert (compared.result.verdict, compared.result.reason) == (Verdict.CANNOT_TELL, why)
+    assert compared.num_zero_nights == 4
+    outcome = outcome_of([], [compared], [])
+    assert outcome is Outcome.CANNOT_TELL
+    assert headline(outcome, [compared], [], []) == f"cannot tell: {why}"
+    assert first.result.reason == "no earlier night"
+    assert outcome_of([], [first], []) is Outcome.FIRST
+
+
+def test_a_night_without_a_value_is_no_night_of_zero() -> None:
+    """What was not measured is told as before: there is no earlier night."""
+    nights = _Nights()
+    nights.add([float("nan")])
+
+    compared = nights.compare([7.0])
+
+    assert compared.num_zero_nights == 0
+    assert outcome_of([], [compared], []) is Outcome.FIRST

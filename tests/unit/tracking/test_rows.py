@@ -32,7 +32,7 @@ def test_a_finished_run_is_summarised(build_study: BuildStudy) -> None:
 
 
 def test_every_state_is_told(build_study: BuildStudy) -> None:
-    """Failed and interrupted runs say why; one without an end runs; one without a job is absent."""
+    """Failed and interrupted runs say why; one without an end runs; the last has not begun."""
     directory = build_study(
         {"seed": [0, 1, 2, 3]},
         results={
@@ -49,6 +49,7 @@ def test_every_state_is_told(build_study: BuildStudy) -> None:
         ("failed", "no space left"),
         ("interrupted", "stopped"),
         ("running", ""),
+        ("waiting", ""),
     ]
     assert rows[2].wall_s == pytest.approx(3.0)  # of its last line
 

@@ -69,6 +69,16 @@ def test_the_grid_is_shown_in_parallel_coordinates_of_runs_that_are_not_grouped(
     assert view["orderByKey"] == f"metrics.`{chart['selectedMetrics'][0]}`"
 
 
+def test_views_name_axes_as_mlflow_does() -> None:
+    """It refuses commas, parentheses and others, which are replaced in what runs have, too."""
+    tags = view_tags(PARENT, ["step, size"], "training", ["step, size", "a[b]"])
+
+    by_step = json.loads(tags["mlflow.sharedViewState.b03f22c57a1e-by-step"])
+    (chart,) = json.loads(tags["mlflow.sharedViewState.b03f22c57a1e-by-grid"])["compareRunCharts"]
+    assert [k["groupByData"] for k in by_step["groupBy"]["groupByKeys"]] == ["axis.step_ size"]
+    assert chart["selectedParams"] == ["step_ size", "a_b_"]
+
+
 def test_links_lead_to_views_that_are_kept() -> None:
     """Every key in the links is one of a tag."""
     links = view_links("7", PARENT, "training")

@@ -22,12 +22,12 @@ from configs.algorithms import (
     Area,
     Ca2fl,
     Fadas,
+    FadasAmsgrad,
     FedAsync,
     FedAvg,
     FedBuff,
     Mifa,
     RescaledAsgd,
-    ServerAmsgrad,
     WorkerSgd,
 )
 from tasks.federated.algorithms import build
@@ -74,7 +74,7 @@ CASES: dict[str, tuple[Algorithm, float, float]] = {
     "fadas": (
         Fadas(
             server_lr=0.5,
-            server=ServerAmsgrad(beta1=0.5, beta2=0.75, epsilon=1e-14, delay_threshold=1),
+            server=FadasAmsgrad(beta1=0.5, beta2=0.75, epsilon=1e-14, delay_threshold=1),
         ),
         10.5,
         10.8,

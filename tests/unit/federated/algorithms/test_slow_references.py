@@ -19,12 +19,12 @@ from configs.algorithms import (
     Area,
     Ca2fl,
     Fadas,
+    FadasAmsgrad,
     FedAsync,
     FedAvg,
     FedBuff,
     Mifa,
     RescaledAsgd,
-    ServerAmsgrad,
     WorkerSgd,
 )
 from tasks.federated.algorithms import build
@@ -216,7 +216,7 @@ PAIRS: list[tuple[Algorithm, Twin]] = [
     (FedBuff(server_lr=ETA, damp_stale=False), fedavg),
     (FedAsync(server_lr=ETA), fedasync),
     (FedAsync(server_lr=ETA, staleness="hinge"), fedasync_hinge),
-    (Fadas(server_lr=ETA, server=ServerAmsgrad(epsilon=1e-3, delay_threshold=2)), fadas),
+    (Fadas(server_lr=ETA, server=FadasAmsgrad(epsilon=1e-3, delay_threshold=2)), fadas),
     (AfaCs(server_lr=ETA), afa_cs),
     (AfaCs(server_lr=ETA, slots="seen"), afa_cs_seen),
     (AfaCs(server_lr=ETA, slots="wait"), afa_cs_wait),
