@@ -12,6 +12,7 @@ from pydantic import JsonValue
 
 from configs.base import Fault
 from configs.overrides import OverrideError, set_path, undoes
+from configs.study import touches
 
 Choices = Mapping[str, Sequence[JsonValue]]
 """Dotted path of a field -> the values that it is to take, one or several."""
@@ -93,10 +94,6 @@ def _decides(root: Mapping[str, Any], other: str, value: object, path: str) -> b
     return other.startswith(f"{path}.") or undoes(root, other, value, path)
 
 
-def _leads(other: str, path: str) -> bool:
-    return path == other or path.startswith(f"{other}.") or other.startswith(f"{path}.")
-
-
 def _kept(name: str, axis: object, path: str, values: Sequence[JsonValue]) -> Any:  # noqa: ANN401  raw YAML
     """Return what of an axis gives the field one of these words; empty if nothing does."""
     if name == path and len(values) > 1:
@@ -121,7 +118,7 @@ def _overruled(name: str, axis: object, path: str, values: Sequence[JsonValue]) 
     if _is_word(path, values):  # all that hangs on the words that the axis has
         record = path.partition(".")[0]
         return {} if all(other.partition(".")[0] == record for other in paths) else None
-    if any(other != path and _leads(other, path) for other in paths):
+    if any(other != path and touches(other, path) for other in paths):
         return None
     rest = {
         label: {key: value for key, value in overrides.items() if key != path}

@@ -206,10 +206,11 @@ def _unknown_key(record: type[BaseModel], raw: Mapping[str, Any], place: _Place)
         hint = similar
     elif place.union and (owners := [t for t, o in place.union.options.items() if key in o.keys]):
         hint = f" here; {', '.join(owners)} {'has' if len(owners) == 1 else 'have'} it"
-    elif (elsewhere := paths_named(record, key, raw)) and elsewhere[0] == key:
-        hint = f" here; it stands beside '{place.path[0]}', not below it"
-    elif elsewhere:
+    elif elsewhere := paths_named(record, key, raw):
+        above = tuple(elsewhere[0].split(".")[:-1])
         hint = f" here (did you mean '{elsewhere[0]}'?)"
+        if place.path[: len(above)] == above:
+            hint = f" here; it stands beside '{place.path[len(above)]}', not below it"
     else:
         hint = ""
     return f"unknown key{hint}; known: {', '.join(known)}"

@@ -92,8 +92,8 @@ class StudyForm(Form):
     name: str | None = Field(
         default=None,
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$",
-        description="Name of the study: letters, digits, dot, dash, underscore. Empty: that of the "
-        "preset.",
+        description="Name of the study: letters, digits, dot, dash, underscore; at most 63, the "
+        "first a letter or digit. Empty: that of the preset.",
     )
     launcher: LauncherForm = Field(
         default=LauncherForm(), description="Where the jobs run. Empty: as in the preset."

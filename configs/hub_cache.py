@@ -137,7 +137,7 @@ def unseen_note(root: str) -> str:
 
 
 def hub_note(hub_name: str, reader: Reader) -> str:
-    """Say what the author of a study should know of data of the hub that nodes read.
+    """Say what the author of a study should know of data of the hub that jobs read.
 
     Args:
         hub_name: Their name.
@@ -147,8 +147,13 @@ def hub_note(hub_name: str, reader: Reader) -> str:
         The note; empty if there is none, or ``hub_fault`` has something to say.
     """
     cache = cache_of(reader.environment)
-    if reader.is_here or is_cached(cache, hub_name) or hub_fault(hub_name, reader):
+    if is_cached(cache, hub_name) or hub_fault(hub_name, reader):
         return ""
+    if reader.is_here:
+        return (
+            f"{hub_name} is not in the cache here; jobs fetch it from the Hugging Face hub; to "
+            f"read a directory, set {DATA_ENVIRONMENT} or data.source"
+        )
     if offline := offline_variable(reader.environment):
         return (
             f"with {offline} jobs look for {place_in(cache, hub_name)}, which is not seen from "

@@ -23,7 +23,8 @@ class NetworkBase(ModelBase):
 
     execution: Execution = Field(
         default="auto",
-        description="How a round's workers are computed; auto takes what the benchmark found best.",
+        description="How a round's workers are computed; auto takes what the benchmark found best. "
+        "A model has the same bits on a CPU whatever the number of threads, except with looped.",
     )
 
 

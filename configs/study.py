@@ -32,6 +32,7 @@ from configs.overrides import OverrideError, set_path, undoes
 from configs.placement import placement_faults
 from configs.scaling_points import Scaling
 from configs.topology import Topology
+from configs.tracked_names import tracked_name
 from configs.training import TrainingExperiment
 
 Experiment = Annotated[
@@ -97,7 +98,8 @@ class Study(Record):
 
     name: str = Field(
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$",
-        description="Name of the study: letters, digits, dot, dash, underscore.",
+        description="Name of the study: letters, digits, dot, dash, underscore; at most 63, the "
+        "first a letter or digit.",
     )
     description: str = Field(default="", description="What the study asks, in a sentence or two.")
     experiment: Experiment = Field(description="The base; valid on its own.")
@@ -126,6 +128,7 @@ class Study(Record):
         for name, axis in self.grid.items():
             if not axis:
                 yield Fault(path=f"grid.{name}", message="has no values; give at least one")
+        yield from self._equal_names()
         if self.scaling is not None:
             for fault in self.scaling.faults(list(self.grid)):
                 yield fault.model_copy(update={"path": f"scaling.{fault.path}"})
@@ -152,6 +155,15 @@ class Study(Record):
             where = "" if num_points == 1 else f" (at {len(labels)} of {num_points} points, first: "
             where += f"{labels[0]})" if where else ""
             yield self._on_axis(fault, where)
+
+    def _equal_names(self) -> Iterator[Fault]:
+        """Find axes that MLflow would take for one, as it refuses characters of their names."""
+        first: dict[str, str] = {}
+        for name in self.grid:
+            other = first.setdefault(tracked_name(name), name)
+            if other != name:
+                message = f"is '{tracked_name(name)}' in MLflow, as '{other}' is; rename one"
+                yield Fault(path=f"grid.{name}", message=message)
 
     def _twins(self, points: Iterable[Point]) -> Iterator[Fault]:
         """Find points that differ in words only, such as rates 1 and 1.0."""
@@ -189,7 +201,7 @@ class Study(Record):
         axes = [
             name
             for name, axis in self.grid.items()
-            if any(_touches(path, fault.path) for path in _paths_set(name, axis))
+            if any(touches(path, fault.path) for path in _paths_set(name, axis))
         ]
         return Fault(
             path=f"grid.{axes[0]}" if axes else "grid",
@@ -243,8 +255,8 @@ def _paths_set(name: str, axis: Axis) -> dict[str, list[JsonValue]]:
     return paths
 
 
-def _touches(path: str, other: str) -> bool:
-    """Whether two dotted paths are equal, or one leads to the other."""
+def touches(path: str, other: str) -> bool:
+    """Say whether two dotted paths are equal, or one leads to the other."""
     return path == other or path.startswith(f"{other}.") or other.startswith(f"{path}.")
 
 

@@ -26,6 +26,7 @@ from flows.arguments import (
     RunsDir,
     Settings,
     checked_study,
+    faults_in_words,
     found_study,
     give_up,
     leave,
@@ -47,7 +48,7 @@ from flows.up_commands import up
 from tasks.runtime.errors import DamagedFileError
 from tasks.runtime.run_directory import RunDirectory
 from tasks.slurm.liveness import is_alive
-from tasks.steps.creation import create_study_directory
+from tasks.steps.creation import create_study_directory, restore_points
 from tasks.tracking.history import GOOD
 
 app = typer.Typer(
@@ -122,7 +123,11 @@ def run(
     try:
         directory = create_study_directory(study, runs_dir, datetime.now().astimezone())
     except OSError as error:
-        give_up(f"cannot make a directory in {runs_dir}: {error.strerror}", EXIT_FAILED)
+        give_up(
+            f"cannot make a directory in {runs_dir}: {error.strerror}; name another one with "
+            "--runs-dir",
+            EXIT_CONFIGURATION,
+        )
     if detach:
         run_in_background(directory, parallel)
         return
@@ -134,9 +139,14 @@ def resume(name: Run = None, runs_dir: RunsDir = Path("runs"), parallel: Paralle
     """Continue a run: what was interrupted or failed goes on from its last checkpoint.
 
     Points that have finished are kept. One of which a file cannot be read, as it is cut off or of
-    another version, is left as it is. Exit codes as those of `watershed run`.
+    another version, is left as it is; one whose directory is gone runs again. Exit codes as those
+    of `watershed run`.
     """
     directory = found_study(name, runs_dir, must_be_own=True)
+    if not is_alive(RunDirectory(directory.path)):
+        with faults_in_words():
+            for run in restore_points(directory):
+                say(f"{run.job} was missing, and is made anew")
     if is_complete(directory):
         rows = print_summary(make_console(), directory)
         typer.echo("All points have finished; there is nothing to resume.")

@@ -1,6 +1,7 @@
 """The command that compares runs: ``watershed compare``."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -23,6 +24,8 @@ from tasks.tracking.comparison_tables import compare as compare_subjects
 COMPARE_EXAMPLE = "Example:  watershed compare digits/0 digits/3 --html difference.html"
 _STYLES = {"better": "green", "worse": "bold red", "cannot tell": "dim", "same": "dim"}
 _FILE_WIDTH = 200
+_LONGEST_WORD, _LEAST_WIDTH = 20, 10
+"""Words up to which a column keeps them whole, and the width that one of longer words has then."""
 _LEAST = 2
 
 
@@ -105,7 +108,10 @@ def print_comparison(console: Console, comparison: Comparison) -> None:
     """
     for table in comparison.tables:
         console.print(Text(table.title, "bold"))
-        console.print(_shown(table))
+        shown, told = _without_repetition(table, console.width)
+        console.print(_shown(shown, console.width))
+        if told:
+            console.print(Text(f"In all rows: {told}"), soft_wrap=True)
         if table.note:
             console.print(Text(table.note.replace("*", ""), "dim"), soft_wrap=True)
             console.print()
@@ -113,10 +119,64 @@ def print_comparison(console: Console, comparison: Comparison) -> None:
         console.print(Text(note), soft_wrap=True)
 
 
-def _shown(table: Table) -> RichTable:
+def _without_repetition(table: Table, width: int) -> tuple[Table, str]:
+    """Take out columns that say the same words in all rows, where there is no room for them.
+
+    Args:
+        table: The table.
+        width: Columns of the terminal.
+
+    Returns:
+        What is left of it, and what those columns say.
+    """
+    columns = list(zip(table.head, zip(*table.body, strict=True), strict=True))
+    longest = [max(map(len, [name, *cells])) for name, cells in columns]
+    if len(table.body) == 1 or _drawn(longest) <= width:
+        return table, ""
+    said = [" " in cells[0] and len(set(cells)) == 1 for _, cells in columns[1:]]
+    said = [False, *said]  # the first says what a row is of
+    told = [
+        f"{name}: {cells[0]}" if name else cells[0]
+        for (name, cells), is_said in zip(columns, said, strict=True)
+        if is_said
+    ]
+    kept = [column for column, is_said in zip(columns, said, strict=True) if not is_said]
+    head = tuple(name for name, _ in kept)
+    body = tuple(zip(*(cells for _, cells in kept), strict=True))
+    return replace(table, head=head, body=body), "; ".join(told)
+
+
+def _drawn(widths: Sequence[int]) -> int:
+    """Return how wide a table is, with what Rich draws between its columns and beside them."""
+    return sum(widths) + 3 * (len(widths) - 1) + 2
+
+
+def _shown(table: Table, width: int) -> RichTable:
+    """Draw a table; the words in it stay whole as far as that fits."""
     shown = RichTable(box=SIMPLE_HEAD, pad_edge=False)
-    for name in table.head:
-        shown.add_column(Text(name), overflow="fold")
+    widths = _widths(list(zip(table.head, *table.body, strict=True)), width)
+    for index, name in enumerate(table.head):
+        shown.add_column(Text(name), overflow="fold", width=widths[index] if widths else None)
     for line in table.body:
         shown.add_row(*(Text(text, _STYLES.get(text, "")) for text in line))
     return shown
+
+
+def _widths(columns: Sequence[Sequence[str]], width: int) -> list[int]:
+    """Choose the widths of columns, so that lines are broken between words; none if that is vain.
+
+    Args:
+        columns: The texts of each.
+        width: Columns of the terminal.
+    """
+    words = [
+        max((len(word) for text in one for word in text.split()), default=1) for one in columns
+    ]
+    least = [word if word <= _LONGEST_WORD else _LEAST_WIDTH for word in words]
+    widths = [max(2, *map(len, one)) for one in columns]
+    if _drawn(least) > width:
+        return []
+    while _drawn(widths) > width:
+        slack = [has - needs for has, needs in zip(widths, least, strict=True)]
+        widths[slack.index(max(slack))] -= 1
+    return widths

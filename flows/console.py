@@ -52,6 +52,15 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
+def and_more(labels: Sequence[str]) -> str:
+    """Name the first of several points, and count the others: ``seed=0 and 15 more``.
+
+    Args:
+        labels: At least one.
+    """
+    return f"{labels[0]} and {len(labels) - 1} more" if len(labels) > 1 else labels[0]
+
+
 def render(title: str, snapshot: Snapshot, *, width: int, height: int) -> RenderableType:
     """Draw a study: one line a point, as far as the terminal has lines.
 

@@ -1,6 +1,7 @@
 """Finds a run by what a user types: a directory, its name, the name of its study, or nothing."""
 
 import re
+import shlex
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
@@ -78,7 +79,8 @@ def find_own_study(typed: str | None, runs_dir: Path) -> StudyDirectory:
 
 def _by_path_alone(path: Path) -> str:
     shown, owner = plain(str(path.absolute())), owner_of(path)
-    return f"{shown} belongs to {owner}; to look at it, write its path: watershed show {shown}"
+    command = f"watershed show {shlex.quote(shown)}"
+    return f"{shown} belongs to {owner}; to look at it, write its path: {command}"
 
 
 def known_runs(runs_dir: Path) -> list[StudyDirectory]:

@@ -145,7 +145,8 @@ def _for_terminal(text: str) -> str:
 def why(name: Run = None, point: PointOption = None, runs_dir: RunsDir = Path("runs")) -> None:
     """Explain how runs failed, in words: every submission, and the last lines of output.
 
-    Of a study, those points that did not finish. Exit code 1 if a file of one cannot be read.
+    Of a study, those points that did not finish; one cause of several is told once. Exit code 1 if
+    a file of one cannot be read.
     """
     with faults_in_words():
         found = find_points(name, point, runs_dir)
@@ -153,9 +154,7 @@ def why(name: Run = None, point: PointOption = None, runs_dir: RunsDir = Path("r
         if not told:
             typer.echo("All points have finished.")
         faults = {run: fault for run in told if (fault := damage_of(run))}
-        for run in told:
-            if run not in faults:
-                print_why(make_console(), run)
+        print_why(make_console(), [run for run in told if run not in faults])
     if faults:
         give_up("\n".join(map(str, faults.values())), EXIT_FAILED)
 

@@ -11,14 +11,14 @@ from rich.table import Table
 from rich.text import Text
 
 from configs.launchers import SlurmLauncherConfig
-from flows.console import STYLES, duration
+from flows.console import STYLES, and_more, duration
 from tasks.runtime.run_directory import RunDirectory
 from tasks.slurm.adopting import adopt, strays
 from tasks.slurm.charging import charge, charge_here
 from tasks.slurm.commands import SlurmCli
 from tasks.slurm.describing import trouble_words
 from tasks.slurm.entries import Entry, LedgerState
-from tasks.slurm.explaining import WITHOUT_ANSWER, explain, ledgers
+from tasks.slurm.explaining import WITHOUT_ANSWER, Explained, explain, ledgers
 from tasks.slurm.ledger import Ledger
 from tasks.slurm.ledger_file import LedgerFile, state_directory
 from tasks.slurm.slurm_launcher import LEDGER_NAME
@@ -136,20 +136,30 @@ def take_over(directory: StudyDirectory) -> int:
         file.close()
 
 
-def print_why(console: Console, run: RunDirectory) -> None:
-    """Explain how a run came to stand as it does: every submission, and its last lines of output.
+def print_why(console: Console, runs: Sequence[RunDirectory]) -> None:
+    """Explain how runs came to stand as they do: submissions, and the last lines of output.
+
+    What is the same of several is said once, with the output of the first.
 
     Args:
         console: Where to.
-        run: The run, absolute.
+        runs: The runs, absolute.
 
     Raises:
         LedgerError: A ledger cannot be used.
-        OSError: A file of the run cannot be read.
-        DamagedFileError: A file of the run is cut off, or of another version.
+        OSError: A file of a run cannot be read.
+        DamagedFileError: A file of a run is cut off, or of another version.
     """
-    told = explain(run)
-    console.print(Text.assemble((told.label, "bold"), f"  {told.state}"))
+    alike: dict[tuple[object, ...], list[Explained]] = {}
+    for told in map(explain, runs):
+        cause = (told.state, told.submissions, told.message, told.local)
+        alike.setdefault(cause, []).append(told)
+    for group in alike.values():
+        _print_explanation(console, and_more([one.label for one in group]), group[0])
+
+
+def _print_explanation(console: Console, label: str, told: Explained) -> None:
+    console.print(Text.assemble((label, "bold"), f"  {told.state}"))
     for head, words in told.submissions:
         console.print(Text.assemble((head, "bold"), f": {words}"), soft_wrap=True)
     if told.message:

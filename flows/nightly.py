@@ -79,8 +79,8 @@ def nightly(
             the value is YAML.
         nights: Earlier nights to compare with, at most: the newest of the same configuration and
             machine. Fewer than two tell nothing.
-        metrics: What to compare by, such as tokens_per_s, step_s or loss. Default: tokens_per_s and
-            loss of trainings, wall_s and train_loss of federated studies.
+        metrics: What to compare by, such as tokens_per_s, step_s or train_loss. Default:
+            train_loss, and tokens_per_s of trainings or wall_s of federated studies.
         least_effect: A smaller change is none; 0.02 is 2 %.
         confidence: In nights without any change, a mark better or worse comes up in
             1 - confidence of them at most.
@@ -118,6 +118,7 @@ def nightly(
         since=since,
         num_parallel=num_parallel,
         flow_run_id=str(flow_run.get_id()),
+        began=datetime.now(UTC),
     )
     criteria = Criteria(
         metrics=metrics_for(loaded, metrics),
@@ -177,7 +178,6 @@ def _run_night(
     due: datetime,
     cron: str,
 ) -> State[str]:
-    began = datetime.now(UTC)
     try:
         directory, record = _begun(study, record, runs_dir)
         study = directory.read_study()
@@ -219,7 +219,7 @@ def _run_night(
         criteria,
         schedule,
         due,
-        lateness(due, began),
+        lateness(due, record.began) if record.began else "",
     )
     is_bad = judged.outcome in {None, Outcome.REGRESSION, Outcome.FAILED}
     state = Failed if is_bad else Completed

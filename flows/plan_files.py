@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import tempfile
 import textwrap
 from collections.abc import Iterator
@@ -150,7 +151,7 @@ def _launcher(wish: Wish) -> Iterator[str]:
 def _command(topology: str, wish: Wish) -> str:
     base, prefetch = wish.base, ",".join(map(str, wish.prefetches))
     told = [
-        f"watershed plan-training --model {base.model.preset} --topology {topology}",
+        f"watershed plan-training --model {base.model.preset} --topology {shlex.quote(topology)}",
         f"--devices {base.ranks} --batch-tokens {wish.batch_tokens} --sequence {base.sequence}",
         f"--dtype {base.dtype} --memory {wish.memory_bytes}",
         *(["--exact"] if wish.is_exact else []),

@@ -1,6 +1,7 @@
 """``watershed plan-training``: which partition trains a model fastest on a machine."""
 
 import json
+import shlex
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -116,7 +117,7 @@ def _write(path: Path, topology: str, wish: Wish, found: Plan, *, force: bool) -
         give_up(_there(path), EXIT_FAILED)
     except OSError as error:
         give_up(f"{path} cannot be written: {error.strerror}", EXIT_FAILED)
-    say(f"{path}: written; try  watershed check {path}")
+    say(f"{path}: written; try  watershed check {shlex.quote(str(path))}")
 
 
 def _there(path: Path) -> str:

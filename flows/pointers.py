@@ -1,6 +1,7 @@
 """Where a study's files are, and how to open it in MLflow and Prefect."""
 
 import os
+import shlex
 import shutil
 import socket
 import sys
@@ -75,7 +76,7 @@ def _starting_command(runs_dir: Path, environment: Mapping[str, str]) -> str:
     except ServicesError:  # installed without prefect.yaml
         return ""
     usual = Path(environment.get(RUNS_DIR_VARIABLE) or runs_directory()).expanduser().resolve()
-    data = "" if usual == runs_dir else f" --data {os.path.relpath(runs_dir)}"
+    data = "" if usual == runs_dir else f" --data {shlex.quote(os.path.relpath(runs_dir))}"
     return f"{program('watershed')} up{data}"
 
 
@@ -131,14 +132,18 @@ def _prefect(
         server = environment.get("PREFECT_UI_URL", server_address(api).removesuffix("/api"))
         return [(_IN_PREFECT, f"{server}{address}")], []
     opening = f"then open {PREFECT_ADDRESS}{address}"
-    command = f"PREFECT_HOME={runs_dir / 'prefect'} {program('prefect')} server start"
+    home = shlex.quote(str(runs_dir / "prefect"))
+    command = f"PREFECT_HOME={home} {program('prefect')} server start"
     return [(_IN_PREFECT, command), ("", opening)], [(_IN_PREFECT, opening)]
 
 
 def program(name: str) -> str:
-    """Return how to call a program of this environment: by its name if the shell finds it there."""
+    """Return how to call a program of this environment: by its name if the shell finds it there.
+
+    As a shell reads it, so that it can be pasted.
+    """
     installed = Path(sys.executable).with_name(name)
     found = shutil.which(name)
     if found is not None and Path(found).resolve() == installed.resolve():
         return name
-    return min(os.path.relpath(installed), str(installed), key=len)
+    return shlex.quote(min(os.path.relpath(installed), str(installed), key=len))

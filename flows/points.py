@@ -174,10 +174,10 @@ def _unusable(error: OSError, path: Path) -> str:
 
 
 def _refusal(directory: StudyDirectory, holder: str) -> str:
-    path = directory.path
+    path = directory.argument
     return (
-        f"{path} is run already by {holder}, which goes on. See how it stands with: watershed show "
-        f"{path}. To stop it: watershed cancel {path}; then Retry"
+        f"{directory.path} is run already by {holder}, which goes on. See how it stands with: "
+        f"watershed show {path}. To stop it: watershed cancel {path}; then Retry"
     )
 
 
@@ -253,7 +253,7 @@ def _finish_tracking(
             "MLflow has not got everything: %s. The runs are complete on disk; send the rest with: "
             "watershed resume %s",
             sent.error,
-            directory.path,
+            directory.argument,
         )
     update = {"tracking_error": sent.error or ""}
     write_flow_record(directory.path, record.model_copy(update=update))

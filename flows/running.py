@@ -62,8 +62,8 @@ def run_in_background(directory: StudyDirectory, parallel: int | None) -> None:
     _refuse_second_flow(directory)
     _say_servers(directory)
     start_flow(directory, parallel)
-    name, watershed = directory.path, program("watershed")
-    typer.echo(f"{name} runs in the background.")
+    name, watershed = directory.argument, program("watershed")
+    typer.echo(f"{directory.path} runs in the background.")
     typer.echo(f"See how it stands with: {watershed} show {name}")
     typer.echo(f"Stop it with: {watershed} cancel {name}")
 
@@ -77,7 +77,7 @@ def _refuse_second_flow(directory: StudyDirectory) -> None:
     if is_alive(RunDirectory(directory.path)):
         give_up(
             f"{directory.path} is running already; see how it stands with: "
-            f"{program('watershed')} show {directory.path}",
+            f"{program('watershed')} show {directory.argument}",
             EXIT_FAILED,
         )
 
@@ -88,4 +88,4 @@ def say_how_to_resume(directory: StudyDirectory) -> None:
     Args:
         directory: The study.
     """
-    typer.echo(f"Continue with: {program('watershed')} resume {directory.path}")
+    typer.echo(f"Continue with: {program('watershed')} resume {directory.argument}")

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shlex
 import signal
 import socket
 import time
@@ -120,11 +121,12 @@ def _end_flow(whole: RunDirectory, *, has_jobs: bool) -> str:
     if is_asked:
         return (
             f"its flow, process {pid}, was asked to stop, and has not within {patience_s:.0f} s; "
-            f"see how it stands with: watershed show {whole.path}"
+            f"see how it stands with: watershed show {shlex.quote(str(whole.path))}"
         )
     return (
         f"it is running still, by {_who(host, pid)}, which cannot be stopped from here; cancel its "
-        f"flow run in Prefect, or run {_where(host)}: watershed cancel {whole.path}"
+        f"flow run in Prefect, or run {_where(host)}: watershed cancel "
+        f"{shlex.quote(str(whole.path))}"
     )
 
 
@@ -146,7 +148,7 @@ def _end_orphans(directory: StudyDirectory) -> tuple[int, str]:
     told = ", ".join(_who(*holders[run]) for run in left())
     return len(runs) - len(left()), (
         f"no flow runs it, but jobs that one has left go on: {told}; run where they are: watershed "
-        f"cancel {directory.path}"
+        f"cancel {directory.argument}"
     )
 
 

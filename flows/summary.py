@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from flows.console import STYLES, duration
+from flows.console import STYLES, and_more, duration
 from flows.pointers import pointers
 from tasks.runtime.run_directory import RunDirectory
 from tasks.slurm.explaining import last_lines
@@ -17,14 +17,20 @@ from tasks.steps.flow_record import FlowRecord, read_flow_record
 from tasks.tracking.history import RunHistory, read_history
 from tasks.tracking.rows import Row, collect_rows, row_of
 from tasks.tracking.study_directory import StudyDirectory
-from tasks.tracking.tables import Column, percent, scaled
+from tasks.tracking.tables import Column, exponent, number, percent, scaled
 from tasks.tracking.training_rows import TrainingMeasures
 
 _MOST_WARNINGS = 10
 _LAST_LINES = 15
-_LABEL_WIDTH = 18
+_LABEL_WIDTH, _LONGEST_WORD = 16, 26
+"""Columns that labels have at least; those that a long word of one gets, so that it stays whole."""
 _BETWEEN_COLUMNS = 3
-_LEAST_TELLING = ("time", "round", "step", "rate, 95 %", "delay", "MFU", "|gradient|")
+_EDGES = 2
+"""Columns beside a table, left and right."""
+_LEAST_TELLING = (
+    *("time", "round", "step", "rate, 95 %", "delay", "MFU", "|gradient|"),
+    *("max", "predicted", "validation", "tokens/s"),
+)
 """Columns that a narrow terminal does without, the first first."""
 _UNMEASURED = {"predicted", "damaged"}
 """States of points of which no step is known."""
@@ -47,11 +53,9 @@ def print_summary(console: Console, directory: StudyDirectory) -> list[Row]:
     rows = collect_rows(directory.path)
     record = read_flow_record(directory.path)
     console.print(table_of(rows, console.width))
-    for row in rows:
-        if row.state in {"failed", "damaged"}:
-            told = f" {row.label}: {redact(row.message)}"
-            line = Text.assemble((row.state, STYLES[row.state]), told)
-            console.print(line, soft_wrap=True)
+    for state, told in faults_of(rows):
+        line = Text.assemble((state, STYLES[state]), f" {told}")
+        console.print(line, soft_wrap=True)
     for told in standing_of(rows):
         console.print(Text(told), soft_wrap=True)
     for warning in warnings_of(rows, record):
@@ -61,6 +65,26 @@ def print_summary(console: Console, directory: StudyDirectory) -> list[Row]:
             Text.assemble((f"{label:<18}", "bold" if label else ""), text), soft_wrap=True
         )
     return rows
+
+
+def faults_of(rows: Sequence[Row]) -> list[tuple[str, str]]:
+    """Say why points have failed, or cannot be read, without secrets; one cause of several once.
+
+    Args:
+        rows: The points.
+
+    Returns:
+        State and words of each cause: ``16 of 16 (seed=0 and 15 more): no data``.
+    """
+    labels: dict[tuple[str, str], list[str]] = {}
+    for row in rows:
+        if row.state in {"failed", "damaged"}:
+            labels.setdefault((row.state, redact(row.message)), []).append(row.label)
+    told = []
+    for (state, message), where in labels.items():
+        several = f"{len(where)} of {len(rows)} ({and_more(where)})"
+        told.append((state, f"{several if len(where) > 1 else where[0]}: {message}"))
+    return told
 
 
 def standing_of(rows: Sequence[Row]) -> list[str]:
@@ -130,22 +154,24 @@ def table_of(rows: Sequence[Row], width: int) -> Table:
     columns: list[Column] = [
         ("state", lambda row: "" if is_over else row.state),
         (unit, lambda row: "" if is_over or row.state in _UNMEASURED else str(row.rounds)),
-        ("loss", lambda row: _number(row.loss, 4)),
+        ("loss", lambda row: number(row.loss, 4)),
         *_training_columns(),
         ("accuracy", lambda row: "" if row.accuracy is None else f"{100 * row.accuracy:.1f} %"),
-        ("|gradient|", lambda row: _number(row.grad_norm, 3)),
-        ("rate, 95 %", _rate),
-        ("delay", lambda row: _number(row.mean_delay, 3)),
-        ("max", lambda row: _number(row.max_delay, 4)),
+        ("|gradient|", lambda row: number(row.grad_norm, 3)),
+        ("rate, 95 %", lambda row: exponent(row.rate, row.rate_low, row.rate_high)),
+        ("delay", lambda row: number(row.mean_delay, 3)),
+        ("max", lambda row: number(row.max_delay, 4)),
         ("time", lambda row: "" if row.wall_s is None else duration(row.wall_s)),
     ]
     texts = {name: [text(row) for row in rows] for name, text in columns}
     texts = {name: cells for name, cells in texts.items() if any(cells)}
+    label_width = _label_width(rows)
     for name in _LEAST_TELLING:
-        if _LABEL_WIDTH + sum(map(_width, texts.items())) > width:
+        if _EDGES + label_width + sum(map(_width, texts.items())) > width:
             texts.pop(name, None)
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column("run", min_width=_LABEL_WIDTH, overflow="fold")  # ends tell points apart
+    # The ends of labels tell points apart; Rich counts padding at the edge that it leaves out.
+    table.add_column("run", min_width=label_width - 1, overflow="fold")
     for name in texts:
         table.add_column(name, justify="left" if name == "state" else "right", no_wrap=True)
     for row, *cells in zip(rows, *texts.values(), strict=True):
@@ -161,15 +187,21 @@ def _training_columns() -> list[Column]:
         return name, lambda row: text(row.training) if row.training else ""
 
     return [
-        column("validation", lambda training: _number(training.validation_loss, 4)),
+        column("validation", lambda training: number(training.validation_loss, 4)),
         column("tokens/s", lambda training: scaled(training.tokens_per_s)),
-        column("TFLOPS", lambda training: _number(training.tflops, 3)),
+        column("TFLOPS", lambda training: number(training.tflops, 3)),
         (
             "predicted",
-            lambda row: "" if row.prediction is None else _number(row.prediction.tflops, 3),
+            lambda row: "" if row.prediction is None else number(row.prediction.tflops, 3),
         ),
         column("MFU", lambda training: percent(training.mfu)),
     ]
+
+
+def _label_width(rows: Sequence[Row]) -> int:
+    """Return how many columns the labels need: so many that words are folded between them."""
+    words = [len(word) for row in rows for word in row.label.split()]
+    return min(max([_LABEL_WIDTH, *words]), _LONGEST_WORD)
 
 
 def _width(column: tuple[str, list[str]]) -> int:
@@ -191,10 +223,7 @@ def warnings_of(rows: Sequence[Row], record: FlowRecord | None) -> list[str]:
     for row in rows:
         for warning in row.warnings:
             labels.setdefault(warning, []).append(row.label)
-    told = [
-        f"{warning} ({where[0]}{f' and {len(where) - 1} more' if len(where) > 1 else ''})"
-        for warning, where in labels.items()
-    ]
+    told = [f"{warning} ({and_more(where)})" for warning, where in labels.items()]
     if len(told) > _MOST_WARNINGS:
         told = [*told[:_MOST_WARNINGS], f"{len(told) - _MOST_WARNINGS} more, see the report"]
     if record is not None and record.tracking_error:
@@ -203,13 +232,3 @@ def warnings_of(rows: Sequence[Row], record: FlowRecord | None) -> list[str]:
             "disk; watershed resume sends the rest"
         )
     return told
-
-
-def _number(value: float | None, digits: int) -> str:
-    return "" if value is None else f"{value:.{digits}g}"
-
-
-def _rate(row: Row) -> str:
-    if row.rate is None or row.rate_low is None or row.rate_high is None:
-        return ""
-    return f"{row.rate:.2f} ± {(row.rate_high - row.rate_low) / 2:.2f}"

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from configs.directories import RUNS_DIR_VARIABLE, runs_directory
+from configs.directories import RUNS_DIR_VARIABLE, refuse_unaddressable, runs_directory
 from flows.arguments import EXIT_CONFIGURATION, EXIT_FAILED, give_up, leave, say
 from flows.console import make_console
 from flows.deploy_commands import Pool, explain
@@ -108,6 +108,7 @@ def up(
     os.umask(UMASK)
     with stop_requests() as stops, ExitStack() as stack:
         try:
+            refuse_unaddressable(directory)
             directory.mkdir(parents=True, exist_ok=True)
             refuse_shared(directory)
             is_ours = stack.enter_context(claimed(directory))
@@ -116,7 +117,7 @@ def up(
         except OSError as error:
             give_up(
                 f"{directory} cannot be used: {error.strerror}; name another one with --data",
-                EXIT_FAILED,
+                EXIT_CONFIGURATION,
             )
         if not is_ours:
             _show_the_first(directory, wants_login=login)
@@ -138,7 +139,8 @@ def up(
         except ServicesError as error:
             give_up(explain(error), EXIT_CONFIGURATION)
         except OSError as error:
-            give_up(f"{error.filename}: {error.strerror}", EXIT_FAILED)
+            told = f"{error.filename or directory} cannot be used: {error.strerror}"
+            give_up(f"{told}; name another directory with --data", EXIT_CONFIGURATION)
         if plan.login is not None:
             print_login(console, directory, plan.login)
         print_opened(console, plan.host, os.environ, has_login=plan.login is not None)

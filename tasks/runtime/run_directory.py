@@ -146,13 +146,18 @@ class RunDirectory:
         """Read ``job.json``.
 
         Raises:
-            OSError: It is not there, or cannot be read.
-            DamagedFileError: It is cut off, or of another version.
+            OSError: It cannot be read.
+            DamagedFileError: It is gone, cut off, or of another version.
         """
+        from tasks.runtime.errors import DamagedFileError  # noqa: PLC0415  see above
         from tasks.runtime.reading import load_record  # noqa: PLC0415  see above
         from tasks.runtime.records import JobFile  # noqa: PLC0415
 
-        return load_record(JobFile, self.job)
+        try:
+            return load_record(JobFile, self.job)
+        except FileNotFoundError as error:
+            advice = "to make it anew from study.json: watershed resume"
+            raise DamagedFileError(self.job, "is missing", advice) from error
 
     def read_predicted_only(self) -> PredictedOnly | None:
         """Read ``predicted_only.json``; None if the run is to have a job.

@@ -10,7 +10,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from configs.addresses import MLFLOW_UI_VARIABLE
-from configs.directories import RUNS_DIR_VARIABLE
+from configs.directories import RUNS_DIR_VARIABLE, artifact_location
 from tasks.services.database import VARIABLE, Databases
 from tasks.services.login import Login, mlflow_login
 from tasks.services.notes import notes_directory
@@ -255,7 +255,7 @@ def mlflow_service(
         environment: Environment variables of this process.
         login: What it asks for; None for nothing.
     """
-    artifacts = str(data / "mlartifacts")
+    artifacts = artifact_location(data / "mlartifacts")
     own = {
         "MLFLOW_BACKEND_STORE_URI": f"sqlite:///{data}/mlflow.db",
         "MLFLOW_ARTIFACTS_DESTINATION": artifacts,

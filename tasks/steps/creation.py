@@ -5,9 +5,11 @@ import tempfile
 from datetime import datetime
 from pathlib import Path
 
+from configs.directories import refuse_unaddressable
 from configs.study import Point, Study
 from tasks.runtime.atomic_files import sync_directory, write_json
 from tasks.runtime.records import JobFile
+from tasks.runtime.run_directory import RunDirectory
 from tasks.tracking.study_directory import StudyDirectory
 
 
@@ -25,8 +27,9 @@ def create_study_directory(study: Study, runs_dir: Path, now: datetime) -> Study
         The directory.
 
     Raises:
-        OSError: It cannot be written.
+        OSError: It cannot be written, or MLflow could not keep its data in ``runs_dir``.
     """
+    refuse_unaddressable(runs_dir)
     runs_dir.mkdir(parents=True, exist_ok=True)
     draft = StudyDirectory(Path(tempfile.mkdtemp(prefix=".new-", dir=runs_dir)))
     try:
@@ -39,12 +42,37 @@ def create_study_directory(study: Study, runs_dir: Path, now: datetime) -> Study
     return final
 
 
+def restore_points(directory: StudyDirectory) -> list[RunDirectory]:
+    """Write the ``job.json`` of points anew where it is gone, alone or with its directory.
+
+    It says no more than ``study.json`` does. A result that is still beside it counts again; a point
+    whose directory was gone runs from the start.
+
+    Args:
+        directory: The study's directory, in which nobody else is at work.
+
+    Returns:
+        The run directories of these points.
+
+    Raises:
+        OSError: One cannot be written.
+        DamagedFileError: ``study.json`` is cut off, or of another version.
+    """
+    missing = directory.missing_points()
+    return [_make_run(directory, directory.read_study(), point) for point in missing]
+
+
 def _fill(directory: StudyDirectory, study: Study) -> None:
     write_json(directory.study, study.model_dump(mode="json"))
     for point in study.points():
-        run = directory.point(point.index, point.label)
-        run.path.mkdir(mode=0o700, parents=True)
-        write_json(run.job, job_file(study, point).model_dump(mode="json"))
+        _make_run(directory, study, point)
+
+
+def _make_run(directory: StudyDirectory, study: Study, point: Point) -> RunDirectory:
+    run = directory.point(point.index, point.label)
+    run.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    write_json(run.job, job_file(study, point).model_dump(mode="json"))
+    return run
 
 
 def job_file(study: Study, point: Point) -> JobFile:

@@ -86,7 +86,7 @@ def pause_in_words(directory: StudyDirectory, wish: Wish) -> str:
     if not deployment.get_id():
         return (
             f"{done}; this flow run has no deployment, so Resume cannot start it again, "
-            f"continue with: watershed resume {directory.path}"
+            f"continue with: watershed resume {directory.argument}"
         )
     until = wish.state.state_details.pause_timeout if wish.state is not None else None
     if until is None:
@@ -108,7 +108,7 @@ def termination_in_words(study: Study, directory: StudyDirectory, *, is_cancelle
     """
     if is_cancelled:
         return "cancelled: the jobs have saved their state and stopped; Retry continues from there"
-    path = directory.path
+    path = directory.argument
     if isinstance(study.launcher, SlurmLauncherConfig):
         return (
             "this process was ended from outside (SIGTERM), which is no wish to cancel: the jobs "

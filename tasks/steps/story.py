@@ -16,6 +16,7 @@ from tasks.steps.artifacts import SHOWN
 from tasks.steps.links import point_address
 from tasks.steps.progress import PointProgress, PointReader
 from tasks.steps.reporting import artifact_key
+from tasks.tracking.study_directory import StudyDirectory
 
 Logger = logging.Logger | logging.LoggerAdapter[Any]
 _POLL_S = 2.0
@@ -124,7 +125,7 @@ def failure_shown(directory: RunDirectory, logger: Logger) -> State[str]:
     except (LedgerError, OSError, DamagedFileError) as error:
         message = f"it cannot be explained ({error}); see {run.stdout}"
         return Failed(message=message, data=JobState.FAILED.value)
-    study = run.path.parent.parent
+    study = StudyDirectory(run.path.parent.parent).argument
     again = (
         f"Run it again with **Retry** of the flow run, or `watershed retry {study}`; "
         f"`watershed why {study}` explains it in a terminal."

@@ -179,7 +179,10 @@ def test_a_night_with_a_failed_point_fails_and_is_not_used(study: Path) -> None:
 
 @pytest.mark.slow
 def test_a_retried_night_goes_on_in_its_directory(study: Path) -> None:
-    """What has finished stays, what has failed is run again; it is the night that it was."""
+    """What has finished stays, what has failed is run again; it is the night that it was.
+
+    That it was late is of its first attempt: here three hours and a half, of the second a minute.
+    """
     runs_dir = study.parent / "retried" / "runs"
     study = runs_dir.with_name(study.name)
     study.parent.mkdir()
@@ -189,9 +192,16 @@ def test_a_retried_night_goes_on_in_its_directory(study: Path) -> None:
     os.environ["PLANTED"] = json.dumps({"spread": 0.002})
     record = read_night(path)
     assert record is not None
+    assert record.began is not None
+    flow_run_id = UUID(record.flow_run_id)
+    with get_client(sync_client=True) as client:
+        due = client.read_flow_run(flow_run_id).expected_start_time
+    assert due is not None
+    began = due + timedelta(hours=3, minutes=30)
+    record = record.model_copy(update={"night": due.astimezone(UTC).date(), "began": began})
+    write_night(path, record)
 
     with get_client(sync_client=True) as client:
-        flow_run_id = UUID(record.flow_run_id)
         client.set_flow_run_state(flow_run_id, AwaitingRetry(), force=True)
         again = run_flow(
             nightly,
@@ -211,6 +221,7 @@ def test_a_retried_night_goes_on_in_its_directory(study: Path) -> None:
     assert read_night(path) == record
     runs = StudyDirectory(path).points()
     assert sorted(len(run.attempts()) for run in runs) == [1, 1, 2, 2]
+    assert "Tonight began 3 h" in (path / "nightly.md").read_text(encoding="utf-8")
 
 
 def test_what_cannot_be_submitted_is_reported_nevertheless(

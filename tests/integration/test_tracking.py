@@ -85,7 +85,11 @@ _FEDERATED: dict[str, object] = {
 
 
 def _study(
-    path: Path, *, num_points: int = 2, experiment: dict[str, object] = _FEDERATED
+    path: Path,
+    *,
+    num_points: int = 2,
+    experiment: dict[str, object] = _FEDERATED,
+    grid: dict[str, object] | None = None,
 ) -> StudyDirectory:
     """A study whose points have run and ended, without a report."""
     study = Study.model_validate(
@@ -93,7 +97,7 @@ def _study(
             "name": f"study-{path.parent.name}",
             "description": "Which seed?",
             "experiment": experiment,
-            "grid": {"seed": list(range(num_points))},
+            "grid": grid or {"seed": list(range(num_points))},
         }
     )
     directory = StudyDirectory(path)
@@ -575,3 +579,47 @@ def test_the_default_store_lies_in_the_runs_root(
     assert (tmp_path / "runs" / "mlflow.db").exists()
     assert len(list((tmp_path / "runs" / "mlartifacts").rglob("model.safetensors"))) == 1
     assert from_environment == "http://tracking:5000"
+
+
+def test_axes_with_any_name_are_found_by_the_views(sqlite_uri: str, tmp_path: Path) -> None:
+    """MLflow refuses some characters: parameters, tags and views replace them alike."""
+    axis = {"small": {"worker.lr": 0.1}, "large": {"worker.lr": 0.2}}
+    study = _study(tmp_path / "study-1", grid={"step, size (\N{GREEK SMALL LETTER ETA})": axis})
+
+    followed = StudyTracker(study.path, sqlite_uri).close()
+
+    assert followed.error is None
+    client = MlflowClient(sqlite_uri)
+    runs = _runs(client, study)
+    tags = client.get_experiment(runs[0].info.experiment_id).tags
+    views = {
+        name.rsplit("-by-", 1)[-1]: json.loads(text)
+        for name, text in tags.items()
+        if name.startswith("mlflow.sharedViewState.")
+    }
+    (group,) = views["step"]["groupBy"]["groupByKeys"]
+    (chart,) = views["grid"]["compareRunCharts"]
+    children = [run for run in runs if not _is_of_study(run)]
+    assert len(children) == 2
+    assert {run.data.tags[group["groupByData"]] for run in children} == {"small", "large"}
+    assert {run.data.params[chart["selectedParams"][0]] for run in children} == {"small", "large"}
+
+
+@pytest.mark.parametrize("name", ["a%20b", "a#b", "a%b", "a b", "a+&b"])
+def test_data_lie_in_the_runs_root_whatever_its_name(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Database and artifacts, where MLflow takes the directory for an address."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    runs_dir = tmp_path / name
+    runs_dir.mkdir()
+    store = open_store(default_tracking_uri(runs_dir))
+
+    experiment = store.experiment("named", "")
+    run_id = store.find_or_create_run(experiment, "k", name="n", tags={})
+    store.log_text(run_id, "text", "told.txt")
+
+    assert sorted(path.name for path in tmp_path.iterdir()) == [name]
+    assert sorted(path.name for path in runs_dir.iterdir()) == ["mlartifacts", "mlflow.db"]
+    (told,) = runs_dir.rglob("told.txt")
+    assert told.read_text() == "text"

@@ -177,8 +177,10 @@ def test_a_runs_directory_that_cannot_be_made_is_explained(
 
     code = main(["run", "good.yaml"])
 
-    assert code == 1
-    assert capsys.readouterr().err == "cannot make a directory in runs: File exists\n"
+    assert code == 2
+    assert capsys.readouterr().err == (
+        "cannot make a directory in runs: File exists; name another one with --runs-dir\n"
+    )
 
 
 @pytest.mark.parametrize("command", ["check", "run", "resume", "show"])

@@ -1,14 +1,20 @@
 """``watershed compare`` and ``watershed register``: what is found, and what is told."""
 
+import io
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from configs.study import Point, Study
 from flows.command_line import main
+from flows.compare_commands import print_comparison
 from flows.finding_points import find_runs
 from tasks.runtime.records import Result
+from tasks.tracking.comparison import read_subject
+from tasks.tracking.comparison_tables import compare
 from tasks.tracking.study_directory import StudyDirectory
 from tests.unit.tracking.conftest import federated_line, write_run
 
@@ -57,6 +63,27 @@ def test_studies_are_compared(runs_dir: Path, capsys: pytest.CaptureFixture[str]
     line = next(line for line in told.splitlines() if "train_loss" in line)
     assert line.split()[0] == "lr=0.1"
     assert "worse" in line
+
+
+@pytest.mark.parametrize("names", [["fake/0", "fake/2"], ["fake-20260101-000000", "fake"]])
+def test_words_are_whole_on_eighty_columns(runs_dir: Path, names: list[str]) -> None:
+    """What all rows say alike stands once below them; no name, head or number is folded inside."""
+    comparison = compare([read_subject(name, find_runs(name, runs_dir)[1]) for name in names])
+    (results,) = [replace(one, note="") for one in comparison.tables if one.title == "Results"]
+    only_results = replace(comparison, tables=(results,), notes=())
+    lines = [" ".join(cells) for cells in (results.head, *results.body)]
+    known = {word for line in lines for word in line.split()}
+    below = {"Results", "In", "all", "rows:", "why:", "tell;", "worse;"}
+    for width in range(80, 121):
+        written = io.StringIO()
+
+        print_comparison(Console(file=written, width=width, color_system=None), only_results)
+
+        words = written.getvalue().replace("─", "").split()
+        assert set(words) - below <= known, width
+        assert "difference" in words, width
+        num_reasons = 1 if "rows:" in words else len(results.body)
+        assert sum(word.startswith("chance") for word in words) == num_reasons, width
 
 
 def test_points_are_found_by_number_label_and_directory(runs_dir: Path) -> None:

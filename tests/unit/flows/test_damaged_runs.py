@@ -1,5 +1,6 @@
 """One file of a run that cannot be read: the commands say so, and go on with the other points."""
 
+import shutil
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,10 +11,11 @@ from configs.study import Point, Study
 from flows.command_line import main
 from flows.finding import is_complete
 from tasks.runtime.atomic_files import write_json
-from tasks.runtime.records import Result
+from tasks.runtime.records import JobFile, Result
 from tasks.runtime.run_directory import RunDirectory
-from tasks.steps.creation import create_study_directory
+from tasks.steps.creation import create_study_directory, restore_points
 from tasks.steps.ending import final_state, needs_no_job
+from tasks.steps.flow_record import FlowRecord, write_flow_record
 from tasks.steps.predicting import predict_points
 from tasks.steps.progress import StudyProgress, share_done
 from tasks.steps.reusing import note_conditions
@@ -74,7 +76,17 @@ def _newer_reused(run: RunDirectory) -> Path:
     return run.reused
 
 
-DAMAGES = [_empty_result, _newer_job, _torn_exit, _newer_reused]
+def _no_job(run: RunDirectory) -> Path:
+    run.job.unlink()
+    return run.job
+
+
+def _no_directory(run: RunDirectory) -> Path:
+    shutil.rmtree(run.path)
+    return run.job
+
+
+DAMAGES = [_empty_result, _newer_job, _torn_exit, _newer_reused, _no_job, _no_directory]
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
@@ -139,7 +151,7 @@ def test_the_last_damaged_point_keeps_a_study_from_being_completed(study: StudyD
     assert str(final_state(study).message).startswith("1 of 4 points failed. 002-seed-2: runs/")
 
 
-@pytest.mark.parametrize("damage", [_empty_result, _newer_job])
+@pytest.mark.parametrize("damage", [_empty_result, _newer_job, _no_directory])
 def test_a_report_is_written_all_the_same(damage: Damage, study: StudyDirectory) -> None:
     """It has the other points, and says what is wrong with this one."""
     path = damage(study.points()[1])
@@ -197,6 +209,23 @@ def test_why_tells_the_other_points_first(
     assert captured.out.startswith("seed=3  failed\n")
     assert captured.err.startswith(f"{path.resolve()} is empty")
     assert len(captured.err.splitlines()) == 1
+
+
+def test_why_tells_one_cause_of_several_points_once(
+    study: StudyDirectory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The first point is named, the others are counted; another cause follows."""
+    for number, message in enumerate(["no data", "no data", "no room", "no data"]):
+        failed = Result(status="failed", reason="data", message=message)
+        write_json(study.points()[number].result, failed.model_dump())
+
+    code = main(["why"])
+
+    told = capsys.readouterr().out
+    assert code == 0
+    assert told.startswith("seed=0 and 2 more  failed\nno data\n")
+    assert told.count("no data\n") == 1
+    assert "seed=2  failed\nno room\n" in told
 
 
 def test_logs_and_points_are_found_without_their_labels(
@@ -329,6 +358,60 @@ def test_a_damaged_record_of_the_flow_is_told(
     told = capsys.readouterr().err.splitlines()
     assert codes == [1, 1]
     assert {line.split("; ")[1] for line in told} == {"remove it to go on without it"}
+
+
+def test_a_study_of_which_all_is_gone_shows_what_it_had(
+    study: StudyDirectory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No empty table with the exit code 0: each point is named, with its next step."""
+    shutil.rmtree(study.path / "points")
+
+    code = main(["show"])
+
+    told = capsys.readouterr().out
+    assert code == 1
+    assert not is_complete(study)
+    assert told.count("job.json is missing; to make it anew from study.json: watershed resume") == 4
+
+
+def test_what_is_gone_is_made_anew(study: StudyDirectory) -> None:
+    """As it was: a result that is still there counts again, a lost directory waits for its job."""
+    first, second, *_ = study.points()
+    before = first.job.read_bytes()
+    _no_directory(first)
+    _no_job(second)
+    seconds = second.result.read_bytes()
+
+    made = restore_points(study)
+
+    assert made == [first, second]
+    assert [standing(run) for run in study.points()] == [
+        "waiting",
+        "finished",
+        "finished",
+        "failed",
+    ]
+    assert first.read_job() == JobFile.model_validate_json(before)
+    assert second.result.read_bytes() == seconds
+    assert restore_points(study) == []
+
+
+def test_resume_makes_the_input_of_a_finished_point_anew(
+    study: StudyDirectory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And says so; there is nothing to run then."""
+    write_json(study.points()[3].result, Result(status="finished").model_dump())
+    record = FlowRecord(flow_run_id="1", tracking_uri="sqlite:///x", comparison="#/x")
+    write_flow_record(study.path, record)
+    path = _no_job(study.points()[1])
+    assert not is_complete(study)
+
+    code = main(["resume"])
+
+    captured = capsys.readouterr()
+    assert code == 0
+    assert captured.err == f"{path} was missing, and is made anew\n"
+    assert "All points have finished; there is nothing to resume." in captured.out
 
 
 def test_points_that_wait_are_arranged_beside_a_damaged_one(tmp_path: Path) -> None:

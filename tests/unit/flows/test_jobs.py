@@ -52,12 +52,12 @@ def test_jobs_and_why_say_that_slurm_does_not_answer(run: RunDirectory) -> None:
         ledger.suffer("connection refused", SINCE_S + 500.0)
         console, text = _console()
         print_jobs(console, jobs_of(None), SINCE_S + 562.0)
-        print_why(console, run)
+        print_why(console, [run])
         shown.append(text.getvalue())
         ledger.recover()
     console, text = _console()
     print_jobs(console, jobs_of(None), SINCE_S + 562.0)
-    print_why(console, run)
+    print_why(console, [run])
 
     for one in shown:
         assert one.count("Slurm has not answered since 2027-01-1") == 2

@@ -1,6 +1,7 @@
 """Where a study's files are, and how to open it in MLflow and Prefect."""
 
 import os
+import shlex
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from flows.pointers import pointers, program
+from flows.running import say_how_to_resume
 from tasks.services.ports import any_port
 from tasks.services.processes import boot_id
 from tasks.services.state import Services, claimed, write_services
@@ -149,3 +151,25 @@ def test_programs_are_called_so_that_the_shell_finds_them(
     called = program("watershed")
 
     assert Path(called).resolve().is_file()
+
+
+def test_commands_can_be_pasted_whatever_the_directory_is_called(tmp_path: Path) -> None:
+    """With a space and a number sign, as a shell reads them."""
+    here = tmp_path / "my runs #1"
+    here.mkdir()
+
+    told = _pointers(here, f"sqlite:///{here}/runs/mlflow.db")
+
+    assert shlex.split(told["Servers"], comments=True)[1:] == ["up", "--data", "my runs #1/runs"]
+
+
+def test_commands_to_go_on_can_be_pasted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The directory is one word of them."""
+    directory = StudyDirectory(tmp_path / "my runs #1" / "digits-1")
+
+    say_how_to_resume(directory)
+
+    command = capsys.readouterr().out.removeprefix("Continue with: ")
+    assert shlex.split(command, comments=True)[1:] == ["resume", str(directory.path)]

@@ -2,6 +2,7 @@
 
 import io
 import sys
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -11,13 +12,15 @@ from rich.console import Console
 from configs.study import Study
 from flows.command_line import main
 from flows.jobs import print_why
-from flows.summary import print_run, print_summary, table_of, warnings_of
+from flows.summary import faults_of, print_run, print_summary, table_of, warnings_of
 from tasks.runtime.atomic_files import write_json
+from tasks.runtime.prediction import Prediction
 from tasks.runtime.records import Exit, Result, Started
 from tasks.slurm.results import write_result
 from tasks.steps.creation import create_study_directory
 from tasks.steps.flow_record import FlowRecord
 from tasks.steps.plain_console import PlainConsole
+from tasks.tracking.history import RunState
 from tasks.tracking.rows import Row
 from tasks.tracking.training_rows import TrainingMeasures
 
@@ -110,6 +113,53 @@ def test_a_narrow_terminal_drops_the_least_telling_columns() -> None:
     assert row[-5:] == ["0.3125", "92.1 %", "0.0123", "1.52", "5"]
 
 
+PREDICTED = Prediction(
+    step_s=0.5, split_s={}, tokens_per_s=12_345.0, tflops=0.0456, hardware_tflops=0.05, mfu=0.3,
+    bytes_per_step={}, memory_bytes={}, peak_bytes=1, fits=True, energy_j=None,
+)  # fmt: skip
+DIGITS = [
+    _row(f"{algorithm} · arrivals={arrivals} · seed=10", wall_s=9.0, mean_delay=1.5237)
+    for algorithm in ("afa_cd", "fedavg")
+    for arrivals in ("synchronous", "correlated")
+]
+SHORT = [replace(row, label=f"seed={index}") for index, row in enumerate(DIGITS)]
+NO_DELAYS = [replace(row, mean_delay=None, max_delay=None, rate=None) for row in DIGITS]
+GOING = [replace(DIGITS[0], state="interrupted", rounds=12_000), *DIGITS[1:]]
+STATES: list[RunState] = ["interrupted", "running", "failed", "waiting"]
+TRAININGS = [
+    replace(row, training=TRAINED, prediction=PREDICTED, state=state, accuracy=None)
+    for row, state in zip(NO_DELAYS, STATES, strict=True)
+]
+
+
+@pytest.mark.parametrize("rows", [DIGITS, SHORT, NO_DELAYS, GOING, TRAININGS])
+def test_a_cell_is_whole_or_not_there_at_every_width(rows: list[Row]) -> None:
+    """No digit of a time, and no letter of a head or of a word in a label, is cut or folded."""
+    widest, *whole = _table(rows, width=200)
+    for width in range(60, 121):
+        written = io.StringIO()
+        Console(file=written, width=width, color_system=None).print(table_of(rows, width))
+        lines = written.getvalue().splitlines()
+        head = [cell.strip() for cell in lines[1].split("  ") if cell.strip()]
+
+        assert set(head) <= set(widest), width
+        words = [word for line in lines[3:] for word in line.split()]
+        shown = [widest.index(name) for name in head]
+        expected = [cell.split() for cells in whole for cell in [cells[index] for index in shown]]
+        assert sorted(words) == sorted(word for cell in expected for word in cell), width
+
+
+def test_a_cause_of_several_points_is_said_once() -> None:
+    """The points are counted, the first is named; another cause has its own line."""
+    many = [_row(f"seed={i}", state="failed", message="no data at https://me:x@h") for i in "012"]
+    rows = [*many, _row("seed=3", state="damaged", message="gone"), _row("seed=4")]
+
+    assert faults_of(rows) == [
+        ("failed", "3 of 5 (seed=0 and 2 more): no data at https://***@h"),
+        ("damaged", "seed=3: gone"),
+    ]
+
+
 def test_a_warning_of_several_points_is_said_once() -> None:
     """The first point is named, the others are counted; many warnings are cut."""
     rows = [_row("a", warnings=("too fast",)), _row("b", warnings=("too fast", "refused"))]
@@ -151,7 +201,7 @@ def test_the_output_of_a_point_is_shown_without_secrets(
 
     print_run(console, run)
     print_summary(console, directory)
-    print_why(console, run)
+    print_why(console, [run])
 
     text = written.getvalue()
     assert text.count("begun") == 2

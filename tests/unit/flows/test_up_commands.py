@@ -53,6 +53,18 @@ def test_a_directory_of_others_is_refused_before_anything_is_made_there(tmp_path
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_file_in_the_place_of_the_directory_is_refused(tmp_path: Path) -> None:
+    """Nothing has begun, so the exit code is 2; the option that names another one is said."""
+    data = tmp_path / "data"
+    data.write_text("mine")
+
+    ended = _up("--data", data)
+
+    assert ended.exit_code == 2
+    assert f"{data} cannot be used: " in ended.output
+    assert "name another one with --data" in ended.output
+
+
 @pytest.mark.parametrize("by_variable", [False, True])
 def test_a_site_has_a_login_of_its_own(tmp_path: Path, *, by_variable: bool) -> None:
     """It is said what to leave out, and nothing is made."""

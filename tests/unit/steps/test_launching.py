@@ -14,10 +14,10 @@ from configs.study import Study
 from tasks.runtime.clients import make_client_directories
 from tasks.runtime.run_directory import RunDirectory
 from tasks.slurm.local import num_cores
+from tasks.slurm.plan import SERVER_MODULE
 from tasks.steps.creation import create_study_directory, job_file
 from tasks.steps.launching import (
     CLIENT,
-    SERVER,
     SIMULATION,
     TRAINING,
     default_parallel,
@@ -27,7 +27,7 @@ from tasks.steps.launching import (
 )
 
 
-@pytest.mark.parametrize("engine", [SIMULATION, SERVER, CLIENT, TRAINING])
+@pytest.mark.parametrize("engine", [SIMULATION, SERVER_MODULE, CLIENT, TRAINING])
 def test_the_engines_are_named_as_they_are(engine: str) -> None:
     """The module that a job names is there; it is not imported, as it loads torch."""
     path = Path(__file__).parents[3].joinpath(*engine.split(".")).with_suffix(".py")
