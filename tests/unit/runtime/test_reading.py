@@ -66,10 +66,10 @@ def test_the_next_step_is_that_of_the_file(name: str, step: str, tmp_path: Path)
     assert str(caught.value).endswith(f"; {step}")
 
 
-def test_an_absent_file_is_another_matter(tmp_path: Path) -> None:
-    """It is no damage: there is no result yet."""
+def test_an_absent_result_is_none_yet_and_an_absent_job_is_damage(tmp_path: Path) -> None:
+    """A run without a result has not ended; one without a job cannot begin, and says what to do."""
     assert RunDirectory(tmp_path).read_result() is None
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(DamagedFileError, match=r"job.json is missing; .*: watershed resume"):
         RunDirectory(tmp_path).read_job()
 
 
