@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from configs.faults import faults_in
+from configs.federated import FederatedExperiment
 from configs.loading import ConfigError, load_study
 from configs.scaling import ScalingStudy, strong_batch
 from configs.stability import effective_step
@@ -37,6 +38,12 @@ def _faults(**fields: Any) -> list[str]:
 
 def _study(**fields: Any) -> Study:
     return ScalingStudy.model_validate(_raw(**fields)).study()
+
+
+def _server_rates(study: Study) -> list[float]:
+    """Return the server's rate of each point of a federated study."""
+    experiments = [point.experiment for point in study.points()]
+    return [one.algorithm.server_lr for one in experiments if isinstance(one, FederatedExperiment)]
 
 
 def test_it_becomes_a_study_of_seeds_strategies_and_sizes() -> None:
@@ -159,27 +166,27 @@ def test_an_adaptive_server_has_divided_k_out_already(algorithm: dict[str, Any])
     """Adam's step does not depend on the size of the direction, so that its rate is the step."""
     base = FEDERATED | {"algorithm": algorithm | {"collect": 2, "server_lr": 3.0}}
 
-    points = _study(experiment=base, sizes=[2], local_steps=[2, 32]).points()
+    study = _study(experiment=base, sizes=[2], local_steps=[2, 32])
 
-    assert [getattr(point.experiment, "algorithm").server_lr for point in points] == [3.0, 12.0]  # noqa: B009
+    assert _server_rates(study) == [3.0, 12.0]
 
 
 def test_the_rate_grows_with_m_alone_where_the_local_steps_stay() -> None:
     """Without local_steps there is no K to divide by."""
     base = FEDERATED | {"algorithm": {"name": "fedavg", "collect": 2, "server_lr": 3.0}}
 
-    points = _study(experiment=base, sizes=[2, 8]).points()
+    study = _study(experiment=base, sizes=[2, 8])
 
-    assert [getattr(point.experiment, "algorithm").server_lr for point in points] == [3.0, 6.0]  # noqa: B009
+    assert _server_rates(study) == [3.0, 6.0]
 
 
 def test_area_can_be_scaled_at_a_constant_rate() -> None:
     """Its server_lr is a share of the mean model, which the sizes leave as it is."""
     base = FEDERATED | {"algorithm": {"name": "area", "collect": 2}}
 
-    points = _study(experiment=base, sizes=[2, 8], server_rate="constant").points()
+    study = _study(experiment=base, sizes=[2, 8], server_rate="constant")
 
-    assert [getattr(point.experiment, "algorithm").server_lr for point in points] == [1.0, 1.0]  # noqa: B009
+    assert _server_rates(study) == [1.0, 1.0]
 
 
 def test_a_federated_rate_may_stay() -> None:
@@ -190,8 +197,7 @@ def test_a_federated_rate_may_stay() -> None:
         experiment=FEDERATED, sizes=[2, 8], server_rate="constant", strategies=tuned, repeats=1
     )
 
-    rates = [getattr(point.experiment, "algorithm").server_lr for point in study.points()]  # noqa: B009
-    assert rates == [0.5, 0.5, 2.0, 2.0]
+    assert _server_rates(study) == [0.5, 0.5, 2.0, 2.0]
 
 
 @pytest.mark.parametrize(
