@@ -448,11 +448,12 @@ def _assert_missed_nights_are_known(server: PrefectServer, deployment_id: str) -
     path = f"/deployments/{deployment_id}/create_flow_run"
     cancelled = server.ask(path, {"state": state})
     server.ask(path, {"state": state | {"message": "other"}, "parameters": {"study": "tiny.yaml"}})
-    tomorrow = datetime.now(UTC) + timedelta(days=1)
+    # Not tomorrow: from midnight to two a run of the schedule, still to come, is of the same night.
+    soon = datetime.now(UTC) + timedelta(seconds=1)
     tonight = "00000000-0000-0000-0000-000000000000"
 
     schedule = read_schedule(
-        deployment_id, tonight, "nightly", tomorrow, cron="", time_zone="Europe/Berlin"
+        deployment_id, tonight, "nightly", soon, cron="", time_zone="Europe/Berlin"
     )
 
     night = night_of(datetime.fromisoformat(cancelled["created"]), "Europe/Berlin")

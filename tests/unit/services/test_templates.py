@@ -16,7 +16,6 @@ from flows.command_line import app
 
 _TEMPLATES = Path(__file__).parents[3] / "docs" / "templates"
 _UNIT = _TEMPLATES / "watershed.service"
-_GIVE_UP_S = 60
 _JOB = _TEMPLATES / "watershed-service.sbatch"
 
 
@@ -97,13 +96,13 @@ time.sleep(20)
     own = {"CHECKOUT": str(tmp_path), "HOME": str(tmp_path)}
     own["PATH"] = f"{tmp_path / 'bin'}:{os.environ['PATH']}"
     with subprocess.Popen(["bash", _JOB], env=os.environ | own, start_new_session=True) as job:
-        deadline = time.monotonic() + _GIVE_UP_S
+        deadline = time.monotonic() + 10
         while not ready.exists():
             assert time.monotonic() < deadline
             time.sleep(0.05)
 
         job.send_signal(signum)
-        code = job.wait(_GIVE_UP_S)
+        code = job.wait(10)
 
     assert code == 3
     assert log.read_text().split() == told
